@@ -1,0 +1,50 @@
+"""Tasks, readers, prompts, features, collation and batches.
+
+Readers give examples, encoders turn examples into features, a collator pads features into tensors, and a
+batch source hands them to the engine, split over processes. Nothing here knows a model.
+"""
+
+from dataset.batches import BatchSource, BucketedBatches, StreamedBatches
+from dataset.collate import Batch, Collator
+from dataset.corpus import find_corpus_files, iter_lines
+from dataset.errors import DataError
+from dataset.features import DECODER_START, IGNORED, Feature, encode_classification, encode_squad
+from dataset.glue import GlueExample, read_glue
+from dataset.prompts import render, sentinel_id, verbalizer_ids
+from dataset.sources import Line
+from dataset.span_corruption import SpanCorruptionEncoder, corrupt, random_spans, span_counts
+from dataset.squad import SquadExample, read_squad
+from dataset.tasks import TASKS, Split, Task, TaskKind, get_task
+
+__all__ = [
+    "DECODER_START",
+    "IGNORED",
+    "TASKS",
+    "Batch",
+    "BatchSource",
+    "BucketedBatches",
+    "Collator",
+    "DataError",
+    "Feature",
+    "GlueExample",
+    "Line",
+    "SpanCorruptionEncoder",
+    "Split",
+    "SquadExample",
+    "StreamedBatches",
+    "Task",
+    "TaskKind",
+    "corrupt",
+    "encode_classification",
+    "encode_squad",
+    "find_corpus_files",
+    "get_task",
+    "iter_lines",
+    "random_spans",
+    "read_glue",
+    "read_squad",
+    "render",
+    "sentinel_id",
+    "span_counts",
+    "verbalizer_ids",
+]

@@ -1,0 +1,157 @@
+"""Prompts: rendering, fitting to a length, verbalizers and sentinels.
+
+A prompt ends with its instruction and the answer slot ``<extra_id_0>``. Cutting a long prompt at its end
+would cut exactly these, so the longest text field is shortened instead.
+"""
+
+import logging
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from dataset.chunking import chunked
+from dataset.errors import DataError
+from dataset.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 2048  # rows tokenised at once: enough to keep the fast tokenizer busy, little enough memory
+
+
+class Example(Protocol):
+    """What a prompt needs of an example."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text fields, in the order of ``Task.columns``."""
+        ...
+
+
+def render(task: Task, example: Example) -> str:
+    """The prompt of ``example``, exactly the template's text with the columns filled in.
+
+    Raises:
+        DataError: the task has no prompt, or the example not the task's number of texts.
+    """
+    return render_texts(task, example.texts)
+
+
+def render_texts(task: Task, texts: Sequence[str]) -> str:
+    """As ``render``, from the texts themselves."""
+    if task.prompt is None:
+        raise DataError(f"{task.name} has no prompt: Variator does not cover this task")
+    if len(texts) != len(task.columns):
+        raise DataError(f"{task.name} has the columns {', '.join(task.columns)}, got {len(texts)} texts")
+    return task.prompt.format(**dict(zip(task.columns, texts, strict=True)))
+
+
+def sentinel_id(tokenizer: Any, i: int) -> int:
+    """Id of ``<extra_id_i>``.
+
+    Raises:
+        DataError: the vocabulary does not have it.
+    """
+    token = f"<extra_id_{i}>"
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or found == tokenizer.unk_token_id:
+        raise DataError(
+            f"the tokenizer has no {token}: a T5 vocabulary is needed, this one has {len(tokenizer)} tokens"
+        )
+    return int(found)
+
+
+def verbalizer_ids(task: Task, tokenizer: Any) -> list[int]:
+    """Id of the first piece of each verbalizer word, in label order.
+
+    Raises:
+        DataError: the task has no verbalizer, or two of its words start with the same piece.
+    """
+    if not task.verbalizer:
+        raise DataError(f"{task.name} has no verbalizer: Variator does not cover this task")
+    ids = [token_ids(tokenizer, [word])[0][0] for word in task.verbalizer]
+    for at, first in enumerate(ids):
+        if first in ids[:at]:
+            twin = task.verbalizer[ids.index(first)]
+            raise DataError(
+                f"the words {twin!r} and {task.verbalizer[at]!r} of {task.name} start with the same piece "
+                f"{tokenizer.convert_ids_to_tokens(first)!r}: the vocabulary must tell them apart"
+            )
+    return ids
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of every text, uncut, without the end token."""
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
+    )
+    rows: list[list[int]] = encoded["input_ids"]
+    return rows
+
+
+def encode_prompts(
+    task: Task, examples: Sequence[Example], tokenizer: Any, max_length: int
+) -> Iterator["array[int]"]:
+    """Token ids of every example's prompt, end token included, at most ``max_length`` of them.
+
+    Raises:
+        DataError: the template alone is longer than ``max_length``.
+    """
+    shortened = 0
+    for chunk in chunked(examples, _CHUNK):
+        for example, ids in zip(
+            chunk, token_ids(tokenizer, [render(task, one) for one in chunk]), strict=True
+        ):
+            if len(ids) >= max_length:
+                ids = _shorten(task, example.texts, tokenizer, max_length - 1)
+                shortened += 1
+            yield array("i", [*ids, tokenizer.eos_token_id])
+    if shortened:
+        logger.info(
+            "%s: %d of %d prompts shortened to %d tokens", task.name, shortened, len(examples), max_length
+        )
+
+
+def _shorten(task: Task, texts: Sequence[str], tokenizer: Any, budget: int) -> list[int]:
+    """Token ids of the prompt after taking tokens off the end of its longest text until ``budget`` is met."""
+    texts = list(texts)
+    while True:
+        ids = token_ids(tokenizer, [render_texts(task, texts)])[0]
+        excess = len(ids) - budget
+        if excess <= 0:
+            return ids
+        fields = token_ids(tokenizer, texts)
+        kept = _drop_longest([len(field) for field in fields], excess)
+        if kept is None:
+            bare = len(token_ids(tokenizer, [render_texts(task, [""] * len(texts))])[0]) + 1
+            raise DataError(
+                f"--max-input-length {budget + 1} is too short for {task.name}: "
+                f"its template alone has {bare} tokens"
+            )
+        texts = [
+            text if keep == len(field) else _first_tokens(tokenizer, text, field, keep)
+            for text, field, keep in zip(texts, fields, kept, strict=True)
+        ]
+
+
+def _drop_longest(lengths: list[int], excess: int) -> list[int] | None:
+    """Lengths after taking ``excess`` tokens, each from the longest field; None if nothing is left."""
+    if not any(lengths):
+        return None
+    lengths = list(lengths)
+    for _ in range(min(excess, sum(lengths))):
+        lengths[lengths.index(max(lengths))] -= 1
+    return lengths
+
+
+def _first_tokens(tokenizer: Any, text: str, ids: list[int], keep: int) -> str:
+    """The longest beginning of ``text``, ending after one of its tokens, that has at most ``keep`` tokens itself."""
+    offsets: list[tuple[int, int]] = []
+    if tokenizer.is_fast:
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = encoded["offset_mapping"]
+    # A cut inside a word may tokenise differently, into more pieces than before: hence the check and the loop.
+    for count in range(keep, 0, -1):
+        beginning = text[: offsets[count - 1][1]] if offsets else str(tokenizer.decode(ids[:count]))
+        if len(token_ids(tokenizer, [beginning])[0]) <= keep:
+            return beginning
+    return ""

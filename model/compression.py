@@ -1,0 +1,161 @@
+"""The edit protocol: a compressed model is a Hugging Face model plus an ordered list of structural edits.
+
+An edit is a frozen dataclass that knows how to apply itself to a model, how to undo itself where that is
+possible, and which of the model's parameters are its own. The list of a model's edits lives in
+`model.config.compression`, so `save_pretrained` writes it into `config.json`, and `AutoModel…from_pretrained`
+(after `import model`) builds the same structure again before it loads the weights.
+
+    from model import PluginConfig, apply_edit
+    apply_edit(t5, PluginConfig(ratios=(2, 4)))
+    t5.save_pretrained("small")                      # plain safetensors + config.json
+    AutoModelForSeq2SeqLM.from_pretrained("small")   # same logits, in any process that did `import model`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Self, TypeVar
+
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, PreTrainedModel
+
+from model.backbone import COMPRESSED_PREFIX, family_of
+from model.errors import ModelError
+
+#: The order in which edits may be stacked: what changes the backbone's shapes first, what wraps it last.
+STACKING_ORDER = ("layer_drop", "pruning", "decomposition", "lora", "plugin", "quantization")
+
+
+Edit = TypeVar("Edit", bound="EditConfig")
+
+
+class EditConfig(ABC):
+    """Base of all edits. Subclasses are frozen dataclasses whose fields are JSON values or tuples of them."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def apply(self, model: PreTrainedModel) -> None:
+        """Replace modules of `model` in place. Matching nothing raises `ModelError`."""
+
+    def undo(self, model: PreTrainedModel) -> None:
+        """Give back the modules as they were. Edits that cannot be undone say so."""
+        raise ModelError(f"The edit {self.kind!r} cannot be undone: reload the model without it.")
+
+    @abstractmethod
+    def own_modules(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+        """The modules that this edit added, by the name under which a delta file stores them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, as it stands in `config.json`."""
+        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {"kind": self.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`. An unknown field is an error, so that a typo never becomes the default."""
+        fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        given = {k: v for k, v in values.items() if k != "kind"}
+        if unknown := sorted(set(given) - fields):
+            raise ModelError(
+                f"The edit {cls.kind!r} has no setting {', '.join(unknown)}; it has: {', '.join(sorted(fields))}."
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+
+_REGISTRY: dict[str, type[EditConfig]] = {}
+
+
+def register_edit(cls: type[Edit]) -> type[Edit]:
+    """Class decorator: make an edit loadable from `config.json` by its kind."""
+    if cls.kind not in STACKING_ORDER:
+        raise ModelError(f"The edit {cls.kind!r} has no place in the stacking order {STACKING_ORDER}.")
+    _REGISTRY[cls.kind] = cls
+    return cls
+
+
+def edit_from_dict(values: dict[str, Any]) -> EditConfig:
+    """Build the edit that `config.json` describes."""
+    kind = values.get("kind")
+    if kind not in _REGISTRY:
+        raise ModelError(f"config.json names the edit {kind!r}; this version knows {', '.join(sorted(_REGISTRY))}.")
+    return _REGISTRY[kind].from_dict(values)
+
+
+def edits_of(model: PreTrainedModel) -> list[EditConfig]:
+    """The edits that `model` carries, in stacking order (empty for a dense model)."""
+    return [edit_from_dict(values) for values in getattr(model.config, "compression", None) or []]
+
+
+def find_edit(model: PreTrainedModel, edit_type: type[Edit]) -> Edit | None:
+    """The model's edit of the given type, or None."""
+    return next((edit for edit in edits_of(model) if isinstance(edit, edit_type)), None)
+
+
+def check_stacking(kinds: Sequence[str]) -> None:
+    """Refuse a stack that repeats an edit or is out of order, naming the order that would do.
+
+    Raises:
+        ModelError: with the legal order.
+    """
+    legal = sorted(set(kinds), key=STACKING_ORDER.index)
+    if list(kinds) != legal:
+        problem = "has the same edit twice" if len(set(kinds)) < len(kinds) else "cannot be stacked in this order"
+        raise ModelError(f"The stack {' + '.join(kinds)} {problem}; legal is: {' + '.join(legal)}.")
+
+
+def apply_edit(model: PreTrainedModel, edit: EditConfig) -> None:
+    """Apply one edit on top of those that the model carries, and record it in the model's config."""
+    present = edits_of(model)
+    check_stacking([e.kind for e in present] + [edit.kind])
+    edit.apply(model)
+    _record(model, [*present, edit])
+
+
+def undo_edit(model: PreTrainedModel, kind: str) -> None:
+    """Undo the edit `kind`, which must be the last of the stack."""
+    present = edits_of(model)
+    if not present or present[-1].kind != kind:
+        stack = " + ".join(e.kind for e in present) or "none"
+        raise ModelError(f"Only the last edit can be undone: asked for {kind!r}, the model carries {stack}.")
+    present[-1].undo(model)
+    _record(model, present[:-1])
+
+
+def build_edits(model: PreTrainedModel, descriptions: Iterable[dict[str, Any]]) -> None:
+    """Give a freshly built model the structure that its config describes (weights are loaded afterwards)."""
+    edits = [edit_from_dict(values) for values in descriptions]
+    check_stacking([e.kind for e in edits])
+    for edit in edits:
+        edit.apply(model)
+
+
+def _record(model: PreTrainedModel, edits: Sequence[EditConfig]) -> None:
+    """Write the stack into the config.
+
+    The config object becomes one of the `compressed_…` type, so that a program that does not know the edits
+    refuses the saved directory instead of loading it with randomly initialised weights.
+    """
+    values = model.config.to_dict()
+    values.pop("compression", None)
+    family = family_of(model.config)
+    model_type = COMPRESSED_PREFIX + family if edits else family
+    values.pop("model_type", None)
+    config = CONFIG_MAPPING[model_type].from_dict(values)
+    if edits:
+        config.compression = [edit.to_dict() for edit in edits]
+    config._attn_implementation = model.config._attn_implementation
+    if hasattr(model.config, "_name_or_path"):
+        config._name_or_path = model.config._name_or_path
+    model.config = config
+
+
+def delta_state(model: PreTrainedModel, edit: EditConfig) -> dict[str, Tensor]:
+    """The edit's own parameters under their stored names, on the CPU."""
+    return {
+        f"{prefix}.{name}": tensor.detach().to("cpu").contiguous()
+        for prefix, module in edit.own_modules(model).items()
+        for name, tensor in module.state_dict().items()
+    }

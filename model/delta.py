@@ -1,0 +1,123 @@
+"""Saving an edit alone, without the backbone: `{kind}.safetensors` beside `{kind}.json`.
+
+The JSON holds the edit's settings and the sizes of the backbone that it was made for, so that a delta for
+another model is refused by name and number instead of by a stack of shape mismatches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from model.backbone import family_of, spec_for
+from model.compression import EditConfig, apply_edit, delta_state, edit_from_dict, edits_of
+from model.errors import ModelError
+from model.weights import read_json, read_safetensors
+
+FORMAT_VERSION = 1
+
+
+def delta_files(directory: Path, kind: str) -> tuple[Path, Path]:
+    """The weight file and the JSON file of an edit's delta in `directory`."""
+    return directory / f"{kind}.safetensors", directory / f"{kind}.json"
+
+
+def is_delta(directory: Path, kind: str) -> bool:
+    """Whether `directory` holds a delta of `kind`."""
+    return delta_files(directory, kind)[1].is_file()
+
+
+def save_delta(model: PreTrainedModel, kind: str, directory: Path, extra: dict[str, Any] | None = None) -> Path:
+    """Write the edit `kind` of `model` into `directory` (which must exist) and return the weight file.
+
+    Args:
+        extra: JSON values to keep beside the settings (how it was trained, say).
+
+    Raises:
+        ModelError: the model carries no such edit.
+    """
+    edit = next((e for e in edits_of(model) if e.kind == kind), None)
+    if edit is None:
+        raise ModelError(f"The model carries no edit {kind!r} to save.")
+    weights, description = delta_files(directory, kind)
+    save_file(delta_state(model, edit), weights, metadata={"format": "pt"})
+    content = {"format_version": FORMAT_VERSION, "edit": edit.to_dict(), "backbone": describe_backbone(model)}
+    description.write_text(json.dumps({**content, "extra": extra or {}}, indent=2) + "\n", encoding="utf-8")
+    return weights
+
+
+def read_delta_edit(directory: Path, kind: str) -> tuple[EditConfig, dict[str, Any]]:
+    """The settings of a saved delta, and its whole JSON."""
+    path = delta_files(directory, kind)[1]
+    content = read_json(path)
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"{path}: format version {content.get('format_version')!r}, this toolkit reads {FORMAT_VERSION}."
+        )
+    return edit_from_dict(content["edit"]), content
+
+
+def load_delta(model: PreTrainedModel, kind: str, directory: Path) -> EditConfig:
+    """Apply the edit saved in `directory` (unless the model carries it already) and load its weights.
+
+    Raises:
+        ModelError: the delta was made for a backbone of other sizes, or the file does not fit.
+    """
+    edit, content = read_delta_edit(directory, kind)
+    expected, found = describe_backbone(model), content.get("backbone", {})
+    if differing := [k for k in expected if found.get(k) != expected[k]]:
+        details = ", ".join(f"{k} {found.get(k)!r} (the model has {expected[k]!r})" for k in differing)
+        raise ModelError(f"{directory}: this {kind} was made for another backbone: {details}.")
+    present = next((e for e in edits_of(model) if e.kind == kind), None)
+    if present is None:
+        apply_edit(model, edit)
+    elif present != edit:
+        raise ModelError(f"{directory}: the model already carries a {kind} with other settings: {present}.")
+    load_delta_state(model, edit, read_safetensors(delta_files(directory, kind)[0]), str(directory))
+    return edit
+
+
+def load_delta_state(
+    model: PreTrainedModel, edit: EditConfig, state: dict[str, Tensor], source: str, prefixes: Iterable[str] = ()
+) -> None:
+    """Copy tensors named as by `delta_state` into the edit's modules; every key must be there and fit.
+
+    Args:
+        source: what to call the tensors' origin in an error.
+        prefixes: load only modules whose stored name starts with one of these (all by default).
+
+    Raises:
+        ModelError: naming the first missing, superfluous or ill-shaped tensors.
+    """
+    wanted = tuple(prefixes)
+    targets: dict[str, Tensor] = {
+        f"{prefix}.{name}": parameter
+        for prefix, module in edit.own_modules(model).items()
+        if not wanted or prefix.startswith(wanted)
+        for name, parameter in module.named_parameters()
+    }
+    missing, superfluous = sorted(set(targets) - set(state)), sorted(set(state) - set(targets))
+    if missing or superfluous:
+        parts = [f"{len(names)} {what} (first: {names[0]})" for what, names in (("missing", missing), ("superfluous", superfluous)) if names]
+        raise ModelError(f"{source}: the tensors do not fit the model's {edit.kind}: {', '.join(parts)}.")
+    for name, target in targets.items():
+        if state[name].shape != target.shape:
+            raise ModelError(
+                f"{source}: tensor {name} has shape {tuple(state[name].shape)}, the model needs {tuple(target.shape)}."
+            )
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(state[name])
+
+
+def describe_backbone(model: PreTrainedModel) -> dict[str, Any]:
+    """Family and encoder sizes: what a delta must agree with."""
+    return {"family": family_of(model.config), **asdict(spec_for(model).sizes(model.config))}

@@ -1,0 +1,60 @@
+"""The edit that attaches compression plugins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from model.compression import EditConfig, register_edit
+from model.errors import ModelError
+from model.plugin.surgery import attach_modules, detach_modules, plugin_layers
+
+
+@register_edit
+@dataclass(frozen=True)
+class PluginConfig(EditConfig):
+    """A bank of compression plugins in front of every encoder FFN (Variator, section 3).
+
+    Attributes:
+        ratios: the ratios k of the bank, each at least 2. Ratio 1 (the dense model) is always there.
+        bottleneck: hidden size of the adapter that undoes the compression; 64 in the paper.
+        residual_scale: S, the backbone's residual stream over the one that the parameters are made for: 100 for
+            published plugins and for the original's training dynamics on a Hugging Face T5, 1 for native units.
+        zero_padded_rows: set the attention output of padded rows to 0, as the original's attention does.
+    """
+
+    kind: ClassVar[str] = "plugin"
+
+    ratios: tuple[int, ...] = (4,)
+    bottleneck: int = 64
+    residual_scale: float = 100.0
+    zero_padded_rows: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.ratios or any(not isinstance(k, int) or k < 2 for k in self.ratios):
+            raise ModelError(f"Plugin ratios must be whole numbers of at least 2, found {list(self.ratios)}.")
+        if len(set(self.ratios)) < len(self.ratios):
+            raise ModelError(f"Each plugin ratio may be named once, found {list(self.ratios)}.")
+        if self.bottleneck < 1:
+            raise ModelError(f"The adapter's bottleneck must be at least 1, found {self.bottleneck}.")
+        if self.residual_scale <= 0:
+            raise ModelError(f"The residual scale must be above 0, found {self.residual_scale}.")
+
+    def apply(self, model: PreTrainedModel) -> None:
+        """Wrap every encoder FFN; `base_layer` keeps the dense one. The ratio in use is 1 afterwards."""
+        attach_modules(model, self.ratios, self.bottleneck, self.residual_scale, self.zero_padded_rows)
+
+    def undo(self, model: PreTrainedModel) -> None:
+        """Hang the dense FFNs back; logits are bit-identical to those before `apply`."""
+        detach_modules(model)
+
+    def own_modules(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+        """`ratio_{k}.mux_layer.{layer}` -> plugin; the part behind the first dot is the published name."""
+        return {
+            f"ratio_{k}.mux_layer.{i}": ffn.bank[str(k)]
+            for k in self.ratios
+            for i, ffn in enumerate(plugin_layers(model))
+        }

@@ -1,0 +1,101 @@
+"""What is minimised: task loss, hidden-state distillation from the same model without plugins, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from model.errors import ModelError
+from model.heads import Batch, HeadOutput
+from model.lora import LoraConfig
+from model.losses import hidden_mse, token_accuracy, token_cross_entropy
+from model.plugin.surgery import plugin_layers, use_ratio
+
+Distil = Literal["hidden", "task-hidden", "task", "no"]
+Head = Callable[[PreTrainedModel, Batch], HeadOutput]
+
+
+class PluginObjective(nn.Module):
+    """Loss of one batch, by `--distil` (Variator, section 3.3):
+
+    no           task
+    task         task(student)
+    hidden       mse(decoder) + mse(encoder)
+    task-hidden  task(student) · task_ratio + mse(decoder) + mse(encoder)
+
+    The teacher is the same model at ratio 1, run once per batch without gradients, before the student. With
+    several ratios the losses are averaged over them; their parameters are disjoint, so each ratio learns
+    what it would learn alone (up to the common factor and the common clipping norm).
+
+    Args:
+        model: the (edited) model.
+        head: gives scores and hidden states.
+        distil: see above.
+        ratios: ratios of the student; empty means the model as it is.
+        task_ratio: weight of the task loss in `task-hidden`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        head: Head,
+        distil: Distil = "no",
+        ratios: Sequence[int] = (),
+        task_ratio: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if distil != "no" and not ratios:
+            raise ModelError(f"Distillation ({distil}) trains plugins, but the model has none.")
+        self.model = model
+        self.head = head
+        self.distil = distil
+        self.ratios = tuple(ratios)
+        self.task_ratio = task_ratio
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and, detached, its parts (`task_loss`, `mse_loss`, `accuracy`)."""
+        if not self.ratios:
+            return self._parts(self.head(self.model, batch), batch, None)
+        teacher = self._teacher(batch) if "hidden" in self.distil else None
+        outcomes = []
+        for ratio in self.ratios:
+            with use_ratio(self.model, ratio):
+                outcomes.append(self._parts(self.head(self.model, batch), batch, teacher))
+        loss = torch.stack([loss for loss, _ in outcomes]).mean()
+        logs = {key: torch.stack([part[key] for _, part in outcomes]).mean() for key in outcomes[0][1]}
+        return loss, logs
+
+    def _teacher(self, batch: Batch) -> HeadOutput:
+        with torch.no_grad(), use_ratio(self.model, 1):
+            return self.head(self.model, batch)
+
+    def _parts(self, student: HeadOutput, batch: Batch, teacher: HeadOutput | None) -> tuple[Tensor, dict[str, Tensor]]:
+        task = token_cross_entropy(student.scores, batch["labels"])
+        logs = {"task_loss": task.detach(), "accuracy": token_accuracy(student.scores.detach(), batch["labels"])}
+        if teacher is None:
+            return task, logs
+        mse = hidden_mse(teacher.decoder_hidden, student.decoder_hidden, batch.get("decoder_attention_mask"))
+        mse = mse + hidden_mse(teacher.encoder_hidden, student.encoder_hidden, batch["attention_mask"])
+        logs["mse_loss"] = mse.detach()
+        return (mse + task * self.task_ratio if self.distil == "task-hidden" else mse), logs
+
+
+def freeze_for(model: PreTrainedModel, distil: Distil, delta_tuning: bool) -> None:
+    """Set `requires_grad` so that exactly the parameters of the stage are trained.
+
+    Distillation trains the plugins, `no` with LoRA the LoRA matrices, `no` without it the whole model.
+    """
+    if distil == "no" and not delta_tuning:
+        model.requires_grad_(True)
+        return
+    model.requires_grad_(False)
+    if distil != "no":
+        for ffn in plugin_layers(model):
+            ffn.bank.requires_grad_(True)
+    else:
+        for module in LoraConfig().own_modules(model).values():
+            module.requires_grad_(True)

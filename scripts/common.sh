@@ -1,0 +1,244 @@
+# Shared by the launchers: sourced, never run. Afterwards the working directory is the repository root.
+#
+# Every launcher takes
+#   --dry-run   print the commands instead of running them
+#   --help
+# and passes all other flags on to train_t5.py, after the defaults of settings.sh: the last one wins.
+#
+# Environment: MODEL_DIR (base, large: the backbone; default t5-base, t5-large), NUM_GPUS (default: all visible).
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/settings.sh
+
+DRY_RUN=0
+OVERWRITE=0
+EXTRA=()
+
+say() { echo "$*"; }
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+# A number of positional words, then flags. $1: usage text, $2: how many words, the rest: the command line.
+# Sets WORDS, DRY_RUN, OVERWRITE and EXTRA.
+parse_command_line() {
+    local usage="$1" count="$2"
+    shift 2
+    WORDS=()
+    while [[ $# -gt 0 && "$1" != -* ]]; do
+        WORDS+=("$1")
+        shift
+    done
+    local flag
+    for flag in "$@"; do
+        case "$flag" in
+        --dry-run | --dry_run) DRY_RUN=1 ;;
+        --overwrite) OVERWRITE=1 ;;
+        -h | --help)
+            echo "$usage"
+            exit 0
+            ;;
+        *) EXTRA+=("$flag") ;;
+        esac
+    done
+    if [[ ${#WORDS[@]} -ne $count ]]; then
+        echo "$usage" >&2
+        fail "expected $count argument(s) before the flags, found ${#WORDS[@]}${WORDS[*]:+ (${WORDS[*]})}"
+    fi
+}
+
+# $1: what it is called, $2: the value, $3: the allowed words
+check_word() {
+    local word
+    for word in $3; do
+        [[ "$word" == "$2" ]] && return 0
+    done
+    fail "$1 $2: unknown; known: $3"
+}
+
+is_embedded() { [[ " $EMBEDDED_SIZES " == *" $1 "* ]]; }
+
+# Whether the user gave a flag of train_t5.py (hyphens or underscores). $1: the flag with hyphens.
+given() {
+    local flag
+    for flag in ${EXTRA[@]+"${EXTRA[@]}"}; do
+        flag="${flag%%=*}"
+        [[ "${flag//_/-}" == "$1" ]] && return 0
+    done
+    return 1
+}
+
+# The value the user gave for a flag, as train_t5.py takes it (the last one). $1: the flag, $2: the default.
+value_of() {
+    local value="$2" previous="" flag name
+    for flag in ${EXTRA[@]+"${EXTRA[@]}"}; do
+        name="${flag%%=*}"
+        if [[ "$flag" == *=* && "${name//_/-}" == "$1" ]]; then value="${flag#*=}"; fi
+        if [[ "${previous//_/-}" == "$1" ]]; then value="$flag"; fi
+        previous="$flag"
+    done
+    echo "$value"
+}
+
+# Says what is missing and what makes it. Fatal, except in a dry run. $1: what, $2: the command that makes it.
+missing() {
+    if [[ $DRY_RUN == 1 ]]; then
+        say "# missing: $1; make it with: $2"
+    else
+        fail "$1 is missing; make it with: $2"
+    fi
+}
+
+# Sets PYTHON: the toolkit's own environment, made when there is none. A dry run makes nothing.
+use_environment() {
+    if [[ $DRY_RUN == 1 ]]; then
+        PYTHON="${PYTHON:-python3}"
+    elif [[ -z "${TOOLKIT_ENVIRONMENT_READY:-}" ]]; then
+        source scripts/env.sh
+        export TOOLKIT_ENVIRONMENT_READY=1
+    fi
+}
+
+# The number of GPUs torch can use. A dry run, and a machine without NVIDIA's driver, need not start Python for it.
+num_gpus() {
+    if [[ -n "${NUM_GPUS:-}" ]]; then
+        echo "$NUM_GPUS"
+    elif ! command -v nvidia-smi >/dev/null; then
+        echo 0
+    elif [[ $DRY_RUN == 1 ]]; then
+        if [[ -n "${CUDA_VISIBLE_DEVICES+set}" ]]; then
+            tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -cvE '^(-1)?$' || true
+        else
+            nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true
+        fi
+    else
+        "$PYTHON" -c 'import torch; print(torch.cuda.device_count())'
+    fi
+}
+
+# Prints a command, and runs it unless this is a dry run.
+run() {
+    local shown
+    printf -v shown '%q ' "$@"
+    say "+ ${shown% }"
+    [[ $DRY_RUN == 1 ]] || "$@"
+}
+
+# Sets LAUNCH (how train_t5.py is started) and BATCH (rows per process that give TOTAL_BATCH together).
+choose_launch() {
+    local gpus
+    gpus="$(num_gpus)"
+    LAUNCH=("$PYTHON" train_t5.py)
+    BATCH="$TOTAL_BATCH"
+    if [[ $gpus -ge 1 ]]; then
+        LAUNCH=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$gpus" train_t5.py)
+        BATCH=$(((TOTAL_BATCH + gpus - 1) / gpus))
+    fi
+}
+
+# Whether the run in $1 is complete, was started by the same command ($2), and none of its inputs ($3…) is newer.
+# Prints why not.
+is_current() {
+    local output="$1" command="$2" input
+    shift 2
+    [[ -f "$output/result.json" ]] || { echo "not run to its end"; return 1; }
+    if [[ -f "$output/command.txt" && "$(cat "$output/command.txt")" != "$command" ]]; then
+        echo "made with other settings"
+        return 1
+    fi
+    for input in "$@"; do
+        if [[ -e "$input" && "$input" -nt "$output/result.json" ]]; then
+            echo "older than $input"
+            return 1
+        fi
+    done
+}
+
+# Trains one stage, unless its result is there. An interrupted run goes on where it was.
+#   $1: what the stage is called, $2: output folder, $3: yes if an outdated result may be replaced without asking,
+#   $4: files it is made from (words), the rest: flags of train_t5.py
+train_stage() {
+    local what="$1" output="$2" replace="$3" inputs="$4" why command again=()
+    shift 4
+    choose_launch
+    local arguments=(--mode train --batch-size "$BATCH" "$@" --output-path "$output" ${EXTRA[@]+"${EXTRA[@]}"})
+    output="$(value_of --output-path "$output")"
+    command="${arguments[*]}"
+    if [[ $DRY_RUN == 0 && -d "$output" && -n "$(ls -A "$output")" ]]; then
+        # shellcheck disable=SC2086 # inputs are words
+        if [[ $OVERWRITE == 1 ]]; then
+            again=(--overwrite)
+        elif why="$(is_current "$output" "$command" $inputs)"; then
+            say "$what: skipped, $output is complete (--overwrite runs it again)"
+            return 0
+        elif [[ ! -f "$output/result.json" ]]; then
+            say "$what: $output was interrupted"
+            if compgen -G "$output/checkpoints/step-*" >/dev/null; then again=(--resume); else again=(--overwrite); fi
+        elif [[ "$replace" == yes ]]; then
+            say "$what: $output is $why; running it again"
+            again=(--overwrite)
+        else
+            fail "$output holds a finished run that is $why; add --overwrite to replace it, or --output-path DIR"
+        fi
+    elif [[ $OVERWRITE == 1 ]]; then
+        again=(--overwrite)
+    fi
+    given --resume && again=()
+    say "$what: $output"
+    run "${LAUNCH[@]}" "${arguments[@]}" ${again[@]+"${again[@]}"}
+    [[ $DRY_RUN == 1 ]] || echo "$command" >"$output/command.txt"
+}
+
+# ---- where things are -----------------------------------------------------------------------------------------------
+
+# $1: size. What --model-config gets.
+backbone_of() {
+    if is_embedded "$1"; then
+        echo "checkpoints/backbone/$1/pretrain/best"
+    else
+        echo "${MODEL_DIR:-t5-$1}"
+    fi
+}
+
+# $1: size
+corpus_of() { if is_embedded "$1"; then echo "data/$1/corpus"; else echo data/wikicorpus_128; fi; }
+
+# $1: size, $2: dataset
+task_data_of() {
+    if is_embedded "$1"; then
+        if [[ "$2" == squad ]]; then echo "data/$1/squad"; else echo "data/$1/glue"; fi
+    else
+        if [[ "$2" == squad ]]; then echo data/SQuAD; else echo "data/glue/$2"; fi
+    fi
+}
+
+# ---- what a stage needs ---------------------------------------------------------------------------------------------
+
+# $1: size (embedded). Data, tokenizer and pre-trained backbone, made on the spot.
+need_embedded() {
+    given --model-config && given --data-path && return 0
+    run "$PYTHON" -m utils.embedded --size "$1"
+    given --model-config && return 0
+    stage_settings backbone "$1" ""
+    local kept=(${EXTRA[@]+"${EXTRA[@]}"}) overwrite="$OVERWRITE"
+    EXTRA=() OVERWRITE=0 # the user's flags are for the stage that was asked for
+    train_stage "backbone pre-training" "checkpoints/backbone/$1/pretrain" yes \
+        "data/$1/manifest.json checkpoints/backbone/$1/init/manifest.json" \
+        --dataset wiki --distil no --model-config "checkpoints/backbone/$1/init" --data-path "data/$1/corpus" \
+        "${SETTINGS[@]}"
+    EXTRA=(${kept[@]+"${kept[@]}"}) OVERWRITE="$overwrite"
+}
+
+# $1: size. The corpus of the plugin's pre-training.
+need_corpus() {
+    given --data-path && return 0
+    [[ -d "$(corpus_of "$1")" ]] || missing "$(corpus_of "$1")/ (the pre-training corpus)" "python3 -m utils.download corpus"
+}
+
+# $1: size, $2: dataset
+need_task_data() {
+    given --data-path && return 0
+    [[ -e "$(task_data_of "$1" "$2")" ]] ||
+        missing "$(task_data_of "$1" "$2") (the data of $2)" "python3 utils/save_data.py --only $2"
+}

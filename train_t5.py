@@ -1,0 +1,175 @@
+"""Variator: fine-tune, pre-train, adapt and validate a T5 with compression plugins.
+
+    python train_t5.py --help
+    python train_t5.py --dataset sst2 --data-path data/glue --model-config t5-base --output-path checkpoints/sst2
+    python train_t5.py --dataset sst2 --data-path data/glue --model-config t5-base --checkpoint checkpoints/sst2/best \
+        --distil hidden --mux-num 4 --plugin-path checkpoints/wiki/base/best --output-path checkpoints/sst2-mux
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from model import find_edit
+from model.compression import edits_of
+from model.delta import save_delta
+from model.lora import LoraConfig
+from model.compression import apply_edit
+from model.plugin.objective import PluginObjective, freeze_for
+from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments, as_json, trainer_config
+from utils.engine import RunDirectory, Runtime, Trainer, write_json
+from utils.errors import run_as_script
+from utils.loading import Loaded, load_t5, write_task_file
+from utils.variator.arguments import PluginArguments, TaskArguments, parse_arguments, wants_plugins
+from utils.variator.data import DataRequest, TaskData, build_data
+from utils.variator.evaluation import Evaluator
+from utils.variator.plugins import attach_plugins
+from utils.variator.report import CostSettings, cost_row, format_table, lengths_of
+
+
+class Job:
+    """One call of the script: everything that both modes need."""
+
+    def __init__(
+        self,
+        task: TaskArguments,
+        plugin: PluginArguments,
+        optimisation: OptimisationArguments,
+        evaluation: EvaluationArguments,
+        run: RunArguments,
+    ) -> None:
+        assert task.model_config and task.dataset and task.data_path and run.output_path
+        self.task, self.plugin, self.optimisation, self.evaluation, self.run = task, plugin, optimisation, evaluation, run
+        self.runtime = Runtime(run.precision, "t5", run.random_seed)
+        arguments = as_json(task, plugin, optimisation, evaluation, run)
+        self.loaded: Loaded = load_t5(task.model_config, task.checkpoint)
+        self.model: Any = self.loaded.model
+        if plugin.delta_tuning and find_edit(self.model, LoraConfig) is None:
+            apply_edit(self.model, LoraConfig())
+        self.ratios = attach_plugins(self.model, plugin, task.checkpoint) if wants_plugins(plugin) else ()
+        self.model.to(self.runtime.device)
+        if task.decoder_start is not None:
+            self.decoder_start = task.decoder_start
+        else:
+            self.decoder_start = self.loaded.decoder_start or 0
+        request = DataRequest(
+            task.dataset,
+            task.data_path,
+            task.max_input_length,
+            optimisation.batch_size,
+            self.decoder_start,
+            task.logit_scale,
+            task.mode == "train",
+            run.num_workers,
+        )
+        self.data: TaskData = build_data(request, self.loaded.tokenizer, self.model.config, self.ratios, self.runtime)
+        self.directory = RunDirectory(run.output_path, arguments, run.resume, run.overwrite, self.runtime.is_main)
+        self.evaluator = Evaluator(
+            self.runtime, self.model, self.loaded.tokenizer, self.data, evaluation.valid_batches
+        )
+
+    def train(self) -> None:
+        """Fit, keep the best, and say what was made."""
+        assert self.data.train is not None and self.task.dataset is not None
+        freeze_for(self.model, self.plugin.distil, self.plugin.delta_tuning)
+        ratios = self.ratios if self.plugin.distil != "no" else ()
+        objective = PluginObjective(
+            self.model, self.data.head, self.plugin.distil, ratios, self.plugin.task_ratio
+        )
+        schedule = "linear" if self.task.dataset == "wiki" else "constant"
+        trainer = Trainer(
+            self.runtime,
+            objective,
+            self.data.train,
+            trainer_config(self.optimisation, self.evaluation, schedule),
+            self.directory,
+            lambda: self.evaluator.at_ratios(ratios),
+            self.data.task.selection_metric,
+            self.save_best,
+        )
+        self.announce(ratios)
+        progress = trainer.fit()
+        if self.runtime.is_main:
+            result = {
+                "mode": "train",
+                "dataset": self.task.dataset,
+                "metric": self.data.task.selection_metric,
+                "best_value": progress.best_value,
+                "best_step": progress.best_step,
+                "steps": progress.step,
+                "tokens": progress.tokens,
+                "train_seconds": progress.seconds,
+            }
+            write_json(self.directory.path / "result.json", result)
+            print(f"made: {self.directory.best}\nnext: {self.next_hint()}")
+
+    def save_best(self, directory: Path) -> None:
+        """Plugins or LoRA alone where only they were trained, else the whole model with its tokenizer."""
+        assert self.task.dataset is not None
+        write_task_file(directory, self.task.dataset, self.decoder_start, self.task.logit_scale)
+        if self.plugin.distil != "no":
+            save_delta(self.model, "plugin", directory, {"dataset": self.task.dataset})
+        elif self.plugin.delta_tuning:
+            save_delta(self.model, "lora", directory, {"dataset": self.task.dataset})
+        else:
+            self.model.save_pretrained(directory)
+            self.loaded.tokenizer.save_pretrained(directory)
+
+    def validate(self) -> None:
+        """Evaluate the dense model and every ratio; print and save the table."""
+        settings = CostSettings(batch=8, length=min(128, self.task.max_input_length))
+        lengths = lengths_of(self.data)
+        path = Path(self.plugin.plugin_path) if self.plugin.plugin_path not in (None, "none") else None
+        plugin_file = None if path is None else (path / "plugin.safetensors" if path.is_dir() else path)
+        rows = []
+        for ratio in (1, *self.ratios):
+            state = "" if ratio == 1 or plugin_file is not None else " untrained"
+            name = "dense" if ratio == 1 else f"k={ratio}{state}"
+            metrics = self.evaluator.at_ratio(ratio)
+            costs = cost_row(self.model, ratio, lengths, self.runtime, settings, plugin_file)
+            rows.append({"name": name, **metrics, **costs})
+        if self.runtime.is_main:
+            metric = self.data.task.selection_metric
+            write_json(
+                self.directory.path / "result.json",
+                {"mode": "valid", "dataset": self.task.dataset, "metric": metric, "rows": rows},
+            )
+            print(format_table(rows, metric))
+            print(
+                f"{len(lengths)} validation rows, mean {sum(lengths) / len(lengths):.1f} tokens; latency of one forward of "
+                f"{settings.batch} x {settings.length} in {self.run.precision} on {self.runtime.device}"
+            )
+            print(f"made: {self.directory.path / 'result.json'}")
+
+    def announce(self, ratios: tuple[int, ...]) -> None:
+        """Say what this stage does."""
+        if not self.runtime.is_main:
+            return
+        trained = "plugins at k = " + ", ".join(map(str, ratios)) if ratios else ("LoRA" if self.plugin.delta_tuning else "the whole T5")
+        edits = " + ".join(e.kind for e in edits_of(self.model)) or "none"
+        print(
+            f"{self.task.dataset}: training {trained} of {self.task.checkpoint or self.task.model_config} "
+            f"(edits: {edits}) with --distil {self.plugin.distil} in {self.run.precision} on {self.runtime.device}, "
+            f"{self.runtime.world_size} process(es)",
+            flush=True,
+        )
+
+    def next_hint(self) -> str:
+        """The command that uses what was made."""
+        base = f"python train_t5.py --dataset {self.task.dataset} --data-path {self.task.data_path} --model-config {self.task.model_config}"
+        if self.plugin.distil != "no":
+            checkpoint = f" --checkpoint {self.task.checkpoint}" if self.task.checkpoint else ""
+            return f"{base}{checkpoint} --mode valid --plugin-path {self.directory.best} --output-path DIR"
+        return f"{base} --checkpoint {self.directory.best} --distil hidden --mux-num 4 --output-path DIR"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, build, fit or validate."""
+    job = Job(*parse_arguments(arguments))
+    job.train() if job.task.mode == "train" else job.validate()
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)

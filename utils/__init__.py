@@ -1,0 +1,1 @@
+"""What the entry scripts share, and the command-line tools of the toolkit (`python -m utils.NAME`)."""

@@ -1,0 +1,251 @@
+"""Fetches what the original release publishes: its pre-trained plugins and its pre-training corpus.
+
+    python3 -m utils.download plugin --size base     -> checkpoints/plugins/plugin-t5_base-mux_4.pkl
+    python3 -m utils.download corpus                 -> data/wikicorpus_128/
+
+A download that breaks off is taken up where it stopped. A file appears under its name only when it is complete;
+beside it lies NAME.json with its address, size and SHA-256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from utils.errors import UserError, run_as_script
+
+PUBLISHED = "https://thunlp.oss-cn-qingdao.aliyuncs.com/Variator-Compression-Plugin"
+PLUGIN_FILE = "plugin-t5_{size}-mux_4.pkl"
+CORPUS_NAME = "wikicorpus_128"
+CORPUS_FILE = f"{CORPUS_NAME}.tar.gz"
+
+_CHUNK = 1 << 20
+_TRIES = 5
+_TIMEOUT_S = 30.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A complete download: where it is, its size and checksum."""
+
+    path: Path
+    num_bytes: int
+    sha256: str
+
+
+class _Broken(Exception):
+    """The connection ended before the file did; trying again may help."""
+
+
+def fetch(url: str, target: Path, *, say: Say = print, tries: int = _TRIES, pause_s: float = 1.0) -> Fetched:
+    """Downloads `url` to `target`, going on where an earlier attempt stopped.
+
+    What has arrived lies in `target`.partial until it is complete. `tries` counts attempts in a row that bring
+    nothing; between them it waits `pause_s` seconds, twice as long each time.
+
+    Raises:
+        UserError: the address does not exist, is no file (a web page), or cannot be reached.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise UserError(f"{url}: not an http or https address")
+    record = target.with_name(f"{target.name}.json")
+    if target.is_file() and record.is_file():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        if known["num_bytes"] == target.stat().st_size:
+            say(f"reused {target} ({known['num_bytes']:,} bytes, sha256 {known['sha256']})")
+            return Fetched(target, known["num_bytes"], known["sha256"])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    say(f"fetching {url}")
+    failures = 0
+    while True:
+        before = _size(partial)
+        try:
+            _fetch_rest(url, partial)
+            break
+        except _Broken as broken:
+            failures = 0 if _size(partial) > before else failures + 1
+            if failures >= tries:
+                raise UserError(
+                    f"{url}: {broken} ({tries} attempts in a row brought nothing); the same command goes on at byte "
+                    f"{_size(partial):,}, --url or --mirror names another address"
+                ) from broken
+            say(f"  {broken}; going on at byte {_size(partial):,}")
+            time.sleep(pause_s * 2**failures)
+    digest = _sha256(partial)
+    fetched = Fetched(target, _size(partial), digest)
+    _write_json(record, {"url": url, "num_bytes": fetched.num_bytes, "sha256": digest})
+    os.replace(partial, target)
+    _state_of(partial).unlink(missing_ok=True)
+    say(f"saved {target} ({fetched.num_bytes:,} bytes, sha256 {digest})")
+    return fetched
+
+
+def _fetch_rest(url: str, partial: Path) -> None:
+    """One connection: appends what `partial` lacks, or starts again if the server's file is not the one begun."""
+    begun = _state(partial) if _size(partial) else {}
+    headers = {"User-Agent": "compression-toolkit", "Accept-Encoding": "identity"}
+    if begun.get("url") == url:
+        headers["Range"] = f"bytes={_size(partial)}-"
+        if begun.get("etag"):
+            headers["If-Range"] = begun["etag"]
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S) as response:
+            _receive(url, response, partial)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing left to send, or another file by now
+            if _size(partial) == begun.get("num_bytes"):
+                return
+            partial.unlink()
+            raise _Broken("the server's file has changed, starting again") from error
+        if error.code in (408, 429) or error.code >= 500:
+            raise _Broken(f"the server answered {error.code}") from error
+        raise UserError(f"{url}: the server answered {error.code} {error.reason}; is the address right?") from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise _Broken(f"the connection failed ({reason})") from error
+
+
+def _receive(url: str, response: http.client.HTTPResponse, partial: Path) -> None:
+    """Writes the body of an answer; _Broken if it is shorter than announced."""
+    if (response.headers.get_content_type() or "").endswith("html"):
+        raise UserError(f"{url}: sends a web page, not a file (a login or an expired link?)")
+    resumed = response.status == 206
+    start = _size(partial) if resumed else 0
+    length = response.headers.get("Content-Length")
+    total = None if length is None else start + int(length)
+    # Only a strong validator promises that two halves belong together (RFC 9110, 13.1.5).
+    etag = response.headers.get("ETag", "")
+    _write_json(_state_of(partial), {"url": url, "etag": "" if etag.startswith("W/") else etag, "num_bytes": total})
+    with partial.open("ab" if resumed else "wb") as stream:
+        first = not resumed
+        while chunk := response.read1(_CHUNK):
+            if first and chunk.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+                raise UserError(f"{url}: sends a web page, not a file (a login or an expired link?)")
+            first = False
+            stream.write(chunk)
+    if total is not None and _size(partial) < total:
+        raise _Broken(f"the connection ended after {_size(partial):,} of {total:,} bytes")
+
+
+def unpack(archive: Path, folder: Path, *, say: Say = print) -> Path:
+    """Unpacks a tar archive that holds one folder of that name, or only files, as `folder`.
+
+    Members that would land outside of it, links that point out of it and devices are refused before they are written.
+
+    Raises:
+        UserError: no archive, a damaged one, or one with such a member.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with tarfile.open(archive) as members:
+            members.extractall(partial, filter="data")
+    except tarfile.FilterError as error:
+        shutil.rmtree(partial)
+        raise UserError(f"{archive}: refused, {error}") from error
+    except (tarfile.TarError, EOFError, OSError) as error:
+        shutil.rmtree(partial)
+        raise UserError(f"{archive}: not a tar archive that can be read ({error}); delete it and fetch it again") from error
+    inner = partial / folder.name
+    os.replace(inner if inner.is_dir() else partial, folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    say(f"unpacked {folder}")
+    return folder
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _state_of(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.json")
+
+
+def _state(partial: Path) -> dict[str, str | int | None]:
+    try:
+        state = json.loads(_state_of(partial).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _write_json(path: Path, content: dict[str, object]) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _address(args: argparse.Namespace, path: str) -> str:
+    """--url as it is, or the published path under --mirror."""
+    return args.url or f"{args.mirror.rstrip('/')}/{path}"
+
+
+def fetch_plugin(args: argparse.Namespace) -> None:
+    """The published plugins of one size."""
+    name = PLUGIN_FILE.format(size=args.size)
+    fetch(_address(args, f"plugins/{name}"), (args.output or Path("checkpoints/plugins")) / name)
+    print(f"next: bash scripts/glue/glue-mux.sh {args.size} DATASET")
+
+
+def fetch_corpus(args: argparse.Namespace) -> None:
+    """The published corpus, unpacked."""
+    output = args.output or Path("data")
+    folder = output / CORPUS_NAME
+    if folder.is_dir():
+        print(f"reused {folder}")
+        return
+    archive = fetch(_address(args, CORPUS_FILE), output / CORPUS_FILE)
+    unpack(archive.path, folder)
+    print(f"next: bash scripts/wiki.sh base|large ({archive.path} may be deleted)")
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m utils.download", description="Fetches the plugins or the corpus of the original release."
+    )
+    commands = parser.add_subparsers(dest="what", required=True)
+    plugin = commands.add_parser("plugin", aliases=["plugins"], help="the pre-trained plugins (ratio 4)")
+    plugin.add_argument("--size", choices=("base", "large"), default="base", help="of the T5 (default: base)")
+    plugin.set_defaults(run=fetch_plugin)
+    corpus = commands.add_parser("corpus", help="the pre-training corpus, one span of about 128 words per line")
+    corpus.set_defaults(run=fetch_corpus)
+    for command in (plugin, corpus):
+        where = command.add_mutually_exclusive_group()
+        where.add_argument("--url", help="the file's address, if it has moved")
+        where.add_argument("--mirror", default=PUBLISHED, help=f"the release's address (default: {PUBLISHED})")
+        command.add_argument("--output", type=Path, metavar="DIR", help="where to (default: where the launchers look)")
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the tool."""
+    args = parse(arguments)
+    run_as_script(lambda: args.run(args), args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

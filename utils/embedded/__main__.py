@@ -1,0 +1,52 @@
+"""`python -m utils.embedded --size tiny|mini`: see `utils/embedded/build.py`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.embedded.build import build, default_paths
+from utils.embedded.sizes import BACKBONE_SIZES
+from utils.errors import UserError
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.embedded",
+        description="Makes the embedded default: a corpus, tasks in GLUE and SQuAD format, a tokenizer and an untrained T5. "
+        "Nothing is downloaded; what is there already is used again.",
+    )
+    parser.add_argument(
+        "--size", choices=tuple(BACKBONE_SIZES), default="tiny", help="size of the T5 (default: tiny)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the data (default: data/SIZE)")
+    parser.add_argument(
+        "--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR",
+        help="the T5 goes to DIR/backbone/SIZE/init (default: checkpoints)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--extra-text", type=Path, nargs="+", default=[], metavar="FILE",
+        help="more text for the tokenizer, one document per line",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=1, help="seed of text and weights (default: 1)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the tool; 0, or 2 with one line on standard error for a mistake of the user."""
+    args = parse(arguments)
+    paths = default_paths(args.size, args.output, args.checkpoints)
+    try:
+        build(args.size, paths, extra_text=args.extra_text, seed=args.seed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"next: bash scripts/wiki.sh {args.size}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Makes everything the embedded default consists of, once.
+
+    DATA/corpus/{train,valid}.txt      one span per line
+    DATA/glue/{SST-2,MRPC,RTE,…}/*.tsv
+    DATA/squad/{train,dev}-v1.1.json
+    DATA/manifest.json
+    BACKBONE/                          untrained T5 and tokenizer, with a manifest.json of its own
+
+DATA is data/{size}, BACKBONE is checkpoints/backbone/{size}/init. Each part is written to a temporary folder beside
+its place and renamed when it is complete; its manifest holds the settings it was made with, and as long as they are
+the same it is used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.embedded.corpus import write_corpus
+from utils.embedded.sizes import BACKBONE_SIZES
+from utils.embedded.tasks import TASK_FILES, write_glue, write_squad
+from utils.errors import UserError
+
+# Counted up whenever the generators change what they make, so that what is cached is made again.
+FORMAT_VERSION = 1
+_LIBRARY_BYTES = 1_500_000
+_GRAMMAR_BYTES = 1_500_000
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EmbeddedPaths:
+    """Where the parts are."""
+
+    data: Path
+    backbone: Path
+
+
+def default_paths(
+    size: str, data: Path | None = None, checkpoints: Path = Path("checkpoints")
+) -> EmbeddedPaths:
+    """data/{size} (or `data`) and checkpoints/backbone/{size}/init."""
+    return EmbeddedPaths(data or Path("data") / size, checkpoints / "backbone" / size / "init")
+
+
+def build(
+    size: str, paths: EmbeddedPaths, *, extra_text: Sequence[Path] = (), seed: int = 1, say: Say = print
+) -> None:
+    """Makes data, tokenizer and untrained backbone of `size`, or says that they are there already.
+
+    Args:
+        size: `tiny` or `mini`.
+        extra_text: further text files (one document per line) the tokenizer is trained on.
+        seed: of the grammar, the order of the corpus and the weights.
+        say: takes one line per stage.
+
+    Raises:
+        UserError: an unknown size, or an extra text file that is not there.
+    """
+    if size not in BACKBONE_SIZES:
+        raise UserError(f"--size {size}: unknown; known: {', '.join(BACKBONE_SIZES)}")
+    for file in extra_text:
+        if not file.is_file():
+            raise UserError(f"--extra-text {file}: no such file")
+    data_settings = {
+        "format": FORMAT_VERSION,
+        "seed": seed,
+        "library_bytes": _LIBRARY_BYTES,
+        "grammar_bytes": _GRAMMAR_BYTES,
+    }
+    _once(paths.data, data_settings, lambda folder: _write_data(folder, seed, say), "tasks and corpus", say)
+    backbone_settings = {
+        **data_settings,
+        "size": asdict(BACKBONE_SIZES[size]),
+        "extra_text": [_digest(file) for file in extra_text],
+    }
+    _once(
+        paths.backbone,
+        backbone_settings,
+        lambda folder: _write_backbone(folder, size, paths.data / "corpus", extra_text, seed, say),
+        f"untrained {size} T5 and tokenizer",
+        say,
+    )
+
+
+def _write_data(folder: Path, seed: int, say: Say) -> dict[str, Any]:
+    counts: dict[str, Any] = {}
+    for name, task in TASK_FILES.items():
+        counts[name] = write_glue(task, folder / "glue", seed)
+    counts["squad"] = write_squad(folder / "squad", seed)
+    say(f"  tasks: {', '.join(f'{name} {count}' for name, count in counts.items())} rows")
+    train, valid = write_corpus(folder / "corpus", seed, _LIBRARY_BYTES, _GRAMMAR_BYTES)
+    say(
+        f"  corpus: {train} spans to train on, {valid} to validate, from Python {platform.python_version()}'s docstrings"
+    )
+    return {**counts, "corpus_train": train, "corpus_valid": valid, "python": platform.python_version()}
+
+
+def _write_backbone(
+    folder: Path, size: str, corpus: Path, extra_text: Sequence[Path], seed: int, say: Say
+) -> dict[str, Any]:
+    # Imported here: torch and transformers take seconds, and most calls only find that everything is there.
+    from utils.embedded.backbone import write_backbone
+    from utils.embedded.tokenizer import train_tokenizer
+
+    sizes = BACKBONE_SIZES[size]
+    tokenizer = train_tokenizer([corpus / "train.txt"], sizes.vocab_size, extra_files=extra_text)
+    say(f"  tokenizer: {len(tokenizer)} tokens")
+    num_params = write_backbone(folder, sizes, tokenizer, seed)
+    say(f"  T5: {num_params:,} parameters")
+    return {"num_params": num_params, "vocab_size": len(tokenizer)}
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _once(
+    folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]], what: str, say: Say
+) -> None:
+    """Runs `write` on a temporary folder and renames it to `folder`, unless `folder` was made with these settings."""
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    manifest = folder / "manifest.json"
+    if manifest.is_file() and _key_of(manifest) == key:
+        say(f"{what}: reused {folder}")
+        return
+    if folder.exists() and any(folder.iterdir()) and not manifest.is_file():
+        raise UserError(
+            f"{folder}: holds files that this tool did not make (no manifest.json); choose another folder"
+        )
+    say(f"{what}: making {folder}")
+    start = time.perf_counter()
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    contents = write(partial)
+    record = {"key": key, "settings": settings, "contents": contents}
+    (partial / "manifest.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    say(f"  made in {time.perf_counter() - start:.1f} s")
+
+
+def _key_of(manifest: Path) -> str | None:
+    try:
+        record = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return record.get("key") if isinstance(record, dict) else None

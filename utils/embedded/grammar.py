@@ -1,0 +1,314 @@
+"""A small English-like grammar: sentences about opinions and about a little world of facts.
+
+Every generator takes a `random.Random` and returns plain strings, so that the same seed gives the same text on
+every machine. Rows are tokenised the way GLUE's are (spaces around punctuation).
+
+The answer is never a matter of one word: an opinion may be negated, and of two clauses the main one decides; the
+two sentences of a pair use the same words far more often than not, and differ in who did what.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from utils.embedded import vocabulary as words
+
+# ---- sentiment -------------------------------------------------------------------------------------------
+
+
+def _clause(rng: random.Random, aspect: str, positive: bool) -> str:
+    """One opinion on one aspect, plain (five in six) or by negating its opposite."""
+    negated = rng.random() < 1 / 6
+    wording = positive != negated
+    if rng.random() < 0.25:
+        verb = rng.choice(words.POSITIVE_VERBS if wording else words.NEGATIVE_VERBS)
+        subject = rng.choice(("we", "i", "they"))
+        return f"{subject} never {verb} the {aspect}" if negated else f"{subject} {verb} the {aspect}"
+    adjective = rng.choice(words.POSITIVE if wording else words.NEGATIVE)
+    if negated:
+        return f"the {aspect} was not {adjective}"
+    if rng.random() < 0.4:
+        adjective = f"{rng.choice(words.INTENSIFIERS)} {adjective}"
+    return f"the {aspect} was {adjective}"
+
+
+def sentiment(rng: random.Random, label: int) -> str:
+    """A sentence whose overall opinion is negative (label 0) or positive (1).
+
+    One sentence in four has one clause, one in five two that agree; in the others the clauses disagree, and the
+    label is that of the clause the conjunction puts in front ("although A , B": B; "A , although B": A; "A , but B": B).
+    """
+    positive = bool(label)
+    topic = rng.choice(tuple(words.TOPICS))
+    main_aspect, other_aspect = rng.sample(words.TOPICS[topic], 2)
+    main = _clause(rng, main_aspect, positive)
+    shape = rng.random()
+    if shape < 0.35:
+        text = main
+    elif shape < 0.6:
+        text = f"{main} and {_clause(rng, other_aspect, positive)}"
+    else:
+        other = _clause(rng, other_aspect, not positive)
+        text = rng.choice(
+            (
+                f"although {other} , {main}",
+                f"even though {other} , {main}",
+                f"{main} , although {other}",
+                f"{main} , even though {other}",
+                f"{other} , but {main}",
+                f"{other} , but in the end {main}",
+            )
+        )
+    if rng.random() < 0.2:
+        text = f"{rng.choice(('in this', 'about the'))} {topic} : {text}"
+    return f"{text} ."
+
+
+# ---- facts -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Somebody did something to a thing, somewhere, some day."""
+
+    person: str
+    action: int
+    colour: str
+    thing: str
+    place: str
+    day: str
+
+
+SLOTS: dict[str, tuple[str, ...] | tuple[int, ...]] = {
+    "person": words.PEOPLE,
+    "action": tuple(range(len(words.ACTIONS))),
+    "colour": words.COLOURS,
+    "thing": words.OBJECTS,
+    "place": words.PLACES,
+    "day": words.DAYS,
+}
+
+
+def draw_fact(rng: random.Random) -> Fact:
+    """A fact with every slot drawn uniformly."""
+    return Fact(**{slot: rng.choice(values) for slot, values in SLOTS.items()})  # type: ignore[arg-type]
+
+
+def draw_facts(rng: random.Random, count: int) -> list[Fact]:
+    """`count` facts that share neither the person nor the thing, so that a question on one has one answer."""
+    people = rng.sample(words.PEOPLE, count)
+    things = rng.sample(words.OBJECTS, count)
+    return [
+        replace(draw_fact(rng), person=person, thing=thing)
+        for person, thing in zip(people, things, strict=True)
+    ]
+
+
+def change(rng: random.Random, fact: Fact, slots: tuple[str, ...]) -> Fact:
+    """`fact` with one of `slots` set to another value."""
+    slot = rng.choice(slots)
+    current = getattr(fact, slot)
+    return replace(fact, **{slot: rng.choice([value for value in SLOTS[slot] if value != current])})
+
+
+def tell(rng: random.Random, fact: Fact, *, short: bool = False) -> str:
+    """The fact as a clause, in one of several word orders and with one of two verbs; `short` leaves out where and when."""
+    past = words.ACTIONS[fact.action][rng.randrange(2)]
+    thing = f"{fact.colour} {fact.thing}"
+    if short:
+        return rng.choice((f"{fact.person} {past} the {thing}", f"the {thing} was {past} by {fact.person}"))
+    return rng.choice(
+        (
+            f"{fact.person} {past} the {thing} at the {fact.place} on {fact.day}",
+            f"on {fact.day} {fact.person} {past} the {thing} at the {fact.place}",
+            f"the {thing} was {past} by {fact.person} at the {fact.place} on {fact.day}",
+            f"at the {fact.place} {fact.person} {past} the {thing} on {fact.day}",
+        )
+    )
+
+
+# ---- questions -------------------------------------------------------------------------------------------
+
+
+def ask(rng: random.Random, fact: Fact, slot: str) -> tuple[str, str]:
+    """A question whose answer is `slot` of the fact, and that answer as it stands in the text."""
+    _, _, plain, plain_synonym = words.ACTIONS[fact.action]
+    verb = rng.choice((plain, plain_synonym))
+    past = words.ACTIONS[fact.action][rng.randrange(2)]
+    if slot == "person":
+        return rng.choice(
+            (f"who {past} the {fact.thing} ?", f"by whom was the {fact.thing} {past} ?")
+        ), fact.person
+    if slot == "thing":
+        return rng.choice(
+            (f"what did {fact.person} {verb} ?", f"which thing did {fact.person} {verb} ?")
+        ), f"{fact.colour} {fact.thing}"
+    if slot == "place":
+        asker = rng.choice(("where", "at which place"))
+        return f"{asker} did {fact.person} {verb} the {fact.thing} ?", fact.place
+    if slot == "day":
+        asker = rng.choice(("when", "on which day"))
+        return f"{asker} did {fact.person} {verb} the {fact.thing} ?", fact.day
+    if slot == "colour":
+        return f"which colour was the {fact.thing} that {fact.person} {past} ?", fact.colour
+    raise ValueError(f"no question asks for the slot {slot!r}; known: person, thing, place, day, colour")
+
+
+QUESTION_SLOTS = ("person", "thing", "place", "day", "colour")
+
+
+# ---- pairs -----------------------------------------------------------------------------------------------
+
+
+def paraphrase(rng: random.Random, label: int) -> tuple[str, str]:
+    """Two tellings of one fact (label 1), or of two facts that differ in one slot (0)."""
+    fact = draw_fact(rng)
+    other = fact if label else change(rng, fact, tuple(SLOTS))
+    return f"{tell(rng, fact)} .", f"{tell(rng, other)} ."
+
+
+def entailment(rng: random.Random, label: int) -> tuple[str, str]:
+    """A premise of two facts and a hypothesis that follows (label 0) or does not (1).
+
+    A hypothesis that does not follow mixes the two facts (the right thing, the wrong person) as often as it
+    brings in a word the premise does not have.
+    """
+    first, second = draw_facts(rng, 2)
+    link = rng.choice(("and", "while"))
+    premise = f"{tell(rng, first, short=True)} {link} {tell(rng, second, short=True)} ."
+    claim, other = rng.sample((first, second), 2)
+    if label == 1:
+        claim = (
+            replace(claim, person=other.person)
+            if rng.random() < 0.5
+            else change(rng, claim, ("person", "thing", "colour"))
+        )
+    return premise, f"{tell(rng, claim, short=True)} ."
+
+
+def inference(rng: random.Random, label: int) -> tuple[str, str]:
+    """A premise and a hypothesis that it entails (label 0), leaves open (1) or contradicts (2)."""
+    fact = draw_fact(rng)
+    premise = f"{tell(rng, fact)} ."
+    plain = words.ACTIONS[fact.action][2 + rng.randrange(2)]
+    past = words.ACTIONS[fact.action][rng.randrange(2)]
+    if label == 0:
+        return premise, rng.choice(
+            (
+                f"{tell(rng, fact, short=True)} .",
+                f"{fact.person} was at the {fact.place} .",
+                f"{fact.person} {past} something on {fact.day} .",
+            )
+        )
+    if label == 1:
+        stranger = change(rng, fact, ("person",)).person
+        return premise, rng.choice(
+            (
+                f"{fact.person} {past} the {fact.thing} {rng.choice(words.REASONS)} .",
+                f"{stranger} was at the {fact.place} .",
+                f"{stranger} {past} something on {fact.day} .",
+            )
+        )
+    return premise, rng.choice(
+        (
+            f"{fact.person} did not {plain} the {fact.thing} .",
+            f"{tell(rng, change(rng, fact, ('colour',)), short=True)} .",
+            f"{fact.person} was not at the {fact.place} .",
+        )
+    )
+
+
+def answerability(rng: random.Random, label: int) -> tuple[str, str]:
+    """A question and a sentence that answers it (label 0) or does not (1)."""
+    fact = draw_fact(rng)
+    slot = rng.choice(("place", "day", "thing", "person"))
+    question, _ = ask(rng, fact, slot)
+    if label == 0:
+        return question, f"{tell(rng, fact)} ."
+    if slot in ("place", "day") and rng.random() < 0.3:
+        return question, f"{tell(rng, fact, short=True)} ."
+    other = change(rng, fact, ("person", "action") if slot == "thing" else ("thing", "action"))
+    return question, f"{tell(rng, other)} ."
+
+
+def question_pair(rng: random.Random, label: int) -> tuple[str, str]:
+    """Two questions that ask the same (label 1), or about another thing or person, or for something else (0)."""
+    fact = draw_fact(rng)
+    slot = rng.choice(QUESTION_SLOTS)
+    first, _ = ask(rng, fact, slot)
+    if label == 1:
+        return first, ask(rng, fact, slot)[0]
+    if rng.random() < 0.4:
+        return first, ask(rng, fact, rng.choice([other for other in QUESTION_SLOTS if other != slot]))[0]
+    asked = {"person": ("thing", "action"), "thing": ("person", "action")}.get(slot, ("person", "thing"))
+    return first, ask(rng, change(rng, fact, asked), slot)[0]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A context, a question on it and where the answer starts (characters)."""
+
+    context: str
+    question: str
+    answer: str
+    answer_start: int
+
+
+def reading(rng: random.Random, label: int = 0) -> Reading:
+    """Three or four facts and a question on one of them; `label` is there for the common signature only."""
+    facts = draw_facts(rng, rng.choice((3, 4)))
+    sentences = [f"{tell(rng, fact)} ." for fact in facts]
+    chosen = rng.randrange(len(facts))
+    question, answer = ask(rng, facts[chosen], rng.choice(QUESTION_SLOTS))
+    place = re.search(rf"\b{re.escape(answer)}\b", sentences[chosen])
+    assert place is not None  # every telling names all the slots
+    start = sum(len(sentence) + 1 for sentence in sentences[:chosen]) + place.start()
+    return Reading(" ".join(sentences), question, answer, start)
+
+
+# ---- running text ----------------------------------------------------------------------------------------
+
+
+def passage(rng: random.Random) -> str:
+    """A few connected sentences for the corpus.
+
+    Opinions come with their reason, facts are told twice or asked about and answered, so that a word hidden by
+    span corruption can be found elsewhere in the line: this is where a small backbone learns to compare and copy.
+    """
+    return rng.choice(PASSAGES)(rng)
+
+
+def _opinions(rng: random.Random) -> str:
+    label = rng.randrange(2)
+    verdict = rng.choice(
+        ("a recommendation", "well worth it") if label else ("a disappointment", "not worth it")
+    )
+    return f"{sentiment(rng, label)} overall , {verdict} ."
+
+
+def _retelling(rng: random.Random) -> str:
+    fact = draw_fact(rng)
+    return f"{tell(rng, fact)} . that is to say , {tell(rng, fact)} ."
+
+
+def _summary(rng: random.Random) -> str:
+    facts = draw_facts(rng, 2)
+    told = " and ".join(tell(rng, fact, short=True) for fact in facts)
+    return f"{told} . so {tell(rng, rng.choice(facts), short=True)} ."
+
+
+def _question_and_answer(rng: random.Random) -> str:
+    found = reading(rng)
+    return f"{found.context} {found.question} {found.answer} ."
+
+
+PASSAGES: tuple[Callable[[random.Random], str], ...] = (
+    _opinions,
+    _opinions,
+    _retelling,
+    _summary,
+    _question_and_answer,
+)

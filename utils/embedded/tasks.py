@@ -1,0 +1,199 @@
+"""Writes the grammar's tasks in the file formats of GLUE (TSV, its real headers) and SQuAD v1.1 (JSON)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.embedded import grammar
+
+Row = tuple[str, ...]  # the text fields of one example
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """How one task of the grammar becomes a folder of TSV files.
+
+    `rows` maps a split to its column names and a function (number of the row, text fields, label name) -> cells.
+    """
+
+    folder: str
+    labels: tuple[str, ...]
+    generate: Callable[[random.Random, int], str | tuple[str, str]]
+    splits: tuple[tuple[str, int], ...]
+    header: str
+    test_header: str
+    cells: Callable[[int, Row, str], Sequence[str]]
+    test_cells: Callable[[int, Row], Sequence[str]]
+
+
+def _numbered_pair(number: int, texts: Row, label: str) -> Sequence[str]:
+    return (str(number), *texts, label)
+
+
+def _numbered(number: int, texts: Row) -> Sequence[str]:
+    return (str(number), *texts)
+
+
+def _identifiers(number: int) -> tuple[str, str]:
+    return str(2 * number + 1), str(2 * number + 2)
+
+
+def _mnli_start(number: int) -> tuple[str, ...]:
+    """index, promptID, pairID, genre and the four parse columns, which nothing here reads."""
+    return (str(number), str(number), f"{number}g", "grammar", "-", "-", "-", "-")
+
+
+_MNLI_START = (
+    "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
+    "\tsentence1\tsentence2"
+)
+_SIZES = (("train", 4000), ("dev", 400), ("test", 200))
+_SMALL_SIZES = (("train", 3000), ("dev", 400), ("test", 200))
+
+TASK_FILES: dict[str, TaskFiles] = {
+    "sst2": TaskFiles(
+        folder="SST-2",
+        labels=("0", "1"),
+        generate=grammar.sentiment,
+        splits=_SIZES,
+        header="sentence\tlabel",
+        test_header="index\tsentence",
+        cells=lambda number, texts, label: (*texts, label),
+        test_cells=_numbered,
+    ),
+    "mrpc": TaskFiles(
+        folder="MRPC",
+        labels=("0", "1"),
+        generate=grammar.paraphrase,
+        splits=_SMALL_SIZES,
+        header="Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
+        test_header="index\t#1 ID\t#2 ID\t#1 String\t#2 String",
+        cells=lambda number, texts, label: (label, *_identifiers(number), *texts),
+        test_cells=lambda number, texts: (str(number), *_identifiers(number), *texts),
+    ),
+    "rte": TaskFiles(
+        folder="RTE",
+        labels=("entailment", "not_entailment"),
+        generate=grammar.entailment,
+        splits=_SIZES,
+        header="index\tsentence1\tsentence2\tlabel",
+        test_header="index\tsentence1\tsentence2",
+        cells=_numbered_pair,
+        test_cells=_numbered,
+    ),
+    "mnli": TaskFiles(
+        folder="MNLI",
+        labels=("entailment", "neutral", "contradiction"),
+        generate=grammar.inference,
+        splits=(
+            ("train", 4000),
+            ("dev_matched", 400),
+            ("dev_mismatched", 400),
+            ("test_matched", 200),
+            ("test_mismatched", 200),
+        ),
+        header=f"{_MNLI_START}\tlabel1\tgold_label",
+        test_header=_MNLI_START,
+        cells=lambda number, texts, label: (*_mnli_start(number), *texts, label, label),
+        test_cells=lambda number, texts: (*_mnli_start(number), *texts),
+    ),
+    "qnli": TaskFiles(
+        folder="QNLI",
+        labels=("entailment", "not_entailment"),
+        generate=grammar.answerability,
+        splits=_SIZES,
+        header="index\tquestion\tsentence\tlabel",
+        test_header="index\tquestion\tsentence",
+        cells=_numbered_pair,
+        test_cells=_numbered,
+    ),
+    "qqp": TaskFiles(
+        folder="QQP",
+        labels=("0", "1"),
+        generate=grammar.question_pair,
+        splits=_SIZES,
+        header="id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+        test_header="id\tquestion1\tquestion2",
+        cells=lambda number, texts, label: (str(number), *_identifiers(number), *texts, label),
+        test_cells=_numbered,
+    ),
+}
+
+READING_SIZES = (("train", 4000), ("dev", 400))
+_SQUAD_PARAGRAPHS_PER_ARTICLE = 50
+
+
+def draw_rows(task: TaskFiles, count: int, seed: str) -> list[tuple[Row, int]]:
+    """`count` different rows, the labels in turn and then shuffled: every class is as frequent as the next (+-1)."""
+    rng = random.Random(seed)
+    seen: set[Row] = set()
+    rows: list[tuple[Row, int]] = []
+    while len(rows) < count:
+        label = len(rows) % len(task.labels)
+        drawn = task.generate(rng, label)
+        texts = (drawn,) if isinstance(drawn, str) else drawn
+        if texts not in seen:
+            seen.add(texts)
+            rows.append((texts, label))
+    rng.shuffle(rows)
+    return rows
+
+
+def write_glue(task: TaskFiles, folder: Path, seed: int) -> int:
+    """Writes all splits of one task under `folder`/<GLUE folder>; no row is in two splits. Returns the number of rows."""
+    target = folder / task.folder
+    target.mkdir(parents=True)
+    rows = draw_rows(task, sum(size for _, size in task.splits), f"{seed}:{task.folder}")
+    start = 0
+    for split, size in task.splits:
+        share = rows[start : start + size]
+        start += size
+        if split.startswith("test"):
+            lines = [
+                task.test_header,
+                *("\t".join(task.test_cells(i, texts)) for i, (texts, _) in enumerate(share)),
+            ]
+        else:
+            lines = [
+                task.header,
+                *(
+                    "\t".join(task.cells(i, texts, task.labels[label]))
+                    for i, (texts, label) in enumerate(share)
+                ),
+            ]
+        (target / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(rows)
+
+
+def write_squad(folder: Path, seed: int) -> int:
+    """Writes train-v1.1.json and dev-v1.1.json under `folder`; no context is in both. Returns the number of questions."""
+    folder.mkdir(parents=True)
+    rng = random.Random(f"{seed}:squad")
+    total = sum(size for _, size in READING_SIZES)
+    readings: dict[str, grammar.Reading] = {}
+    while len(readings) < total:
+        drawn = grammar.reading(rng)
+        readings.setdefault(drawn.context, drawn)
+    pool = iter(readings.values())
+    for split, size in READING_SIZES:
+        paragraphs = [_paragraph(f"{split}-{number}", next(pool)) for number in range(size)]
+        articles = [
+            {
+                "title": f"Grammar {start}",
+                "paragraphs": paragraphs[start : start + _SQUAD_PARAGRAPHS_PER_ARTICLE],
+            }
+            for start in range(0, size, _SQUAD_PARAGRAPHS_PER_ARTICLE)
+        ]
+        text = json.dumps({"version": "1.1", "data": articles})
+        (folder / f"{split}-v1.1.json").write_text(text + "\n", encoding="utf-8")
+    return total
+
+
+def _paragraph(identifier: str, reading: grammar.Reading) -> dict[str, object]:
+    answer = {"text": reading.answer, "answer_start": reading.answer_start}
+    question = {"id": identifier, "question": reading.question, "answers": [answer]}
+    return {"context": reading.context, "qas": [question]}

@@ -1,0 +1,61 @@
+"""Word lists of the embedded grammar.
+
+The lists are short on purpose: a model of one or two million parameters has to learn every word from a few
+megabytes of text, so what a task asks for is composition (which clause wins, who did what), not vocabulary.
+"""
+
+from __future__ import annotations
+
+# ---- sentiment -------------------------------------------------------------------------------------------
+
+POSITIVE = (
+    "wonderful", "brilliant", "charming", "delightful", "excellent", "superb", "moving", "clever",
+    "lovely", "great", "pleasant", "fresh", "elegant", "warm", "perfect", "good",
+)  # fmt: skip
+NEGATIVE = (
+    "dull", "awful", "terrible", "clumsy", "boring", "poor", "weak", "bland",
+    "ugly", "horrible", "tedious", "stale", "cold", "careless", "dreadful", "bad",
+)  # fmt: skip
+POSITIVE_VERBS = ("loved", "enjoyed", "admired", "praised")
+NEGATIVE_VERBS = ("hated", "regretted", "disliked", "resented")
+INTENSIFIERS = ("very", "really", "quite", "truly")
+
+# What is judged, and what it is a part of.
+TOPICS: dict[str, tuple[str, ...]] = {
+    "film": ("plot", "acting", "music", "ending", "script", "camera work"),
+    "restaurant": ("food", "service", "soup", "dessert", "menu", "table"),
+    "hotel": ("room", "view", "staff", "breakfast", "garden", "bed"),
+    "book": ("story", "style", "hero", "first chapter", "cover", "dialogue"),
+}
+
+# ---- the small world of facts ----------------------------------------------------------------------------
+
+PEOPLE = (
+    "Anna",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Frank",
+    "Grace",
+    "Henry",
+    "Irene",
+    "Jack",
+    "Laura",
+    "Mark",
+)
+COLOURS = ("red", "blue", "green", "black", "white", "yellow", "brown", "grey")
+OBJECTS = ("hat", "lamp", "chair", "book", "clock", "bag", "bike", "cup", "ring", "drum", "coat", "map")
+PLACES = ("market", "station", "school", "library", "harbour", "museum", "farm", "bank")
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+# (past, synonym of the past, plain form, synonym of the plain form); the past doubles as the participle.
+ACTIONS = (
+    ("bought", "purchased", "buy", "purchase"),
+    ("found", "discovered", "find", "discover"),
+    ("lost", "misplaced", "lose", "misplace"),
+    ("repaired", "fixed", "repair", "fix"),
+    ("cleaned", "washed", "clean", "wash"),
+    ("moved", "carried", "move", "carry"),
+)
+REASONS = ("for a friend", "because it was cheap", "after a long search", "with some help", "before lunch")

@@ -1,0 +1,22 @@
+"""The one training and evaluation loop, its checkpoints, logs and processes."""
+
+from utils.engine.checkpoint import Progress
+from utils.engine.files import atomic_directory, write_json
+from utils.engine.logs import RunLog
+from utils.engine.run_directory import RunDirectory, environment
+from utils.engine.runtime import Precision, Runtime, seed_everything
+from utils.engine.trainer import Trainer, TrainerConfig
+
+__all__ = [
+    "Precision",
+    "Progress",
+    "RunDirectory",
+    "RunLog",
+    "Runtime",
+    "Trainer",
+    "TrainerConfig",
+    "atomic_directory",
+    "environment",
+    "seed_everything",
+    "write_json",
+]

@@ -1,0 +1,148 @@
+"""Training checkpoints: safetensors + JSON in `checkpoints/step-NNNNNNNN/`, complete or not there at all.
+
+    model.safetensors      trained parameters (the frozen backbone is not repeated)
+    optimizer.safetensors  optimizer state by parameter name
+    random.safetensors     random states, with the JSON part in trainer.json
+    trainer.json           position, best value, format version
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from model.weights import read_json, read_safetensors
+from utils.engine import random_state
+from utils.engine.files import atomic_directory
+from utils.engine.optimisation import trainable_parameters
+from utils.errors import UserError
+
+FORMAT_VERSION = 1
+_NAME = re.compile(r"^step-(\d{8})$")
+
+
+@dataclass
+class Progress:
+    """Where a run stands, and the best that it has seen.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: epochs done.
+        batch: batches of the present epoch done.
+        best_value: best value of the selection metric so far, None before the first evaluation.
+        best_step: the step that reached it.
+        evaluations_without_gain: for early stopping.
+        finished: whether the run came to its end.
+        tokens: real input tokens seen.
+        seconds: training time so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best_value: float | None = None
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    finished: bool = False
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def checkpoint_path(run_directory: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lives."""
+    return run_directory / "checkpoints" / f"step-{step:08d}"
+
+
+def list_checkpoints(run_directory: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    folder = run_directory / "checkpoints"
+    return sorted(p for p in folder.iterdir() if _NAME.match(p.name)) if folder.is_dir() else []
+
+
+def save_checkpoint(
+    run_directory: Path, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer, keep: int
+) -> Path:
+    """Write a checkpoint, then delete all but the newest `keep`."""
+    parameters = trainable_parameters(module)
+    optimizer_values, optimizer_tensors = _optimizer_state(parameters, optimizer)
+    random_values, random_tensors = random_state.capture()
+    target = checkpoint_path(run_directory, progress.step)
+    with atomic_directory(target) as partial:
+        save_file({k: p.detach().cpu().contiguous() for k, p in parameters.items()}, partial / "model.safetensors")
+        save_file(optimizer_tensors, partial / "optimizer.safetensors")
+        save_file(random_tensors, partial / "random.safetensors")
+        content = {
+            "format_version": FORMAT_VERSION,
+            "progress": asdict(progress),
+            "optimizer": optimizer_values,
+            "random": random_values,
+        }
+        (partial / "trainer.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    for path in list_checkpoints(run_directory)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restore parameters, optimizer and random states from `path`.
+
+    Raises:
+        UserError, ModelError: the checkpoint is of another version, damaged, or does not fit the model.
+    """
+    content = read_json(path / "trainer.json")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}/trainer.json has format version {content.get('format_version')!r}, this toolkit reads {FORMAT_VERSION}."
+        )
+    parameters = trainable_parameters(module)
+    weights = read_safetensors(path / "model.safetensors")
+    if set(weights) != set(parameters):
+        differing = sorted(set(weights) ^ set(parameters))
+        raise UserError(f"{path} holds other parameters than this run trains, {differing[0]} for one: were flags changed?")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if parameter.shape != weights[name].shape:
+                raise UserError(
+                    f"{path}: {name} has shape {tuple(weights[name].shape)}, the model has {tuple(parameter.shape)}."
+                )
+            parameter.copy_(weights[name])
+    _restore_optimizer(parameters, optimizer, content["optimizer"], read_safetensors(path / "optimizer.safetensors"))
+    random_state.restore(content["random"], read_safetensors(path / "random.safetensors"))
+    return Progress(**content["progress"])
+
+
+def _optimizer_state(
+    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """State split into JSON values and tensors, both keyed `parameter name|state name`."""
+    values: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}|{key}"] = value.detach().cpu().contiguous()
+            else:
+                values[f"{name}|{key}"] = value
+    return values, tensors
+
+
+def _restore_optimizer(
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    values: dict[str, Any],
+    tensors: dict[str, Tensor],
+) -> None:
+    for combined, value in [*values.items(), *tensors.items()]:
+        name, key = combined.rsplit("|", 1)
+        parameter = parameters[name]
+        if isinstance(value, Tensor) and key != "step":
+            value = value.to(parameter.device)
+        optimizer.state[parameter][key] = value

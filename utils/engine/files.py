@@ -1,0 +1,85 @@
+"""Writing so that a kill, a full disk or a lost machine never leaves half a file under a real name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+_PARTIAL = ".partial"
+_OLD = ".old"
+
+
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill, which becomes `target` when the block ends and vanishes when it fails.
+
+    An existing `target` is replaced; `recover_directory` mends a kill between the two renames.
+
+    Raises:
+        UserError: the disk is full or not writable; what stood at `target` before stands there still.
+    """
+    partial = target.with_name(f".{target.name}{_PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _sync_tree(partial)
+        old = target.with_name(f".{target.name}{_OLD}")
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        recover_directory(target)
+        if is_write_failure(error):
+            raise UserError(
+                f"Could not write {target}: {write_failure_reason(error)}. What was saved there before is untouched."
+            ) from error
+        raise
+
+
+def is_write_failure(error: BaseException) -> bool:
+    """Whether an exception means that the disk is full or not writable (safetensors wraps such errors in its own)."""
+    return isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
+
+
+def write_failure_reason(error: BaseException) -> str:
+    """The operating system's words for the failure."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+def recover_directory(target: Path) -> None:
+    """If a kill fell between the two renames, put the old directory back."""
+    old = target.with_name(f".{target.name}{_OLD}")
+    if old.exists() and not target.exists():
+        old.rename(target)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON under a temporary name and rename it."""
+    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    try:
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"Could not write {path}: {error.strerror or error}.") from error
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,92 @@
+"""What a run tells: a progress bar on a terminal, plain lines otherwise; log.log, metrics.jsonl and TensorBoard always."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+
+class RunLog:
+    """Output of one process; silent where `active` is false.
+
+    Args:
+        directory: the run directory; None logs to the console only.
+        resume_step: on a resume, rows of metrics.jsonl beyond this step are dropped, since they will be written again.
+    """
+
+    def __init__(self, directory: Path | None, active: bool = True, resume_step: int | None = None) -> None:
+        self._active = active
+        self._text: TextIO | None = None
+        self._rows: TextIO | None = None
+        self._board: SummaryWriter | None = None
+        self._bar: tqdm[Any] | None = None
+        if not active or directory is None:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        metrics = directory / "metrics.jsonl"
+        if resume_step is not None and metrics.exists():
+            _drop_rows_after(metrics, resume_step)
+        self._text = open(directory / "log.log", "a", encoding="utf-8")
+        self._rows = open(metrics, "a", encoding="utf-8")
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step)
+
+    def line(self, text: str) -> None:
+        """One line for the user, kept in log.log."""
+        if not self._active:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            print(text, flush=True)
+        if self._text is not None:
+            self._text.write(text + "\n")
+            self._text.flush()
+
+    def metrics(self, split: str, step: int, values: dict[str, float]) -> None:
+        """Numbers of one step, into metrics.jsonl and TensorBoard."""
+        if self._rows is not None and self._board is not None:
+            self._rows.write(json.dumps({"split": split, "step": step, **values}) + "\n")
+            self._rows.flush()
+            for key, value in values.items():
+                self._board.add_scalar(f"{split}/{key}", value, step)
+
+    def start_bar(self, total: int | None, done: int) -> None:
+        """Show a bar of optimizer steps if standard error is a terminal."""
+        if self._active and sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
+
+    def advance(self, postfix: str) -> None:
+        """One step further."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(postfix, refresh=False)
+            self._bar.update(1)
+
+    def stop_bar(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self.stop_bar()
+        for handle in (self._text, self._rows, self._board):
+            if handle is not None:
+                handle.close()
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    kept = []
+    for row in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(row)["step"] <= step:
+                kept.append(row)
+        except (json.JSONDecodeError, KeyError):
+            continue  # the kill fell into this line
+    path.write_text("".join(row + "\n" for row in kept), encoding="utf-8")

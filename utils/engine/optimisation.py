@@ -1,0 +1,44 @@
+"""Optimizer and learning-rate schedules.
+
+Both are stated so that step n (counted from 0) uses the schedule's value at n, as the original does: with a
+warm-up the first step has learning rate 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import nn
+
+Schedule = Literal["linear", "constant"]
+
+
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that require a gradient, by name (tied ones once)."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def build_optimizer(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW (betas 0.9, 0.999; eps 1e-8; decoupled decay on every trainable parameter, biases included)."""
+    parameters = list(trainable_parameters(module).values())
+    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay)
+
+
+def schedule_factor(schedule: Schedule, warmup_steps: int, total_steps: float) -> Callable[[int], float]:
+    """Factor on the learning rate by step number.
+
+    linear    n / warmup, then falling linearly to 0 at `total_steps`
+    constant  n / warmup, then 1
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return step / warmup_steps
+        if schedule == "constant" or math.isinf(total_steps):
+            return 1.0
+        return max(0.0, (total_steps - step) / max(1.0, total_steps - warmup_steps))
+
+    return factor

@@ -1,0 +1,282 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+
+
+import torch
+from torch import Tensor, nn
+
+from dataset import BatchSource
+from utils.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from utils.engine.files import atomic_directory
+from utils.engine.logs import RunLog
+from utils.engine.optimisation import Schedule, build_optimizer, schedule_factor, trainable_parameters
+from utils.engine.run_directory import RunDirectory
+from utils.engine.runtime import Runtime
+from utils.errors import Interrupted, UserError
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Settings of the loop. Steps are optimizer steps; -1 for an interval means once per epoch.
+
+    Attributes:
+        epochs: passes over the data.
+        max_steps: end earlier, after this many steps.
+        lr, weight_decay, warmup_steps, schedule: see `utils.engine.optimisation`.
+        accumulation: micro-batches per step.
+        clip_norm: largest gradient norm, 0 for no clipping.
+        inspect_step: steps between two log lines.
+        valid_step: steps between two evaluations.
+        save_step: steps between two checkpoints; -1 saves after every evaluation.
+        patience: stop after this many evaluations without a gain; 0 never stops early.
+        keep_checkpoints: how many checkpoints stay on disk.
+    """
+
+    epochs: int = 5
+    max_steps: int = 10_000_000
+    lr: float = 1e-5
+    weight_decay: float = 1e-5
+    warmup_steps: int = 0
+    schedule: Schedule = "constant"
+    accumulation: int = 1
+    clip_norm: float = 10.0
+    inspect_step: int = 100
+    valid_step: int = -1
+    save_step: int = -1
+    patience: int = 0
+    keep_checkpoints: int = 2
+
+
+class Trainer:
+    """Fits an objective to a source of batches; evaluates, selects, saves and resumes.
+
+    Args:
+        runtime: devices and processes.
+        objective: module whose `forward(batch)` gives (mean loss, {name: scalar}).
+        source: the batches; knows how to start in the middle of an epoch.
+        config: see `TrainerConfig`.
+        directory: where everything is written.
+        evaluate: gives the validation metrics of the present weights.
+        selection: name of the metric that selects the best model (larger is better).
+        save_best: writes the present model into an empty directory.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        objective: nn.Module,
+        source: BatchSource,
+        config: TrainerConfig,
+        directory: RunDirectory,
+        evaluate: Callable[[], dict[str, float]],
+        selection: str,
+        save_best: Callable[[Path], None],
+    ) -> None:
+        if not trainable_parameters(objective):
+            raise UserError("Nothing is left to train: every parameter is frozen.")
+        self.runtime, self.source, self.config, self.directory = runtime, source, config, directory
+        self.evaluate, self.selection, self.save_best = evaluate, selection, save_best
+        self.module = objective.to(runtime.device)
+        self.optimizer = build_optimizer(self.module, config.lr, config.weight_decay)
+        self.progress = Progress()
+        newest = directory.newest_checkpoint()
+        if newest is not None:
+            self.progress = load_checkpoint(newest, self.module, self.optimizer)
+        self.forward = runtime.accelerator.prepare(self.module)
+        self.log = RunLog(directory.path, runtime.is_main, self.progress.step if newest else None)
+        if newest is not None:
+            self.log.line(f"resumed from {newest} (step {self.progress.step}, epoch {self.progress.epoch})")
+        self._factor = schedule_factor(config.schedule, config.warmup_steps, self._total_steps())
+        self._stop_signal: int | None = None
+
+    def fit(self) -> Progress:
+        """Train to the end (or to the early stop) and return where the run stands.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; a checkpoint was saved first.
+        """
+        if self.progress.finished:
+            self.log.line(f"this run is complete: {self.progress.step} steps, best {self.selection} {self._best()}")
+            self.log.close()
+            return self.progress
+        total = self._total_steps()
+        self.log.start_bar(None if math.isinf(total) else int(total), self.progress.step)
+        previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._run_epochs(total)
+            self.progress.finished = True
+            self._checkpoint()
+            self.log.line(f"done: {self.progress.step} steps, best {self.selection} {self._best()}")
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self.log.close()
+        return self.progress
+
+    def _run_epochs(self, total: float) -> None:
+        while self.progress.epoch < self.config.epochs and self.progress.step < total:
+            for group in self._groups():
+                self._step(group)
+                at_end = self.progress.step >= total
+                if not at_end and self._due(self.config.valid_step):
+                    if self._validate():
+                        return
+                elif self._due(self.config.save_step):
+                    self._checkpoint()
+                if self._stop_signal is not None:
+                    self._stop_now()
+                if at_end:
+                    break
+            else:
+                self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+            ended = self.progress.step >= total or self.progress.epoch >= self.config.epochs
+            if (self.config.valid_step <= 0 or ended) and self._validate():
+                return
+
+    def _groups(self) -> Iterator[list[Batch]]:
+        """The rest of the present epoch, in groups of `accumulation` micro-batches."""
+        self.module.train()
+        batches = iter(self.source.batches(self.progress.epoch, self.progress.batch))
+        while group := list(islice(batches, self.config.accumulation)):
+            yield group
+
+    def _step(self, group: list[Batch]) -> None:
+        started = time.perf_counter()
+        accelerator, lr = self.runtime.accelerator, self.config.lr * self._factor(self.progress.step)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
+        totals: dict[str, Tensor] = {}
+        tokens = 0
+        for i, batch in enumerate(group):
+            share = _global_share(batch, self.runtime.world_size) / len(group)
+            tokens += int(batch["attention_mask"].sum())
+            batch = self.runtime.to_device(batch)
+            with accelerator.no_sync(self.forward) if i + 1 < len(group) else nullcontext():
+                loss, parts = self.forward(batch)
+                accelerator.backward(loss * share)
+            for key, value in {"loss": loss.detach(), **parts}.items():
+                totals[key] = totals.get(key, torch.zeros_like(value)) + value * share
+        parameters = list(trainable_parameters(self.module).values())
+        limit = self.config.clip_norm or math.inf
+        norm = accelerator.clip_grad_norm_(parameters, limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.batch += len(group)
+        self.progress.tokens += tokens
+        seconds = time.perf_counter() - started
+        self.progress.seconds += seconds
+        self._report(totals, float(norm) if norm is not None else math.nan, lr, tokens / seconds)
+
+    def _report(self, totals: dict[str, Tensor], norm: float, lr: float, rate: float) -> None:
+        step = self.progress.step
+        if step % self.config.inspect_step and step != 1:
+            self.log.advance("")
+            return
+        values = {key: float(value) for key, value in totals.items()}
+        if not math.isfinite(values["loss"]):
+            raise UserError(f"The loss became {values['loss']} at step {step}: lower --lr or use --precision fp32.")
+        self.log.advance(f"loss {values['loss']:.4f}")
+        text = " | ".join(f"{key}: {value:.4f}" for key, value in values.items())
+        left = self._time_left()
+        self.log.line(
+            f"train | epoch: {self.progress.epoch:2d} | step: {step:6d}/{self._total_text()} | {text} | "
+            f"grad_norm: {norm:.3f} | lr: {lr:.3e} | {rate:,.0f} tokens/s{left}"
+        )
+        self.log.metrics("train", step, {**values, "grad_norm": norm, "lr": lr, "tokens_per_second": rate})
+
+    def _validate(self) -> bool:
+        """Evaluate, keep the best, save; True if it is time to stop early."""
+        self.module.eval()
+        started = time.perf_counter()
+        values = self.evaluate()
+        self.module.train()
+        value, progress = values[self.selection], self.progress
+        gained = progress.best_value is None or value > progress.best_value
+        if gained:
+            progress.best_value, progress.best_step, progress.evaluations_without_gain = value, progress.step, 0
+            self._save_best()
+        else:
+            progress.evaluations_without_gain += 1
+        text = " | ".join(f"{key}: {number:.4f}" for key, number in values.items())
+        self.log.line(
+            f"valid | epoch: {progress.epoch:2d} | step: {progress.step:6d} | {text} | "
+            f"time: {time.perf_counter() - started:.1f}s{' | best so far' if gained else ''}"
+        )
+        self.log.metrics("valid", progress.step, values)
+        if self.config.save_step <= 0 or self._due(self.config.save_step):
+            self._checkpoint()
+        if self.config.patience and progress.evaluations_without_gain >= self.config.patience:
+            self.log.line(f"early stop: no gain in {progress.evaluations_without_gain} evaluations")
+            return True
+        return False
+
+    def _save_best(self) -> None:
+        if self.runtime.is_main:
+            with atomic_directory(self.directory.best) as partial:
+                self.save_best(partial)
+        self.runtime.barrier()
+
+    def _checkpoint(self) -> None:
+        if self.runtime.is_main:
+            save_checkpoint(
+                self.directory.path, self.progress, self.module, self.optimizer, self.config.keep_checkpoints
+            )
+        self.runtime.barrier()
+
+    def _due(self, interval: int) -> bool:
+        return interval > 0 and self.progress.step % interval == 0
+
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_signal is not None:  # asked twice: at once
+            raise KeyboardInterrupt
+        self._stop_signal = number
+
+    def _stop_now(self) -> None:
+        assert self._stop_signal is not None
+        self._checkpoint()
+        raise Interrupted(
+            self._stop_signal, f"saved step {self.progress.step} in {self.directory.path}; go on with --resume."
+        )
+
+    def _total_steps(self) -> float:
+        batches = self.source.batches_per_epoch
+        by_epochs = math.inf if batches is None else self.config.epochs * math.ceil(batches / self.config.accumulation)
+        return float(min(self.config.max_steps, by_epochs))
+
+    def _total_text(self) -> str:
+        total = self._total_steps()
+        return "?" if math.isinf(total) else str(int(total))
+
+    def _time_left(self) -> str:
+        total, progress = self._total_steps(), self.progress
+        if math.isinf(total) or progress.step == 0:
+            return ""
+        seconds = progress.seconds / progress.step * (total - progress.step)
+        return f" | left: {int(seconds // 60)}:{int(seconds % 60):02d}"
+
+    def _best(self) -> str:
+        value = self.progress.best_value
+        return "none" if value is None else f"{value:.4f} at step {self.progress.best_step}"
+
+
+
+
+def _global_share(batch: Batch, world_size: int) -> float:
+    """Factor that makes the mean over processes of local means the mean over the global batch's rows."""
+    if world_size == 1 or "num_global_rows" not in batch:
+        return 1.0
+    return float(batch["num_rows"]) * world_size / float(batch["num_global_rows"])

@@ -1,0 +1,45 @@
+"""What a user's mistake looks like: one sentence on standard error and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from dataset.errors import DataError
+from metric.errors import MetricError
+from model.errors import ModelError
+
+T = TypeVar("T")
+
+#: Exit code of a mistake in flags, files or data (argparse uses the same).
+USER_ERROR_CODE = 2
+
+
+class UserError(ValueError):
+    """A flag, a file or a combination of them is not what it must be; the text is one sentence."""
+
+
+class Interrupted(Exception):  # noqa: N818 - it is an outcome, not a failure
+    """The run was asked to stop, has saved a checkpoint and can be resumed."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+USER_ERRORS: tuple[type[Exception], ...] = (UserError, DataError, ModelError, MetricError)
+
+
+def run_as_script(main: Callable[[], T], debug: bool) -> T:
+    """Run `main`; a user's mistake ends the process with one sentence (with the traceback if `debug`)."""
+    try:
+        return main()
+    except Interrupted as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        raise SystemExit(stop.exit_code) from None
+    except USER_ERRORS as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(USER_ERROR_CODE) from None

@@ -1,0 +1,113 @@
+"""Loading a backbone and its tokenizer from whatever a user has: hub id, directory, original checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
+
+from model.delta import is_delta, load_delta
+from model.plugin.published import ORIGINAL_DECODER_START, config_from_modelcenter, convert_modelcenter
+from model.weights import read_json, read_torch_file
+from utils.errors import UserError
+
+#: Written beside a fine-tuned model: what its task head was trained with.
+TASK_FILE = "task.json"
+
+
+class Loaded(NamedTuple):
+    """A model, its tokenizer and the decoder start that its classification was trained with (None: unknown)."""
+
+    model: Any
+    tokenizer: Any
+    decoder_start: int | None
+
+
+def load_t5(model_config: str, checkpoint: Path | None) -> Loaded:
+    """The T5 of `model_config` with the weights of `checkpoint` where one is given. Dropout is set to 0.
+
+    Raises:
+        UserError, ModelError: something is missing or does not fit, named in one sentence.
+    """
+    directory = checkpoint if checkpoint is not None and (checkpoint / "config.json").is_file() else None
+    if checkpoint is not None and directory is None:
+        _check_checkpoint(checkpoint)
+    model = _from_directory(str(directory)) if directory else _base_model(model_config)
+    decoder_start = None
+    if checkpoint is not None and checkpoint.is_file():
+        _load_original(model, checkpoint)
+        decoder_start = ORIGINAL_DECODER_START
+    elif checkpoint is not None and directory is None:
+        load_delta(model, "lora", checkpoint)
+    if checkpoint is not None and (checkpoint / TASK_FILE).is_file():
+        decoder_start = read_json(checkpoint / TASK_FILE).get("decoder_start")
+    has_tokenizer = directory is not None and (directory / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(str(directory) if has_tokenizer else model_config)
+    return Loaded(model, tokenizer, decoder_start)
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a hub id or directory."""
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(f"No tokenizer could be loaded from {source}: {_first_line(error)}") from error
+
+
+def write_task_file(directory: Path, dataset: str, decoder_start: int, logit_scale: str) -> None:
+    """Keep beside the weights what a later stage must agree with."""
+    values = {"dataset": dataset, "decoder_start": decoder_start, "logit_scale": logit_scale}
+    (directory / TASK_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_checkpoint(checkpoint: Path) -> None:
+    if not checkpoint.exists():
+        raise UserError(f"--checkpoint {checkpoint} does not exist.")
+    if checkpoint.is_dir() and not is_delta(checkpoint, "lora"):
+        hint = " It holds plugins: pass it as --plugin-path." if is_delta(checkpoint, "plugin") else ""
+        raise UserError(f"--checkpoint {checkpoint} holds no model (no config.json) and no LoRA.{hint}")
+
+
+def _base_model(source: str) -> Any:
+    values = read_json(Path(source) / "config.json") if (Path(source) / "config.json").is_file() else {}
+    if "dim_model" not in values:
+        return _from_directory(source)
+    model = T5ForConditionalGeneration(config_from_modelcenter(values))
+    weights = Path(source) / "pytorch_model.pt"
+    if not weights.is_file():
+        raise UserError(f"--model-config {source} is a ModelCenter directory without pytorch_model.pt.")
+    _load_original(model, weights)
+    return model
+
+
+def _from_directory(source: str) -> Any:
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"{source} is a directory without config.json: no Hugging Face or ModelCenter model.")
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if hasattr(config, "dropout_rate"):
+            config.dropout_rate = 0.0  # the original trains without dropout, and so do all golden numbers
+        return AutoModelForSeq2SeqLM.from_pretrained(source, config=config)
+    except (OSError, ValueError) as error:
+        raise UserError(f"No model could be loaded from {source}: {_first_line(error)}") from error
+
+
+def _load_original(model: Any, path: Path) -> None:
+    state = convert_modelcenter(read_torch_file(path), str(path))
+    expected = {k for k in model.state_dict() if not k.endswith("embed_tokens.weight") and k != "lm_head.weight"}
+    if missing := sorted(expected - set(state)):
+        raise UserError(f"{path} lacks {len(missing)} tensors of this T5, {missing[0]} for one: is --model-config right?")
+    shapes = model.state_dict()
+    for name, tensor in state.items():
+        if name in shapes and shapes[name].shape != tensor.shape:
+            raise UserError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, --model-config gives {tuple(shapes[name].shape)}."
+            )
+    model.load_state_dict(state, strict=False)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

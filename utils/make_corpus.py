@@ -1,0 +1,66 @@
+"""Cut plain text into the corpus that `--dataset wiki` reads: one span of about 128 words per line.
+
+    python -m utils.make_corpus wiki.txt more.txt --output data/wikicorpus_128/train.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from utils.embedded.corpus import SPAN_WORDS, cut
+from utils.errors import UserError, run_as_script
+
+#: WikiText joins hyphens and separators with @; plain text does not.
+_WIKITEXT_MARKS = {" @-@ ": "-", " @,@ ": ",", " @.@ ": "."}
+
+
+def clean_lines(files: Iterable[Path]) -> Iterator[str]:
+    """Non-empty lines without WikiText's headings (`= Title =`) and marks, in constant memory."""
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"There is no text file {path}.")
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                text = line.strip()
+                if not text or (text.startswith("= ") and text.endswith(" =")):
+                    continue
+                for mark, plain in _WIKITEXT_MARKS.items():
+                    text = text.replace(mark, plain)
+                yield text
+
+
+def make_corpus(files: list[Path], output: Path, span_words: int = SPAN_WORDS) -> int:
+    """Write the spans of `files` to `output` (under a temporary name first) and return their number."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial")
+    count = 0
+    with open(partial, "w", encoding="utf-8") as target:
+        for span in cut(clean_lines(files), span_words):
+            target.write(span + "\n")
+            count += 1
+    if not count:
+        partial.unlink()
+        raise UserError(f"No text was found in {', '.join(map(str, files))}.")
+    partial.replace(output)
+    return count
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m utils.make_corpus", description=str(__doc__).split("\n")[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="plain text, one paragraph per line")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the corpus file; its name must hold the word train or valid"
+    )
+    parser.add_argument("--span-words", type=int, default=SPAN_WORDS, help="words per span (default: %(default)s)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args()
+    count = make_corpus(arguments.files, arguments.output, arguments.span_words)
+    print(f"made: {arguments.output} ({count} spans)\nnext: python train_t5.py --dataset wiki --data-path {arguments.output.parent} …")
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)

@@ -1,0 +1,100 @@
+"""The flags of `train_t5.py` beyond the shared ones; names and defaults of the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments, flag, parse
+from utils.errors import UserError
+
+Dataset = Literal["mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "squad", "wiki"]
+
+#: Flags of the original that never had an effect.
+IGNORED = ("model", "student-config", "ctx-length", "target-length", "local-rank")
+
+
+@dataclass
+class TaskArguments:
+    """What to do, with which model and data."""
+
+    _argument_group_name = "task"
+
+    dataset: Dataset | None = flag(None, "The task; wiki is span corruption on a text corpus.")
+    data_path: str | None = flag(
+        None, "Folder of the data (a saved datasets directory, GLUE TSV files, SQuAD JSON or text files), or hub."
+    )
+    model_config: str | None = flag(None, "The backbone: a Hugging Face id or directory, or a ModelCenter directory.")
+    mode: Literal["train", "valid"] = flag("train", "Train, or evaluate at every ratio and report the costs.")
+    checkpoint: Path | None = flag(
+        None, "Weights to start from: a Hugging Face directory, a LoRA directory or an original .pt checkpoint."
+    )
+    max_input_length: int = flag(512, "Longest encoder input in tokens; longer contexts are cut, the answer slot stays.")
+    decoder_start: int | None = flag(
+        None,
+        "Token that starts the decoder in classification: 0 (<pad>, as T5 was pre-trained) or 2 (<unk>, as the "
+        "original fine-tuned). Default: what the checkpoint was trained with, 2 for an original .pt, else 0.",
+    )
+    logit_scale: Literal["hf", "original"] = flag(
+        "hf", "Temperature of the task loss: hf, or the original's raw logits (times sqrt(d)/100 for tied T5)."
+    )
+
+
+@dataclass
+class PluginArguments:
+    """Compression plugins and distillation."""
+
+    _argument_group_name = "plugins"
+
+    distil: Literal["hidden", "task-hidden", "task", "no"] = flag(
+        "no", "What plugins learn from: hidden states of the model without plugins, the task, or both; no trains the T5."
+    )
+    mux_num: list[int] = flag([], "Ratios k of the plugins (default with --distil or --plugin-path: what the file has, or 4).")
+    plugin_path: str | None = flag(
+        None, "Plugins to start from: a run's best/ directory, a published .pkl, or none for untrained ones."
+    )
+    task_ratio: float = flag(1.0, "Weight of the task loss in --distil task-hidden.")
+    delta_tuning: bool = flag(False, "LoRA (r=16, alpha=32) on q and v of self-attention instead of the whole T5.")
+    residual_scale: float = flag(
+        100.0, "Units of the plugins' parameters: 100 as published (and for pre-trained T5), 1 for a T5 made here."
+    )
+
+
+def parse_arguments(
+    arguments: list[str] | None = None,
+) -> tuple[TaskArguments, PluginArguments, OptimisationArguments, EvaluationArguments, RunArguments]:
+    """Parse and check; all problems are told at once.
+
+    Raises:
+        UserError: with every problem found.
+    """
+    types = (TaskArguments, PluginArguments, OptimisationArguments, EvaluationArguments, RunArguments)
+    parsed = parse(types, "Fine-tune, pre-train, adapt and validate a T5 with compression plugins.", arguments, IGNORED)
+    task, plugin, optimisation, evaluation, run = parsed
+    problems = [
+        f"--{name.replace('_', '-')} is required"
+        for name in ("dataset", "data_path", "model_config")
+        if getattr(task, name) is None
+    ]
+    if run.output_path is None:
+        problems.append("--output-path is required")
+    if task.mode == "train" and plugin.distil == "no" and wants_plugins(plugin):
+        problems.append(
+            "--distil no trains the T5 without plugins, so --mux-num and --plugin-path would be ignored: "
+            "name a loss (--distil hidden), or use --mode valid"
+        )
+    for name in ("epochs", "training_step", "batch_size", "grad_accumulation", "inspect_step", "keep_checkpoints"):
+        value = getattr(optimisation, name, None) or getattr(evaluation, name, None)
+        if value is None or value < 1:
+            problems.append(f"--{name.replace('_', '-')} must be at least 1")
+    if any(k < 1 for k in plugin.mux_num):
+        problems.append(f"--mux-num takes whole numbers of at least 1, found {plugin.mux_num}")
+    if problems:
+        raise UserError("; ".join(problems) + ".")
+    return parsed  # type: ignore[return-value]
+
+
+def wants_plugins(plugin: PluginArguments) -> bool:
+    """Whether the model gets plugins: decided by these flags alone, never by the loss in evaluation."""
+    return bool(plugin.plugin_path) or any(k > 1 for k in plugin.mux_num) or plugin.distil != "no"

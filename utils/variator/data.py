@@ -1,0 +1,148 @@
+"""The batches of a task for T5: training, validation, and what the head needs to know of the tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset import (
+    BatchSource,
+    BucketedBatches,
+    Collator,
+    DataError,
+    Feature,
+    SpanCorruptionEncoder,
+    SquadExample,
+    StreamedBatches,
+    Task,
+    encode_classification,
+    encode_squad,
+    find_corpus_files,
+    get_task,
+    read_glue,
+    read_squad,
+    sentinel_id,
+    verbalizer_ids,
+)
+from model.heads import Seq2SeqHead, VerbalizerHead
+from model.plugin.objective import Head
+from model.plugin.published import original_logit_scale
+from utils.engine import Runtime
+
+#: Rows of one validation batch; without gradients four times as many fit as in training.
+_VALID_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's batches and what belongs to them.
+
+    Attributes:
+        train: None when only validation was asked for.
+        features, examples: the validation rows in memory (empty for a corpus).
+    """
+
+    task: Task
+    train: BatchSource | None
+    valid: BatchSource
+    head: Head
+    features: Sequence[Feature] = ()
+    examples: Sequence[SquadExample] = ()
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What `build_data` needs from the command line."""
+
+    dataset: str
+    data_path: str
+    max_length: int
+    batch_size: int
+    decoder_start: int
+    logit_scale: str
+    train: bool
+    num_workers: int = 0
+
+
+def build_data(
+    request: DataRequest, tokenizer: Any, config: Any, ratios: Sequence[int], runtime: Runtime
+) -> TaskData:
+    """Read and encode the task's data.
+
+    Lengths are padded to a multiple of all ratios, so that no second padding happens inside the model.
+    """
+    task = get_task(request.dataset)
+    multiple = math.lcm(*ratios) if ratios else 1
+    collate = Collator(tokenizer.pad_token_id, multiple_of=multiple)
+    scale = original_logit_scale(config) if request.logit_scale == "original" else 1.0
+    if task.kind == "span_corruption":
+        return _corpus(request, task, tokenizer, collate, runtime)
+    if task.kind == "question_answering":
+        return _squad(request, task, tokenizer, collate, runtime, scale)
+    return _classification(request, task, tokenizer, collate, runtime, scale)
+
+
+def _bucketed(
+    request: DataRequest, collate: Collator, runtime: Runtime
+) -> Callable[[Sequence[Feature], bool], BucketedBatches]:
+    def make(features: Sequence[Feature], shuffle: bool) -> BucketedBatches:
+        size = request.batch_size * (1 if shuffle else _VALID_FACTOR)
+        return BucketedBatches(features, collate, size, runtime.seed, shuffle, runtime.rank, runtime.world_size)
+
+    return make
+
+
+def _classification(
+    request: DataRequest, task: Task, tokenizer: Any, collate: Collator, runtime: Runtime, scale: float
+) -> TaskData:
+    make = _bucketed(request, collate, runtime)
+
+    def encode(split: str) -> list[Feature]:
+        return encode_classification(task, read_glue(task, request.data_path, split), tokenizer, request.max_length)
+
+    valid = encode("valid")
+    if any(feature.label is None for feature in valid):
+        raise DataError(f"--data-path {request.data_path}: the validation rows of {task.name} have no labels")
+    head = VerbalizerHead(
+        verbalizer_ids(task, tokenizer), sentinel_id(tokenizer, 0), request.decoder_start, scale
+    )
+    train = make(encode("train"), True) if request.train else None
+    return TaskData(task, train, make(valid, False), head, valid)
+
+
+def _squad(
+    request: DataRequest, task: Task, tokenizer: Any, collate: Collator, runtime: Runtime, scale: float
+) -> TaskData:
+    make = _bucketed(request, collate, runtime)
+
+    def encode(examples: Sequence[SquadExample]) -> list[Feature]:
+        return encode_squad(examples, tokenizer, request.max_length, runtime.seed)
+
+    examples = read_squad(request.data_path, "valid")
+    valid = encode(examples)
+    train = make(encode(read_squad(request.data_path, "train")), True) if request.train else None
+    return TaskData(task, train, make(valid, False), Seq2SeqHead(scale), valid, examples)
+
+
+def _corpus(request: DataRequest, task: Task, tokenizer: Any, collate: Collator, runtime: Runtime) -> TaskData:
+    encoder = SpanCorruptionEncoder(tokenizer, request.max_length, runtime.seed)
+
+    def stream(files: list[Path], shuffle: bool) -> StreamedBatches:
+        size = request.batch_size * (1 if shuffle else _VALID_FACTOR)
+        return StreamedBatches(
+            files,
+            encoder,
+            collate,
+            size,
+            runtime.seed,
+            runtime.rank,
+            runtime.world_size,
+            num_workers=request.num_workers,
+            shuffle=shuffle,
+        )
+
+    train = stream(find_corpus_files(request.data_path, "train"), True) if request.train else None
+    return TaskData(task, train, stream(find_corpus_files(request.data_path, "valid"), False), Seq2SeqHead())

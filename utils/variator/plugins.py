@@ -1,0 +1,59 @@
+"""From `--mux-num` and `--plugin-path` to a model with plugins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from model import PluginConfig, apply_edit, find_edit
+from model.delta import is_delta, load_delta, read_delta_edit
+from model.plugin.published import load_published_plugin, read_published_plugin
+from model.weights import read_torch_file
+from utils.errors import UserError
+from utils.variator.arguments import PluginArguments
+
+DEFAULT_RATIO = 4
+
+
+def attach_plugins(model: Any, arguments: PluginArguments, checkpoint: Path | None) -> tuple[int, ...]:
+    """Attach the plugins that the flags ask for, and return the ratios to work with (never 1).
+
+    A ratio that `--mux-num` names must be in the file of `--plugin-path`; without `--plugin-path` the plugins
+    start untrained. An original checkpoint may hold the plugins itself.
+
+    Raises:
+        UserError, ModelError: a ratio is missing, or the file does not fit the model.
+    """
+    asked = tuple(k for k in arguments.mux_num if k > 1)
+    path = None if arguments.plugin_path in (None, "none") else Path(str(arguments.plugin_path))
+    if path is None and checkpoint is not None and checkpoint.is_file() and _holds_plugins(checkpoint):
+        path = checkpoint
+    if path is None and find_edit(model, PluginConfig) is None:
+        apply_edit(model, PluginConfig(ratios=asked or (DEFAULT_RATIO,), residual_scale=arguments.residual_scale))
+    elif path is not None and path.is_file():
+        load_published_plugin(model, path)
+    elif path is not None:
+        if not is_delta(path, "plugin"):
+            raise UserError(f"--plugin-path {path} holds no plugin (no plugin.json), nor is it a published .pkl.")
+        load_delta(model, "plugin", path)
+    edit = find_edit(model, PluginConfig)
+    assert edit is not None
+    if missing := sorted(set(asked) - set(edit.ratios)):
+        raise UserError(
+            f"--mux-num {' '.join(map(str, missing))}: the plugins of {path or 'the model'} have the ratios "
+            f"{', '.join(map(str, edit.ratios))} only."
+        )
+    return asked or edit.ratios
+
+
+def saved_ratios(path: Path) -> tuple[int, ...]:
+    """The ratios in a plugin directory or file."""
+    if path.is_file():
+        return (read_published_plugin(path)[0],)
+    edit, _ = read_delta_edit(path, "plugin")
+    assert isinstance(edit, PluginConfig)
+    return edit.ratios
+
+
+def _holds_plugins(checkpoint: Path) -> bool:
+    return any(key.startswith("mux_layer.") for key in read_torch_file(checkpoint))
