@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from model import find_edit
-from model.compression import edits_of
+from model.compression import apply_edit, edits_of
 from model.delta import save_delta
 from model.lora import LoraConfig
-from model.compression import apply_edit
 from model.plugin.objective import PluginObjective, freeze_for
 from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments, as_json, trainer_config
 from utils.engine import RunDirectory, Runtime, Trainer, write_json
+from utils.engine.optimisation import Schedule
 from utils.errors import run_as_script
 from utils.loading import Loaded, load_t5, write_task_file
 from utils.variator.arguments import PluginArguments, TaskArguments, parse_arguments, wants_plugins
@@ -41,7 +41,13 @@ class Job:
         run: RunArguments,
     ) -> None:
         assert task.model_config and task.dataset and task.data_path and run.output_path
-        self.task, self.plugin, self.optimisation, self.evaluation, self.run = task, plugin, optimisation, evaluation, run
+        self.task, self.plugin, self.optimisation, self.evaluation, self.run = (
+            task,
+            plugin,
+            optimisation,
+            evaluation,
+            run,
+        )
         self.runtime = Runtime(run.precision, "t5", run.random_seed)
         arguments = as_json(task, plugin, optimisation, evaluation, run)
         self.loaded: Loaded = load_t5(task.model_config, task.checkpoint)
@@ -66,19 +72,15 @@ class Job:
         )
         self.data: TaskData = build_data(request, self.loaded.tokenizer, self.model.config, self.ratios, self.runtime)
         self.directory = RunDirectory(run.output_path, arguments, run.resume, run.overwrite, self.runtime.is_main)
-        self.evaluator = Evaluator(
-            self.runtime, self.model, self.loaded.tokenizer, self.data, evaluation.valid_batches
-        )
+        self.evaluator = Evaluator(self.runtime, self.model, self.loaded.tokenizer, self.data, evaluation.valid_batches)
 
     def train(self) -> None:
         """Fit, keep the best, and say what was made."""
         assert self.data.train is not None and self.task.dataset is not None
         freeze_for(self.model, self.plugin.distil, self.plugin.delta_tuning)
         ratios = self.ratios if self.plugin.distil != "no" else ()
-        objective = PluginObjective(
-            self.model, self.data.head, self.plugin.distil, ratios, self.plugin.task_ratio
-        )
-        schedule = "linear" if self.task.dataset == "wiki" else "constant"
+        objective = PluginObjective(self.model, self.data.head, self.plugin.distil, ratios, self.plugin.task_ratio)
+        schedule: Schedule = "linear" if self.task.dataset == "wiki" else "constant"
         trainer = Trainer(
             self.runtime,
             objective,
@@ -147,7 +149,11 @@ class Job:
         """Say what this stage does."""
         if not self.runtime.is_main:
             return
-        trained = "plugins at k = " + ", ".join(map(str, ratios)) if ratios else ("LoRA" if self.plugin.delta_tuning else "the whole T5")
+        trained = (
+            "plugins at k = " + ", ".join(map(str, ratios))
+            if ratios
+            else ("LoRA" if self.plugin.delta_tuning else "the whole T5")
+        )
         edits = " + ".join(e.kind for e in edits_of(self.model)) or "none"
         print(
             f"{self.task.dataset}: training {trained} of {self.task.checkpoint or self.task.model_config} "

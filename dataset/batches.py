@@ -124,11 +124,7 @@ class BucketedBatches:
             return list(chunked(sorted(rows, key=self._length, reverse=True), size))
         rng = random.Random(f"{self._seed}/{epoch}")
         rng.shuffle(rows)
-        plan = [
-            batch
-            for pool in chunked(rows, size * _POOL_BATCHES)
-            for batch in _by_length(pool, self._length, size)
-        ]
+        plan = [batch for pool in chunked(rows, size * _POOL_BATCHES) for batch in _by_length(pool, self._length, size)]
         return _shuffled(plan, size, rng)
 
     def _length(self, row: int) -> int:
@@ -193,7 +189,9 @@ class StreamedBatches:
             yield from map(work.__getitem__, plan)
             return
         # The plan is made here and sent to the workers in turn, which return batches in its order.
-        yield from DataLoader(work, sampler=plan, batch_size=None, num_workers=self._num_workers)
+        # Its own generator: the loader would otherwise draw from torch's, and a resumed run would drift.
+        own = torch.Generator().manual_seed(0)
+        yield from DataLoader(work, sampler=plan, batch_size=None, num_workers=self._num_workers, generator=own)
 
     def _plan(self, epoch: int) -> Iterator[Sequence[Line]]:
         """Lines of every global batch."""

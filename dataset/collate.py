@@ -31,9 +31,7 @@ class Collator:
 
     def __post_init__(self) -> None:
         if self.multiple_of < 1:
-            raise DataError(
-                f"lengths cannot be rounded up to a multiple of {self.multiple_of}, expected 1 or more"
-            )
+            raise DataError(f"lengths cannot be rounded up to a multiple of {self.multiple_of}, expected 1 or more")
 
     def __call__(self, rows: Sequence[Feature], reference: Sequence[Feature] | None = None) -> Batch:
         """Tensors of ``rows``.

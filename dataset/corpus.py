@@ -10,12 +10,8 @@ from dataset.tasks import known_split
 
 # The word must stand alone: "constrained.txt" is no training file, "wiki-train_03.txt" is one.
 _WORDS = {"train": "train|training", "valid": "valid|validation|dev", "test": "test"}
-_NOT_TEXT = frozenset(
-    {".json", ".jsonl", ".tsv", ".csv", ".md", ".gz", ".zip", ".bz2", ".xz", ".tar", ".parquet"}
-)
-_NOT_TEXT_EITHER = frozenset(
-    {".arrow", ".bin", ".npy", ".npz", ".pt", ".pkl", ".idx", ".model", ".log", ".py", ".sh"}
-)
+_NOT_TEXT = frozenset({".json", ".jsonl", ".tsv", ".csv", ".md", ".gz", ".zip", ".bz2", ".xz", ".tar", ".parquet"})
+_NOT_TEXT_EITHER = frozenset({".arrow", ".bin", ".npy", ".npz", ".pt", ".pkl", ".idx", ".model", ".log", ".py", ".sh"})
 
 
 def find_corpus_files(data_path: str | Path, split: str) -> list[Path]:
@@ -36,9 +32,7 @@ def find_corpus_files(data_path: str | Path, split: str) -> list[Path]:
     pattern = re.compile(rf"(?<![a-z])(?:{word})(?![a-z])", re.IGNORECASE)
     found = sorted(path for path in root.iterdir() if pattern.search(path.name) and _is_text(path))
     if not found:
-        raise DataError(
-            f"--data-path {root}: no text file with the word {split!r} in its name; {listing(root)}"
-        )
+        raise DataError(f"--data-path {root}: no text file with the word {split!r} in its name; {listing(root)}")
     return found
 
 

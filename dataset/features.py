@@ -50,9 +50,7 @@ def encode_classification(
         DataError: the task has no prompt, or its template does not fit.
     """
     prompts = encode_prompts(task, examples, tokenizer, max_length)
-    return [
-        Feature(example.index, ids, example.label) for example, ids in zip(examples, prompts, strict=True)
-    ]
+    return [Feature(example.index, ids, example.label) for example, ids in zip(examples, prompts, strict=True)]
 
 
 def squad_decoder(

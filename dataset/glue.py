@@ -12,9 +12,9 @@ from dataset.sources import (
     HUB,
     candidate_folders,
     is_saved_dataset,
-    listing,
     load_hub,
     load_saved,
+    not_found,
     read_lines,
 )
 from dataset.tasks import Split, Task, known_split
@@ -66,18 +66,7 @@ def read_glue(task: Task, data_path: str | Path, split: str) -> list[GlueExample
             return _from_saved(task, load_saved(folder, task.hub_split(which)), str(folder), which)
         if (folder / task.split_file(which)).is_file():
             return _from_tsv(task, folder / task.split_file(which), which)
-    raise DataError(_not_found(task, root, folders, which))
-
-
-def _not_found(task: Task, root: Path, folders: list[Path], split: Split) -> str:
-    there = next((folder for folder in reversed(folders) if folder.is_dir()), root)
-    if folders[-1] == there and root != there:  # a bare "data" folder says less than its parent
-        there = root
-    return (
-        f"--data-path {root}: found neither {task.split_file(split)} nor a saved dataset for {task.name} "
-        f"(looked in {root}, {root / task.folder}, {root / task.name}, {root / 'glue' / task.name}, "
-        f"{root / task.name / 'data'}); {there}: {listing(there)}"
-    )
+    raise DataError(not_found(root, folders, f"{task.split_file(which)} of {task.name}"))
 
 
 # --- TSV ------------------------------------------------------------------------------------------
@@ -98,9 +87,7 @@ def _from_tsv(task: Task, path: Path, split: Split) -> list[GlueExample]:
             if task.skip_short_rows:
                 short_rows += 1
                 continue
-            raise DataError(
-                f"{path}:{number}: {len(row)} columns, expected at least {needed} (tab separated)"
-            )
+            raise DataError(f"{path}:{number}: {len(row)} columns, expected at least {needed} (tab separated)")
         label = None if label_at is None else _parse_label(task, row[label_at], f"{path}:{number}")
         texts = [row[at] for at in wanted]
         examples.append(GlueExample(len(examples), texts[0], texts[1] if len(texts) > 1 else None, label))
@@ -156,12 +143,10 @@ def _from_saved(task: Task, rows: Any, where: str, split: Split) -> list[GlueExa
     if split != "test" and "label" not in rows.column_names:
         missing.append("label")
     if missing:
-        raise DataError(
-            f"{where}: no column {', '.join(missing)}, the columns are {', '.join(rows.column_names)}"
-        )
+        raise DataError(f"{where}: no column {', '.join(missing)}, the columns are {', '.join(rows.column_names)}")
     if not len(rows):
         raise DataError(f"{where}: the split {task.hub_split(split)!r} is empty")
-    texts = [list(rows[name]) for name in task.columns]
+    texts = [[_saved_text(text, f"{where}: {name}") for text in rows[name]] for name in task.columns]
     labels = list(rows["label"]) if "label" in rows.column_names else [None] * len(rows)
     names = getattr(rows.features.get("label"), "names", None)
     return [
@@ -175,9 +160,13 @@ def _from_saved(task: Task, rows: Any, where: str, split: Split) -> list[GlueExa
     ]
 
 
-def _saved_label(
-    task: Task, value: Any, names: list[str] | None, where: str, split: Split
-) -> int | float | None:
+def _saved_text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: found {value!r}, expected text")
+    return value
+
+
+def _saved_label(task: Task, value: Any, names: list[str] | None, where: str, split: Split) -> int | float | None:
     """A label id in this table's order; the class names stored with the dataset decide, where it has any."""
     if split == "test" and (value is None or value == -1):
         return None

@@ -88,9 +88,7 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return rows
 
 
-def encode_prompts(
-    task: Task, examples: Sequence[Example], tokenizer: Any, max_length: int
-) -> Iterator["array[int]"]:
+def encode_prompts(task: Task, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Iterator["array[int]"]:
     """Token ids of every example's prompt, end token included, at most ``max_length`` of them.
 
     Raises:
@@ -98,17 +96,13 @@ def encode_prompts(
     """
     shortened = 0
     for chunk in chunked(examples, _CHUNK):
-        for example, ids in zip(
-            chunk, token_ids(tokenizer, [render(task, one) for one in chunk]), strict=True
-        ):
+        for example, ids in zip(chunk, token_ids(tokenizer, [render(task, one) for one in chunk]), strict=True):
             if len(ids) >= max_length:
                 ids = _shorten(task, example.texts, tokenizer, max_length - 1)
                 shortened += 1
             yield array("i", [*ids, tokenizer.eos_token_id])
     if shortened:
-        logger.info(
-            "%s: %d of %d prompts shortened to %d tokens", task.name, shortened, len(examples), max_length
-        )
+        logger.info("%s: %d of %d prompts shortened to %d tokens", task.name, shortened, len(examples), max_length)
 
 
 def _shorten(task: Task, texts: Sequence[str], tokenizer: Any, budget: int) -> list[int]:
@@ -124,8 +118,7 @@ def _shorten(task: Task, texts: Sequence[str], tokenizer: Any, budget: int) -> l
         if kept is None:
             bare = len(token_ids(tokenizer, [render_texts(task, [""] * len(texts))])[0]) + 1
             raise DataError(
-                f"--max-input-length {budget + 1} is too short for {task.name}: "
-                f"its template alone has {bare} tokens"
+                f"--max-input-length {budget + 1} is too short for {task.name}: its template alone has {bare} tokens"
             )
         texts = [
             text if keep == len(field) else _first_tokens(tokenizer, text, field, keep)
@@ -144,12 +137,12 @@ def _drop_longest(lengths: list[int], excess: int) -> list[int] | None:
 
 
 def _first_tokens(tokenizer: Any, text: str, ids: list[int], keep: int) -> str:
-    """The longest beginning of ``text``, ending after one of its tokens, that has at most ``keep`` tokens itself."""
+    """The longest beginning of ``text`` that ends after a token and has at most ``keep`` tokens itself."""
     offsets: list[tuple[int, int]] = []
     if tokenizer.is_fast:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        offsets = encoded["offset_mapping"]
-    # A cut inside a word may tokenise differently, into more pieces than before: hence the check and the loop.
+        pieces = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = pieces["offset_mapping"]
+    # A cut inside a word may tokenise differently, into more pieces than before: hence the loop.
     for count in range(keep, 0, -1):
         beginning = text[: offsets[count - 1][1]] if offsets else str(tokenizer.decode(ids[:count]))
         if len(token_ids(tokenizer, [beginning])[0]) <= keep:

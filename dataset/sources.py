@@ -58,6 +58,14 @@ def candidate_folders(root: Path, names: Iterable[str]) -> list[Path]:
     return [*folders, root / "data"]
 
 
+def not_found(root: Path, folders: list[Path], wanted: str) -> str:
+    """The message when none of ``folders`` (of ``candidate_folders``) has ``wanted``."""
+    below = ", ".join(str(folder.relative_to(root)) for folder in folders if folder != root)
+    there = [folder for folder in folders if folder.is_dir()] or [root]
+    contents = "; ".join(f"{folder}: {listing(folder)}" for folder in there)
+    return f"--data-path {root}: neither {wanted} nor a saved dataset, there or in its subfolders {below}; {contents}"
+
+
 def is_saved_dataset(folder: Path) -> bool:
     """Whether ``folder`` was written by ``save_to_disk`` of a ``Dataset`` or a ``DatasetDict``."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()

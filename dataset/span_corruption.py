@@ -85,9 +85,7 @@ def corrupt(
         DataError: more spans than sentinels.
     """
     if len(spans) + 1 > len(sentinel_ids):
-        raise DataError(
-            f"{len(spans)} spans need {len(spans) + 1} sentinels, the tokenizer has {len(sentinel_ids)}"
-        )
+        raise DataError(f"{len(spans)} spans need {len(spans) + 1} sentinels, the tokenizer has {len(sentinel_ids)}")
     inputs: list[int] = []
     target = [DECODER_START]
     at = 0

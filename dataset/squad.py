@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.errors import DataError
-from dataset.sources import HUB, candidate_folders, is_saved_dataset, listing, load_hub, load_saved
+from dataset.sources import HUB, candidate_folders, is_saved_dataset, load_hub, load_saved, not_found
 from dataset.tasks import TASKS, Split, known_split
 
 _HUB_REPOSITORY = "rajpurkar/squad"
@@ -53,16 +53,14 @@ def read_squad(data_path: str | Path, split: str) -> list[SquadExample]:
     root = Path(data_path)
     if root.is_file():
         return _from_json(root)
-    for folder in candidate_folders(root, ("squad", "SQuAD")):
+    folders = candidate_folders(root, ("squad", "SQuAD"))
+    for folder in folders:
         if is_saved_dataset(folder):
             return _from_saved(load_saved(folder, hub_split), str(folder))
         for name in _FILES[which]:
             if (folder / name).is_file():
                 return _from_json(folder / name)
-    raise DataError(
-        f"--data-path {root}: found neither {' nor '.join(_FILES[which])} nor a saved dataset "
-        f"(looked in {root}, {root / 'squad'} and {root / 'SQuAD'}); {root}: {listing(root)}"
-    )
+    raise DataError(not_found(root, folders, " or ".join(_FILES[which])))
 
 
 def _from_json(path: Path) -> list[SquadExample]:
@@ -93,9 +91,7 @@ def _question(question: Any, context: str, place: str) -> SquadExample:
     name = _value(question, "id", str, place)
     answers = [_value(answer, "text", str, place) for answer in _value(question, "answers", list, place)]
     if not answers:
-        raise DataError(
-            f"{place}: question {name} has no answer; SQuAD v1.1 is expected, v2.0 is not supported"
-        )
+        raise DataError(f"{place}: question {name} has no answer; SQuAD v1.1 is expected, v2.0 is not supported")
     return SquadExample(name, _value(question, "question", str, place), context, tuple(answers))
 
 
@@ -109,9 +105,7 @@ def _value(parent: Any, key: str, kind: type, place: str) -> Any:
 def _from_saved(rows: Any, where: str) -> list[SquadExample]:
     missing = [name for name in ("id", "question", "context", "answers") if name not in rows.column_names]
     if missing:
-        raise DataError(
-            f"{where}: no column {', '.join(missing)}, the columns are {', '.join(rows.column_names)}"
-        )
+        raise DataError(f"{where}: no column {', '.join(missing)}, the columns are {', '.join(rows.column_names)}")
     if not len(rows):
         raise DataError(f"{where}: this split is empty")
     examples = []

@@ -83,9 +83,7 @@ _MNLI = Task(
     columns=("premise", "hypothesis"),
     file_columns=("sentence1", "sentence2"),
     file_label_column="gold_label",
-    prompt=(
-        "Sentence 1: {premise} Sentence 2: {hypothesis} Does sentence 1 entails sentence 2? <extra_id_0>."
-    ),
+    prompt=("Sentence 1: {premise} Sentence 2: {hypothesis} Does sentence 1 entails sentence 2? <extra_id_0>."),
     verbalizer=("Yes", "Maybe", "No"),
     hub_name="mnli",
     valid_split="validation_matched",
@@ -176,10 +174,7 @@ _ALL = (
         file_labels=_ENTAILMENT,
         columns=("sentence1", "sentence2"),
         file_columns=("sentence1", "sentence2"),
-        prompt=(
-            "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
-            "Does sentence 1 entails sentence 2? <extra_id_0>."
-        ),
+        prompt=("Sentence 1: {sentence1}\nSentence 2: {sentence2}\nDoes sentence 1 entails sentence 2? <extra_id_0>."),
         verbalizer=("Yes", "No"),
         hub_name="rte",
     ),
@@ -191,9 +186,7 @@ _ALL = (
         file_labels=("0", "1"),
         columns=("sentence",),
         file_columns=("sentence",),
-        prompt=(
-            "Sentence: {sentence}\nDoes this sentence express positive or negative emotions? <extra_id_0>."
-        ),
+        prompt=("Sentence: {sentence}\nDoes this sentence express positive or negative emotions? <extra_id_0>."),
         verbalizer=("negative", "positive"),
         hub_name="sst2",
     ),

@@ -44,9 +44,7 @@ def chunk_scores(predictions: Sentences, labels: Sentences) -> dict[str, float]:
         raise MetricError("no sentences to score, expected at least one")
     for number, (predicted, expected) in enumerate(zip(predictions, labels, strict=True)):
         if len(predicted) != len(expected):
-            raise MetricError(
-                f"sentence {number}: {len(predicted)} predicted tags for {len(expected)} labels"
-            )
+            raise MetricError(f"sentence {number}: {len(predicted)} predicted tags for {len(expected)} labels")
     _check_tags("predictions", predictions)
     _check_tags("labels", labels)
     gold, found = [list(tags) for tags in labels], [list(tags) for tags in predictions]

@@ -29,7 +29,8 @@ def t5_encoder_macs(
 
     Args:
         d_model, inner, d_ff, num_layers: the encoder's sizes (d, i, f and its number of layers).
-        length: tokens, n. Plugins fill it up to a multiple of k; attention does not.
+        length: tokens, n. The plugins and the feed-forward network run on n rounded up to a multiple of k,
+            attention on n. Where the encoder's whole input is filled up, pass the rounded length.
         gated: whether the feed-forward network has a gate (T5 v1.1).
         ratio: k; 1 means dense, without plugins.
         bottleneck: w, the width of the plugin's adapter.

@@ -34,9 +34,9 @@ class CompressedT5Config(T5Config):
 class _BuildsEdits:
     """Mixin before a Hugging Face class: after the dense structure, the structure of the edits."""
 
-    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
-        build_edits(self, config.compression or [])  # type: ignore[arg-type]
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]  # the next class is a PreTrainedModel
+        build_edits(self, config.compression or [])
 
 
 class CompressedT5ForConditionalGeneration(_BuildsEdits, T5ForConditionalGeneration):

@@ -132,5 +132,7 @@ def spec_for(model: Any) -> BackboneSpec:
     """
     family = family_of(getattr(model, "config", None))
     if family not in SPECS:
-        raise ModelError(f"No backbone of family {family or type(model).__name__!r} is known; there are: {', '.join(SPECS)}.")
+        raise ModelError(
+            f"No backbone of family {family or type(model).__name__!r} is known; there are: {', '.join(SPECS)}."
+        )
     return SPECS[family]

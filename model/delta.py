@@ -86,7 +86,11 @@ def load_delta(model: PreTrainedModel, kind: str, directory: Path) -> EditConfig
 
 
 def load_delta_state(
-    model: PreTrainedModel, edit: EditConfig, state: dict[str, Tensor], source: str, prefixes: Iterable[str] = ()
+    model: PreTrainedModel,
+    edit: EditConfig,
+    state: dict[str, Tensor],
+    source: str,
+    prefixes: Iterable[str] = (),
 ) -> None:
     """Copy tensors named as by `delta_state` into the edit's modules; every key must be there and fit.
 
@@ -106,7 +110,11 @@ def load_delta_state(
     }
     missing, superfluous = sorted(set(targets) - set(state)), sorted(set(state) - set(targets))
     if missing or superfluous:
-        parts = [f"{len(names)} {what} (first: {names[0]})" for what, names in (("missing", missing), ("superfluous", superfluous)) if names]
+        parts = [
+            f"{len(names)} {what} (first: {names[0]})"
+            for what, names in (("missing", missing), ("superfluous", superfluous))
+            if names
+        ]
         raise ModelError(f"{source}: the tensors do not fit the model's {edit.kind}: {', '.join(parts)}.")
     for name, target in targets.items():
         if state[name].shape != target.shape:

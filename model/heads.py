@@ -74,7 +74,11 @@ class Seq2SeqHead:
 
 
 def encode_decode(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, decoder_mask: Tensor | None
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    decoder_input_ids: Tensor,
+    decoder_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Last hidden states of encoder (B, L, D) and decoder (B, T, D), both after their final layer norm."""
     encoder = model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -98,7 +102,12 @@ def lm_logits(model: Any, decoder_hidden: Tensor, token_ids: Sequence[int] | Non
 
 
 def generate_answers(
-    model: Any, batch: Batch, sentinel_ids: Sequence[int], eos_id: int, decoder_start: int = 0, max_new_tokens: int = 32
+    model: Any,
+    batch: Batch,
+    sentinel_ids: Sequence[int],
+    eos_id: int,
+    decoder_start: int = 0,
+    max_new_tokens: int = 32,
 ) -> Tensor:
     """Greedy answers for SQuAD: (B, ≤ max_new_tokens) token ids behind [start, `<extra_id_0>`].
 

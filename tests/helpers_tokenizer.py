@@ -1,4 +1,4 @@
-"""A tiny T5-like tokenizer, made in milliseconds: pad 0, end 1, unknown 2, and ``<extra_id_0>`` as the highest id."""
+"""A tiny T5-like tokenizer: pad 0, end 1, unknown 2, and ``<extra_id_0>`` as the highest id."""
 
 import string
 from collections.abc import Sequence
@@ -7,19 +7,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 NUM_SENTINELS = 100
-WORDS = tuple(
-    (
-        "Yes No Maybe negative positive Sentence Question Context Answer Does sentence entails Are the two "
-        "paraphrase of each other this express or emotions contains answer to question a good bad film and is it"
-    ).split()
-)
+_TEXT = """
+Yes No Maybe negative positive Sentence Question Context Answer Does sentence entails Are the two paraphrase
+of each other this express or emotions contains answer to question a good bad film and is it
+"""
+WORDS = tuple(_TEXT.split())
 
 
 def tiny_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
-    """A unigram tokenizer: whole ``words``, and single characters for everything else that is printable ASCII."""
+    """A unigram tokenizer: whole ``words``, and single characters for the rest of printable ASCII."""
     letters = [f"{mark}{letter}" for mark in ("▁", "") for letter in string.ascii_letters + string.digits]
     marks = [mark for mark in string.punctuation if mark != "▁"]
-    pieces = {piece: -10.0 for piece in ["▁", *letters, *marks]}
+    pieces = dict.fromkeys(["▁", *letters, *marks], -10.0)
     pieces |= {f"▁{word}": -2.0 for word in words}
     sentinels = [f"<extra_id_{i}>" for i in reversed(range(NUM_SENTINELS))]
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]

@@ -101,9 +101,7 @@ class Plugin(nn.Module):
     def __init__(self, width: int, feed_forward: int, ratio: int, bottleneck: int, per_group: bool) -> None:
         super().__init__()
         self.ratio, self.per_group = ratio, per_group
-        self.network = nn.Sequential(
-            nn.Linear(width, feed_forward), nn.ReLU(), nn.Linear(feed_forward, width)
-        )
+        self.network = nn.Sequential(nn.Linear(width, feed_forward), nn.ReLU(), nn.Linear(feed_forward, width))
         self.score = nn.Linear(ratio * width, ratio)
         self.shared, self.own = nn.Linear(width, bottleneck), nn.Linear(width, bottleneck)
         self.out = nn.Linear(bottleneck, width)
@@ -160,9 +158,7 @@ SAVINGS = [
     SAVINGS,
     ids=[f"{'base' if row[0] is BASE else 'large'}-{row[1]}" for row in SAVINGS],
 )
-def test_the_formulas_give_the_known_savings_at_ratio_four(
-    sizes, length, share, saved, plugin_free, saved_2, saved_32
-):
+def test_the_formulas_give_the_known_savings_at_ratio_four(sizes, length, share, saved, plugin_free, saved_2, saved_32):
     """The percentages counted for t5-base and t5-large before this code was written."""
     dense = t5_encoder_macs(**sizes, length=length)
     plugged = t5_encoder_macs(**sizes, length=length, ratio=4)

@@ -32,9 +32,7 @@ def test_correlations_equal_their_definitions():
     x, y = [1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 9.0, 16.0]
     assert glue.pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
     assert glue.spearman(x, y) == pytest.approx(1.0)
-    assert glue.spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(
-        np.corrcoef([1, 2.5, 2.5, 4], [1, 2, 3, 4])[0, 1]
-    )
+    assert glue.spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(np.corrcoef([1, 2.5, 2.5, 4], [1, 2, 3, 4])[0, 1])
     assert glue.pearson_spearman(x, y) == pytest.approx((glue.pearson(x, y) + 1.0) / 2)
 
 
@@ -134,9 +132,7 @@ def test_squad_refuses_questions_that_do_not_fit_the_predictions(predictions, re
 
 def test_entities_count_only_with_both_ends_and_the_type():
     """Two gold entities, two found, one of them right."""
-    scores = chunks.chunk_scores(
-        [["B-PER", "I-PER", "O", "B-LOC", "O"]], [["B-PER", "I-PER", "O", "B-LOC", "I-LOC"]]
-    )
+    scores = chunks.chunk_scores([["B-PER", "I-PER", "O", "B-LOC", "O"]], [["B-PER", "I-PER", "O", "B-LOC", "I-LOC"]])
     assert scores == {"precision": 0.5, "recall": 0.5, "f1": 0.5}
     assert chunks.entity_f1([["B-PER"]], [["B-LOC"]]) == 0.0
 

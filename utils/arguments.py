@@ -75,14 +75,17 @@ class EvaluationArguments:
 
 
 def parse(
-    types: Sequence[type], description: str, arguments: Sequence[str] | None = None, ignored: Sequence[str] = ()
+    types: Sequence[type],
+    description: str,
+    arguments: Sequence[str] | None = None,
+    ignored: Sequence[str] = (),
 ) -> tuple[Any, ...]:
     """Parse the command line into one dataclass per type.
 
     Args:
         ignored: flags of the original that never had an effect: accepted, with a warning.
     """
-    parser = HfArgumentParser(list(types), description=description)  # type: ignore[arg-type]
+    parser = HfArgumentParser(list(types), description=description)
     group = parser.add_argument_group("accepted without effect (as in the original)")
     for name in ignored:
         group.add_argument(f"--{name}", f"--{name.replace('-', '_')}", dest=f"ignored_{name}", help="Has no effect.")
@@ -101,7 +104,9 @@ def as_json(*groups: Any) -> dict[str, Any]:
 
 
 def trainer_config(
-    optimisation: OptimisationArguments, evaluation: EvaluationArguments, default_schedule: Literal["linear", "constant"]
+    optimisation: OptimisationArguments,
+    evaluation: EvaluationArguments,
+    default_schedule: Literal["linear", "constant"],
 ) -> TrainerConfig:
     """The loop's settings from the shared flags."""
     return TrainerConfig(

@@ -3,8 +3,8 @@
     python3 -m utils.download plugin --size base     -> checkpoints/plugins/plugin-t5_base-mux_4.pkl
     python3 -m utils.download corpus                 -> data/wikicorpus_128/
 
-A download that breaks off is taken up where it stopped. A file appears under its name only when it is complete;
-beside it lies NAME.json with its address, size and SHA-256.
+A download that breaks off is taken up where it stopped. A file appears under its name only when it is
+complete; beside it lies NAME.json with its address, size and SHA-256.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import http.client
 import json
 import os
 import shutil
-import sys
 import tarfile
 import time
 import urllib.error
@@ -55,8 +54,8 @@ class _Broken(Exception):
 def fetch(url: str, target: Path, *, say: Say = print, tries: int = _TRIES, pause_s: float = 1.0) -> Fetched:
     """Downloads `url` to `target`, going on where an earlier attempt stopped.
 
-    What has arrived lies in `target`.partial until it is complete. `tries` counts attempts in a row that bring
-    nothing; between them it waits `pause_s` seconds, twice as long each time.
+    What has arrived lies in `target`.partial until it is complete. `tries` counts attempts in a row that
+    bring nothing; between them it waits `pause_s` seconds, twice as long each time.
 
     Raises:
         UserError: the address does not exist, is no file (a web page), or cannot be reached.
@@ -82,8 +81,8 @@ def fetch(url: str, target: Path, *, say: Say = print, tries: int = _TRIES, paus
             failures = 0 if _size(partial) > before else failures + 1
             if failures >= tries:
                 raise UserError(
-                    f"{url}: {broken} ({tries} attempts in a row brought nothing); the same command goes on at byte "
-                    f"{_size(partial):,}, --url or --mirror names another address"
+                    f"{url}: {broken} ({tries} attempts in a row brought nothing); the same command "
+                    f"goes on at byte {_size(partial):,}, --url or --mirror names another address"
                 ) from broken
             say(f"  {broken}; going on at byte {_size(partial):,}")
             time.sleep(pause_s * 2**failures)
@@ -97,13 +96,13 @@ def fetch(url: str, target: Path, *, say: Say = print, tries: int = _TRIES, paus
 
 
 def _fetch_rest(url: str, partial: Path) -> None:
-    """One connection: appends what `partial` lacks, or starts again if the server's file is not the one begun."""
+    """One connection: appends what `partial` lacks, or starts again if the server's file is another one."""
     begun = _state(partial) if _size(partial) else {}
     headers = {"User-Agent": "compression-toolkit", "Accept-Encoding": "identity"}
     if begun.get("url") == url:
         headers["Range"] = f"bytes={_size(partial)}-"
-        if begun.get("etag"):
-            headers["If-Range"] = begun["etag"]
+        if begun.get("validator"):
+            headers["If-Range"] = str(begun["validator"])
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S) as response:
             _receive(url, response, partial)
@@ -126,12 +125,16 @@ def _receive(url: str, response: http.client.HTTPResponse, partial: Path) -> Non
     if (response.headers.get_content_type() or "").endswith("html"):
         raise UserError(f"{url}: sends a web page, not a file (a login or an expired link?)")
     resumed = response.status == 206
+    if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {_size(partial)}-"):
+        partial.unlink()
+        raise _Broken("the server sent another part than the one asked for, starting again")
     start = _size(partial) if resumed else 0
     length = response.headers.get("Content-Length")
     total = None if length is None else start + int(length)
     # Only a strong validator promises that two halves belong together (RFC 9110, 13.1.5).
     etag = response.headers.get("ETag", "")
-    _write_json(_state_of(partial), {"url": url, "etag": "" if etag.startswith("W/") else etag, "num_bytes": total})
+    validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+    _write_json(_state_of(partial), {"url": url, "validator": validator, "num_bytes": total})
     with partial.open("ab" if resumed else "wb") as stream:
         first = not resumed
         while chunk := response.read1(_CHUNK):
@@ -146,7 +149,7 @@ def _receive(url: str, response: http.client.HTTPResponse, partial: Path) -> Non
 def unpack(archive: Path, folder: Path, *, say: Say = print) -> Path:
     """Unpacks a tar archive that holds one folder of that name, or only files, as `folder`.
 
-    Members that would land outside of it, links that point out of it and devices are refused before they are written.
+    Members that would land outside of it, links that point out of it and devices are refused.
 
     Raises:
         UserError: no archive, a damaged one, or one with such a member.
@@ -162,7 +165,9 @@ def unpack(archive: Path, folder: Path, *, say: Say = print) -> Path:
         raise UserError(f"{archive}: refused, {error}") from error
     except (tarfile.TarError, EOFError, OSError) as error:
         shutil.rmtree(partial)
-        raise UserError(f"{archive}: not a tar archive that can be read ({error}); delete it and fetch it again") from error
+        raise UserError(
+            f"{archive}: not a tar archive that can be read ({error}); delete it and fetch it again"
+        ) from error
     inner = partial / folder.name
     os.replace(inner if inner.is_dir() else partial, folder)
     shutil.rmtree(partial, ignore_errors=True)
@@ -224,7 +229,8 @@ def fetch_corpus(args: argparse.Namespace) -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python3 -m utils.download", description="Fetches the plugins or the corpus of the original release."
+        prog="python3 -m utils.download",
+        description="Fetches the plugins or the corpus of the original release.",
     )
     commands = parser.add_subparsers(dest="what", required=True)
     plugin = commands.add_parser("plugin", aliases=["plugins"], help="the pre-trained plugins (ratio 4)")
@@ -248,4 +254,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -20,7 +20,7 @@ class UserError(ValueError):
     """A flag, a file or a combination of them is not what it must be; the text is one sentence."""
 
 
-class Interrupted(Exception):  # noqa: N818 - it is an outcome, not a failure
+class Interrupted(Exception):
     """The run was asked to stop, has saved a checkpoint and can be resumed."""
 
     def __init__(self, signal_number: int, message: str) -> None:

@@ -99,7 +99,9 @@ def _load_original(model: Any, path: Path) -> None:
     state = convert_modelcenter(read_torch_file(path), str(path))
     expected = {k for k in model.state_dict() if not k.endswith("embed_tokens.weight") and k != "lm_head.weight"}
     if missing := sorted(expected - set(state)):
-        raise UserError(f"{path} lacks {len(missing)} tensors of this T5, {missing[0]} for one: is --model-config right?")
+        raise UserError(
+            f"{path} lacks {len(missing)} tensors of this T5, {missing[0]} for one: is --model-config right?"
+        )
     shapes = model.state_dict()
     for name, tensor in state.items():
         if name in shapes and shapes[name].shape != tensor.shape:

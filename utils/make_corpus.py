@@ -1,6 +1,6 @@
 """Cut plain text into the corpus that `--dataset wiki` reads: one span of about 128 words per line.
 
-    python -m utils.make_corpus wiki.txt more.txt --output data/wikicorpus_128/train.txt
+python -m utils.make_corpus wiki.txt more.txt --output data/wikicorpus_128/train.txt
 """
 
 from __future__ import annotations
@@ -53,13 +53,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m utils.make_corpus", description=str(__doc__).split("\n")[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="plain text, one paragraph per line")
     parser.add_argument(
-        "--output", type=Path, required=True, help="the corpus file; its name must hold the word train or valid"
+        "--output",
+        type=Path,
+        required=True,
+        help="the corpus file; its name must hold the word train or valid",
     )
     parser.add_argument("--span-words", type=int, default=SPAN_WORDS, help="words per span (default: %(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     count = make_corpus(arguments.files, arguments.output, arguments.span_words)
-    print(f"made: {arguments.output} ({count} spans)\nnext: python train_t5.py --dataset wiki --data-path {arguments.output.parent} …")
+    print(
+        f"made: {arguments.output} ({count} spans)\nnext: python train_t5.py --dataset wiki --data-path {arguments.output.parent} …"
+    )
 
 
 if __name__ == "__main__":

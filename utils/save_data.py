@@ -61,8 +61,8 @@ def save(names: Sequence[str], data_path: Path, load: Loader = load_from_hub, sa
         except Exception as error:  # the hub's client raises its own, datasets' and the network's errors
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{name}: could not load {repository} from the Hugging Face hub ({reason}); the hub has to be reachable "
-                f"(HF_ENDPOINT names a mirror), or put the data into {target} yourself"
+                f"{name}: could not load {repository} from the Hugging Face hub ({reason}); "
+                f"make it reachable (HF_ENDPOINT names a mirror), or put the data into {target} yourself"
             ) from error
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)

@@ -66,20 +66,19 @@ class EncoderPadding:
             return None
         # The encoder's signature starts with (input_ids, attention_mask); make both keywords.
         kwargs = {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs}
-        ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
-        shape = ids.shape if ids is not None else embeds.shape[:2]
-        device = (ids if ids is not None else embeds).device
+        name = "input_ids" if kwargs.get("input_ids") is not None else "inputs_embeds"
+        given: Tensor = kwargs[name]
+        batch, length = given.shape[:2]
         mask = kwargs.get("attention_mask")
         if mask is None:
-            mask = torch.ones(shape, dtype=torch.long, device=device)
-        if missing := -shape[1] % self.ratio:
-            self._length = shape[1]
+            mask = torch.ones((batch, length), dtype=torch.long, device=given.device)
+        if missing := -length % self.ratio:
+            self._length = length
             mask = F.pad(mask, (0, missing), value=0)
-            if ids is not None:
-                kwargs["input_ids"] = F.pad(ids, (0, missing), value=self._pad_id)
-            else:
-                pads = self._embed(torch.full((shape[0], missing), self._pad_id, device=device))
-                kwargs["inputs_embeds"] = torch.cat([embeds, pads.to(embeds.dtype)], dim=1)
+            pads = torch.full((batch, missing), self._pad_id, device=given.device)
+            if name == "inputs_embeds":
+                pads = self._embed(pads)
+            kwargs[name] = torch.cat([given, pads.to(given.dtype)], dim=1)
         kwargs["attention_mask"] = mask
         if mask.dim() == 2:
             self._row_mask = mask.unsqueeze(-1)

@@ -44,8 +44,8 @@ def mux(x_BLD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     groups = length // ratio
     scores_BGK = F.linear(x_BLD.reshape(batch, groups, ratio * width), weight, bias)
     weights_BGK = scores_BGK.float().softmax(-1) if scores_BGK.dtype != torch.float64 else scores_BGK.softmax(-1)
-    grouped_BGKD = x_BLD.view(batch, groups, ratio, width)
-    return (weights_BGK.to(x_BLD.dtype).unsqueeze(-1) * grouped_BGKD).sum(2)
+    grouped_BGKD = x_BLD.reshape(batch, groups, ratio, width)
+    return (weights_BGK.to(x_BLD.dtype).unsqueeze(2) @ grouped_BGKD).squeeze(2)
 
 
 def demux(
@@ -87,6 +87,15 @@ def demux(
     return correction_BGKD.add_(y_BGD.unsqueeze(2)).view(batch, groups * ratio, width)
 
 
+class DemuxAdapter(nn.Module):
+    """Parameters of the adapter in `demux`: W_in (H, 2·D), W_out (D, H) and their biases."""
+
+    def __init__(self, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.w_in = nn.Linear(2 * width, bottleneck)
+        self.w_out = nn.Linear(bottleneck, width)
+
+
 class MuxLayer(nn.Module):
     """One plugin: the parameters of `mux` and `demux` for one layer and one ratio, in published key names.
 
@@ -102,24 +111,23 @@ class MuxLayer(nn.Module):
         self.ratio = ratio
         self.scale = scale
         self.mux_layer = nn.Linear(ratio * width, ratio)
-        self.demux_adapter = nn.ModuleDict(
-            {"w_in": nn.Linear(2 * width, bottleneck), "w_out": nn.Linear(bottleneck, width)}
-        )
+        self.demux_adapter = DemuxAdapter(width, bottleneck)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """The original's initialisation: mux N(0, 2/(D·K)), adapter N(0, 0.01²), biases 0."""
         nn.init.normal_(self.mux_layer.weight, std=math.sqrt(2.0 / self.mux_layer.in_features))
         nn.init.zeros_(self.mux_layer.bias)
-        for linear in self.demux_adapter.values():
+        for linear in (self.demux_adapter.w_in, self.demux_adapter.w_out):
             nn.init.normal_(linear.weight, std=0.01)
             nn.init.zeros_(linear.bias)
 
     def forward(self, x_BLD: Tensor, ffn: Callable[[Tensor], Tensor]) -> Tensor:
         """Run `ffn` on L/K vectors instead of L. The FFN comes as an argument so that FSDP sees this call."""
-        w_in, w_out = self.demux_adapter["w_in"], self.demux_adapter["w_out"]
+        w_in, w_out = self.demux_adapter.w_in, self.demux_adapter.w_out
         y_BGD = ffn(mux(x_BLD, self.mux_layer.weight, self.mux_layer.bias))
         return demux(y_BGD, x_BLD, w_in.weight, w_in.bias, w_out.weight, w_out.bias, self.scale)
 
     def extra_repr(self) -> str:
+        """Shown when the model is printed."""
         return f"ratio={self.ratio}, scale={self.scale:g}"

@@ -75,7 +75,10 @@ class PluginObjective(nn.Module):
 
     def _parts(self, student: HeadOutput, batch: Batch, teacher: HeadOutput | None) -> tuple[Tensor, dict[str, Tensor]]:
         task = token_cross_entropy(student.scores, batch["labels"])
-        logs = {"task_loss": task.detach(), "accuracy": token_accuracy(student.scores.detach(), batch["labels"])}
+        logs = {
+            "task_loss": task.detach(),
+            "accuracy": token_accuracy(student.scores.detach(), batch["labels"]),
+        }
         if teacher is None:
             return task, logs
         mse = hidden_mse(teacher.decoder_hidden, student.decoder_hidden, batch.get("decoder_attention_mask"))

@@ -83,7 +83,10 @@ def save_published_plugin(model: PreTrainedModel, ratio: int, path: Path) -> Non
         raise ModelError(f"Only a plugin of residual scale 100 can be written as a published file (ratio {ratio}).")
     prefix = f"ratio_{ratio}."
     state = delta_state(model, edit)
-    torch.save(OrderedDict((k.removeprefix(prefix), v.half()) for k, v in state.items() if k.startswith(prefix)), path)
+    torch.save(
+        OrderedDict((k.removeprefix(prefix), v.half()) for k, v in state.items() if k.startswith(prefix)),
+        path,
+    )
 
 
 def convert_modelcenter(state: dict[str, Tensor], source: str = "the checkpoint") -> dict[str, Tensor]:

@@ -23,9 +23,7 @@ def plugin_layers(model: Any) -> list[PluginFFN]:
     ]
 
 
-def attach_modules(
-    model: Any, ratios: tuple[int, ...], bottleneck: int, scale: float, zero_padded_rows: bool
-) -> None:
+def attach_modules(model: Any, ratios: tuple[int, ...], bottleneck: int, scale: float, zero_padded_rows: bool) -> None:
     """Wrap every encoder FFN of `model` in a `PluginFFN` on the FFN's device and in its dtype."""
     spec = spec_for(model)
     layers = spec.encoder_layers(model)

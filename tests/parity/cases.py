@@ -34,7 +34,9 @@ def part(arrays: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def close(found: Tensor | float, expected: Tensor | float, what: str, tolerance: float = TOLERANCE) -> None:
     """Assert equality within `tolerance`, relative to the largest expected value (at least 1)."""
     found_t, expected_t = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (found, expected))
-    assert found_t.shape == expected_t.shape, f"{what}: shape {tuple(found_t.shape)}, expected {tuple(expected_t.shape)}"
+    assert found_t.shape == expected_t.shape, (
+        f"{what}: shape {tuple(found_t.shape)}, expected {tuple(expected_t.shape)}"
+    )
     error = (found_t - expected_t).abs().max().item() / max(1.0, expected_t.abs().max().item())
     assert error <= tolerance, f"{what}: relative error {error:.2e}"
 
@@ -43,7 +45,18 @@ def build_t5(config: dict[str, Any], weights: dict[str, Tensor], original: bool)
     """A float64 Hugging Face T5 with the case's weights; `original` gives it the original's layer-norm epsilon."""
     model = T5ForConditionalGeneration(
         T5Config(
-            **{k: config[k] for k in ("vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "num_layers", "num_decoder_layers")},
+            **{
+                k: config[k]
+                for k in (
+                    "vocab_size",
+                    "d_model",
+                    "d_kv",
+                    "num_heads",
+                    "d_ff",
+                    "num_layers",
+                    "num_decoder_layers",
+                )
+            },
             relative_attention_num_buckets=config.get("relative_attention_num_buckets", 32),
             relative_attention_max_distance=config.get("relative_attention_max_distance", 128),
             feed_forward_proj=config.get("feed_forward_proj", "relu"),

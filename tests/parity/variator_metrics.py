@@ -44,9 +44,7 @@ def _check_squad(expected: dict[str, Any]) -> None:
         found = squad.f1(prediction, answers, original=True)
         assert abs(found - example["f1"]) <= TOLERANCE, f"{where}: F1 {found}, expected {example['f1']}"
         if example["normalized_prediction"]:
-            assert squad.f1(prediction, answers) == found, (
-                f"{where}: differs from the original without a reason"
-            )
+            assert squad.f1(prediction, answers) == found, f"{where}: differs from the original without a reason"
     scores = squad.squad_scores(
         {str(number): example["prediction"] for number, example in enumerate(examples)},
         {str(number): example["answers"] for number, example in enumerate(examples)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,24 @@ def check_mux(directory: Path, name: str) -> None:
     for k in description["ks"]:
         case = part(arrays, f"k{k}")
         for scale, suffix in ((1.0, ""), (100.0, "_hf")):
-            layer = MuxLayer(case["x"].shape[-1], k, case["param/mux_layer.0.demux_adapter.w_in.bias"].numel(), scale).double()
+            layer = MuxLayer(
+                case["x"].shape[-1], k, case["param/mux_layer.0.demux_adapter.w_in.bias"].numel(), scale
+            ).double()
             layer.load_state_dict({key.removeprefix("mux_layer.0."): v for key, v in part(case, "param").items()})
             compressed: list[Tensor] = []
-            out = layer(case["x"], lambda x, seen=compressed: (seen.append(x), case["y" + suffix])[1])
+            out = layer(case["x"], _recording_ffn(case["y" + suffix], compressed))
             close(compressed[0], case["mux"], f"k={k} mux")
             close(out, case["demux" + suffix], f"k={k} demux{suffix}")
+
+
+def _recording_ffn(output: Tensor, seen: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """An FFN that keeps its input and gives a fixed output."""
+
+    def ffn(x: Tensor) -> Tensor:
+        seen.append(x)
+        return output
+
+    return ffn
 
 
 def _with_plugin(arrays: dict[str, Tensor], config: dict[str, Any], original: bool, key: str = "plugin") -> Any:
@@ -138,10 +151,14 @@ def check_distil(directory: Path, name: str) -> None:
     freeze_for(model, "hidden", delta_tuning=False)
     k, raw = t5["config"]["k"], original_logit_scale(model.config)
     _, cls = load(directory, "variator_cls")
-    kinds = {
-        "seq2seq": (Seq2SeqHead(), {**t5_arrays, "labels": arrays["labels"]}, description["scalars"]["seq2seq"]),
+    kinds: dict[str, Any] = {
+        "seq2seq": (
+            Seq2SeqHead(),
+            {**t5_arrays, "labels": arrays["labels"]},
+            description["scalars"]["seq2seq"],
+        ),
         "classification": (
-            VerbalizerHead(description["verbalizer_ids"], cls["decoder_input_ids"][0, 1].item(), 2, raw),
+            VerbalizerHead(description["verbalizer_ids"], int(cls["decoder_input_ids"][0, 1]), 2, raw),
             {**{n: t5_arrays[n] for n in ("input_ids", "attention_mask")}, "labels": arrays["cls/labels"]},
             description["scalars"]["classification"],
         ),
@@ -151,7 +168,8 @@ def check_distil(directory: Path, name: str) -> None:
         off, _ = PluginObjective(model, head)(batch)
         close(off, scalars["loss_no_plugins_off"], f"{kind} no")
         ratios = [float(key.split("ratio")[1]) for key in scalars if key.startswith("loss_task-hidden_ratio")]
-        for mode, task_ratio in [("hidden", 1.0), ("task", 1.0), *(("task-hidden", r) for r in ratios)]:
+        modes: list[tuple[Any, float]] = [("hidden", 1.0), ("task", 1.0), *(("task-hidden", r) for r in ratios)]
+        for mode, task_ratio in modes:
             model.zero_grad()
             loss, logs = PluginObjective(model, head, mode, (k,), task_ratio)(batch)
             suffix = f"_ratio{task_ratio}" if mode == "task-hidden" else ""
@@ -162,7 +180,7 @@ def check_distil(directory: Path, name: str) -> None:
                 continue
             loss.backward()
             found = {
-                f"{prefix}.{n}".removeprefix(f"ratio_{k}."): p.grad
+                f"{prefix}.{n}".removeprefix(f"ratio_{k}."): torch.as_tensor(p.grad)
                 for prefix, module in edit.own_modules(model).items()
                 for n, p in module.named_parameters()
             }

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils.embedded.build import build, default_paths
 from utils.embedded.sizes import BACKBONE_SIZES
-from utils.errors import UserError
+from utils.errors import run_as_script
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.embedded",
-        description="Makes the embedded default: a corpus, tasks in GLUE and SQuAD format, a tokenizer and an untrained T5. "
-        "Nothing is downloaded; what is there already is used again.",
+        description="Makes the embedded default: a corpus, tasks in GLUE and SQuAD format, a tokenizer and "
+        "an untrained T5. Nothing is downloaded; what is there already is used again.",
     )
-    parser.add_argument(
-        "--size", choices=tuple(BACKBONE_SIZES), default="tiny", help="size of the T5 (default: tiny)"
-    )
+    parser.add_argument("--size", choices=tuple(BACKBONE_SIZES), default="tiny", help="size of the T5 (default: tiny)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the data (default: data/SIZE)")
     parser.add_argument(
         "--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR",
@@ -32,21 +29,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="more text for the tokenizer, one document per line",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="seed of text and weights (default: 1)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the tool; 0, or 2 with one line on standard error for a mistake of the user."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the tool."""
     args = parse(arguments)
     paths = default_paths(args.size, args.output, args.checkpoints)
-    try:
-        build(args.size, paths, extra_text=args.extra_text, seed=args.seed)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run_as_script(lambda: build(args.size, paths, extra_text=args.extra_text, seed=args.seed), args.debug)
     print(f"next: bash scripts/wiki.sh {args.size}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

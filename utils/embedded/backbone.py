@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,9 +10,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 from utils.embedded.sizes import BackboneSize
 
 
-def build_backbone(
-    size: BackboneSize, tokenizer: PreTrainedTokenizerFast, seed: int
-) -> T5ForConditionalGeneration:
+def build_backbone(size: BackboneSize, tokenizer: PreTrainedTokenizerFast, seed: int) -> T5ForConditionalGeneration:
     """A T5 of this size with random weights; the generator of the caller is left as it was."""
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -35,7 +32,7 @@ def build_backbone(
 
 
 def write_backbone(folder: Path, size: BackboneSize, tokenizer: PreTrainedTokenizerFast, seed: int) -> int:
-    """Saves an untrained backbone with its tokenizer as a Hugging Face directory. Returns its number of parameters."""
+    """Saves an untrained T5 with its tokenizer; returns its number of parameters."""
     model = build_backbone(size, tokenizer, seed)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -6,9 +6,9 @@
     DATA/manifest.json
     BACKBONE/                          untrained T5 and tokenizer, with a manifest.json of its own
 
-DATA is data/{size}, BACKBONE is checkpoints/backbone/{size}/init. Each part is written to a temporary folder beside
-its place and renamed when it is complete; its manifest holds the settings it was made with, and as long as they are
-the same it is used again.
+DATA is data/{size}, BACKBONE is checkpoints/backbone/{size}/init. Each part is written to a temporary folder
+beside its place and renamed when it is complete; its manifest holds the settings it was made with, and as
+long as they are the same it is used again.
 """
 
 from __future__ import annotations
@@ -44,16 +44,12 @@ class EmbeddedPaths:
     backbone: Path
 
 
-def default_paths(
-    size: str, data: Path | None = None, checkpoints: Path = Path("checkpoints")
-) -> EmbeddedPaths:
+def default_paths(size: str, data: Path | None = None, checkpoints: Path = Path("checkpoints")) -> EmbeddedPaths:
     """data/{size} (or `data`) and checkpoints/backbone/{size}/init."""
     return EmbeddedPaths(data or Path("data") / size, checkpoints / "backbone" / size / "init")
 
 
-def build(
-    size: str, paths: EmbeddedPaths, *, extra_text: Sequence[Path] = (), seed: int = 1, say: Say = print
-) -> None:
+def build(size: str, paths: EmbeddedPaths, *, extra_text: Sequence[Path] = (), seed: int = 1, say: Say = print) -> None:
     """Makes data, tokenizer and untrained backbone of `size`, or says that they are there already.
 
     Args:
@@ -99,7 +95,8 @@ def _write_data(folder: Path, seed: int, say: Say) -> dict[str, Any]:
     say(f"  tasks: {', '.join(f'{name} {count}' for name, count in counts.items())} rows")
     train, valid = write_corpus(folder / "corpus", seed, _LIBRARY_BYTES, _GRAMMAR_BYTES)
     say(
-        f"  corpus: {train} spans to train on, {valid} to validate, from Python {platform.python_version()}'s docstrings"
+        f"  corpus: {train} spans to train on, {valid} to validate, "
+        f"from the grammar and the docstrings of Python {platform.python_version()}"
     )
     return {**counts, "corpus_train": train, "corpus_valid": valid, "python": platform.python_version()}
 
@@ -123,19 +120,15 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _once(
-    folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]], what: str, say: Say
-) -> None:
-    """Runs `write` on a temporary folder and renames it to `folder`, unless `folder` was made with these settings."""
+def _once(folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]], what: str, say: Say) -> None:
+    """Lets `write` make `folder` (by way of a temporary one), unless it was made with these settings."""
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     manifest = folder / "manifest.json"
     if manifest.is_file() and _key_of(manifest) == key:
         say(f"{what}: reused {folder}")
         return
     if folder.exists() and any(folder.iterdir()) and not manifest.is_file():
-        raise UserError(
-            f"{folder}: holds files that this tool did not make (no manifest.json); choose another folder"
-        )
+        raise UserError(f"{folder}: holds files that this tool did not make (no manifest.json); choose another folder")
     say(f"{what}: making {folder}")
     start = time.perf_counter()
     partial = folder.with_name(f".{folder.name}.partial")

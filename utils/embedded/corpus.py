@@ -1,7 +1,7 @@
 """The embedded corpus: docstrings of Python's standard library and sentences of the grammar.
 
-The library's files are parsed, never imported. Parts that some distributions split off or leave out are skipped, so
-that the same Python version gives the same text everywhere.
+The library's files are parsed, never imported. Parts that some distributions split off or leave out are
+skipped, so that the same Python version gives the same text everywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ SPAN_WORDS = 128
 _VALID_EVERY = 25
 
 _SKIPPED_FOLDERS = {
-    "test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "__phello__", "lib-dynload",
+    "test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "__phello__",
+    "lib-dynload",
     # packaged apart, or not at all, by some distributions
     "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "distutils", "pydoc_data",
 }  # fmt: skip
@@ -38,7 +39,7 @@ def library_root() -> Path:
 
 
 def library_files(root: Path) -> list[Path]:
-    """All source files of the library that the corpus takes text from, in an order that does not depend on the disk."""
+    """The library's source files that give text, in an order that does not depend on the disk."""
     files = []
     for path in root.rglob("*.py"):
         parts = path.relative_to(root).parts
@@ -57,16 +58,14 @@ def docstrings(source: str) -> Iterator[str]:
 
 
 def clean_docstring(text: str) -> str:
-    """Prose only, on one line: examples, indented listings and rulers go, and so do paragraphs that are mostly symbols."""
+    """Prose only, on one line: examples, indented listings, rulers and paragraphs of mostly symbols go."""
     kept = []
     for paragraph in re.split(r"\n\s*\n", text):
         lines = paragraph.split("\n")
         if any(_PROMPT.match(line) for line in lines):
             continue
         lines = [line for line in lines if not line.startswith((" ", "\t")) and not _RULER.match(line)]
-        flat = _MARKUP.sub(
-            lambda match: next(group for group in match.groups() if group is not None), " ".join(lines)
-        )
+        flat = _MARKUP.sub(lambda match: next(group for group in match.groups() if group is not None), " ".join(lines))
         marks = _WORDS_AND_MARKS.findall(flat)
         if len(marks) < 6 or not flat.isascii() or sum(_is_prose(mark) for mark in marks) < 0.9 * len(marks):
             continue
@@ -98,7 +97,7 @@ def library_prose(root: Path, limit_bytes: int) -> Iterator[str]:
 
 
 def grammar_prose(seed: int, limit_bytes: int) -> Iterator[str]:
-    """Passages of the grammar up to about `limit_bytes`; the seed is not the tasks' own, so their rows are not given away."""
+    """Passages of the grammar, about `limit_bytes` of them; drawn apart from the rows of the tasks."""
     rng = random.Random(f"{seed}:corpus")
     used = 0
     while used < limit_bytes:

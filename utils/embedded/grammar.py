@@ -1,10 +1,10 @@
 """A small English-like grammar: sentences about opinions and about a little world of facts.
 
-Every generator takes a `random.Random` and returns plain strings, so that the same seed gives the same text on
-every machine. Rows are tokenised the way GLUE's are (spaces around punctuation).
+Every generator takes a `random.Random` and returns plain strings, so that the same seed gives the same text
+on every machine. Words are separated from punctuation as in GLUE's SST-2.
 
-The answer is never a matter of one word: an opinion may be negated, and of two clauses the main one decides; the
-two sentences of a pair use the same words far more often than not, and differ in who did what.
+The answer is not a matter of one word: an opinion may be negated, and of two clauses the main one decides;
+the two sentences of a pair share nearly all of their words, and differ in who did what.
 """
 
 from __future__ import annotations
@@ -19,18 +19,13 @@ from utils.embedded import vocabulary as words
 # ---- sentiment -------------------------------------------------------------------------------------------
 
 
-def _clause(rng: random.Random, aspect: str, positive: bool) -> str:
-    """One opinion on one aspect, plain (five in six) or by negating its opposite."""
-    negated = rng.random() < 1 / 6
-    wording = positive != negated
-    if rng.random() < 0.25:
-        verb = rng.choice(words.POSITIVE_VERBS if wording else words.NEGATIVE_VERBS)
-        subject = rng.choice(("we", "i", "they"))
-        return f"{subject} never {verb} the {aspect}" if negated else f"{subject} {verb} the {aspect}"
-    adjective = rng.choice(words.POSITIVE if wording else words.NEGATIVE)
+def _clause(rng: random.Random, aspect: str, positive: bool, negations: float = 0.0) -> str:
+    """One opinion on one aspect; the share `negations` of them negates the opposite ("was not dull")."""
+    negated = rng.random() < negations
+    adjective = rng.choice(words.POSITIVE if positive != negated else words.NEGATIVE)
     if negated:
         return f"the {aspect} was not {adjective}"
-    if rng.random() < 0.4:
+    if rng.random() < 0.25:
         adjective = f"{rng.choice(words.INTENSIFIERS)} {adjective}"
     return f"the {aspect} was {adjective}"
 
@@ -38,33 +33,21 @@ def _clause(rng: random.Random, aspect: str, positive: bool) -> str:
 def sentiment(rng: random.Random, label: int) -> str:
     """A sentence whose overall opinion is negative (label 0) or positive (1).
 
-    One sentence in four has one clause, one in five two that agree; in the others the clauses disagree, and the
-    label is that of the clause the conjunction puts in front ("although A , B": B; "A , although B": A; "A , but B": B).
+    Half of the sentences have one clause, one in four two that agree, and of these clauses one in three is negated;
+    in the others two clauses disagree, and the conjunction says which one counts ("although A , B": B;
+    "B , although A": B; "A , but B": B).
     """
     positive = bool(label)
-    topic = rng.choice(tuple(words.TOPICS))
-    main_aspect, other_aspect = rng.sample(words.TOPICS[topic], 2)
-    main = _clause(rng, main_aspect, positive)
+    main_aspect, other_aspect = rng.sample(words.TOPICS[rng.choice(tuple(words.TOPICS))], 2)
     shape = rng.random()
-    if shape < 0.35:
-        text = main
-    elif shape < 0.6:
-        text = f"{main} and {_clause(rng, other_aspect, positive)}"
-    else:
-        other = _clause(rng, other_aspect, not positive)
-        text = rng.choice(
-            (
-                f"although {other} , {main}",
-                f"even though {other} , {main}",
-                f"{main} , although {other}",
-                f"{main} , even though {other}",
-                f"{other} , but {main}",
-                f"{other} , but in the end {main}",
-            )
-        )
-    if rng.random() < 0.2:
-        text = f"{rng.choice(('in this', 'about the'))} {topic} : {text}"
-    return f"{text} ."
+    if shape < 0.5:
+        return f"{_clause(rng, main_aspect, positive, 1 / 3)} ."
+    if shape < 0.75:
+        first, second = (_clause(rng, aspect, positive, 1 / 3) for aspect in (main_aspect, other_aspect))
+        return f"{first} and {second} ."
+    main = _clause(rng, main_aspect, positive)
+    other = _clause(rng, other_aspect, not positive)
+    return rng.choice((f"although {other} , {main} .", f"{main} , although {other} .", f"{other} , but {main} ."))
 
 
 # ---- facts -----------------------------------------------------------------------------------------------
@@ -101,21 +84,19 @@ def draw_facts(rng: random.Random, count: int) -> list[Fact]:
     """`count` facts that share neither the person nor the thing, so that a question on one has one answer."""
     people = rng.sample(words.PEOPLE, count)
     things = rng.sample(words.OBJECTS, count)
-    return [
-        replace(draw_fact(rng), person=person, thing=thing)
-        for person, thing in zip(people, things, strict=True)
-    ]
+    return [replace(draw_fact(rng), person=person, thing=thing) for person, thing in zip(people, things, strict=True)]
 
 
 def change(rng: random.Random, fact: Fact, slots: tuple[str, ...]) -> Fact:
     """`fact` with one of `slots` set to another value."""
     slot = rng.choice(slots)
     current = getattr(fact, slot)
-    return replace(fact, **{slot: rng.choice([value for value in SLOTS[slot] if value != current])})
+    values = [value for value in SLOTS[slot] if value != current]
+    return replace(fact, **{slot: rng.choice(values)})  # type: ignore[arg-type]
 
 
 def tell(rng: random.Random, fact: Fact, *, short: bool = False) -> str:
-    """The fact as a clause, in one of several word orders and with one of two verbs; `short` leaves out where and when."""
+    """The fact as a clause, in some word order and with some synonym; `short` drops place and day."""
     past = words.ACTIONS[fact.action][rng.randrange(2)]
     thing = f"{fact.colour} {fact.thing}"
     if short:
@@ -139,9 +120,7 @@ def ask(rng: random.Random, fact: Fact, slot: str) -> tuple[str, str]:
     verb = rng.choice((plain, plain_synonym))
     past = words.ACTIONS[fact.action][rng.randrange(2)]
     if slot == "person":
-        return rng.choice(
-            (f"who {past} the {fact.thing} ?", f"by whom was the {fact.thing} {past} ?")
-        ), fact.person
+        return rng.choice((f"who {past} the {fact.thing} ?", f"by whom was the {fact.thing} {past} ?")), fact.person
     if slot == "thing":
         return rng.choice(
             (f"what did {fact.person} {verb} ?", f"which thing did {fact.person} {verb} ?")
@@ -235,7 +214,7 @@ def answerability(rng: random.Random, label: int) -> tuple[str, str]:
 
 
 def question_pair(rng: random.Random, label: int) -> tuple[str, str]:
-    """Two questions that ask the same (label 1), or about another thing or person, or for something else (0)."""
+    """Two questions that ask the same (label 1), or about something else, or for something else (0)."""
     fact = draw_fact(rng)
     slot = rng.choice(QUESTION_SLOTS)
     first, _ = ask(rng, fact, slot)
@@ -275,17 +254,15 @@ def reading(rng: random.Random, label: int = 0) -> Reading:
 def passage(rng: random.Random) -> str:
     """A few connected sentences for the corpus.
 
-    Opinions come with their reason, facts are told twice or asked about and answered, so that a word hidden by
-    span corruption can be found elsewhere in the line: this is where a small backbone learns to compare and copy.
+    Opinions come with a verdict, facts are told twice or asked about and answered, so that a word hidden by
+    span corruption can be found elsewhere in the line: here a small backbone learns to compare and to copy.
     """
     return rng.choice(PASSAGES)(rng)
 
 
 def _opinions(rng: random.Random) -> str:
     label = rng.randrange(2)
-    verdict = rng.choice(
-        ("a recommendation", "well worth it") if label else ("a disappointment", "not worth it")
-    )
+    verdict = rng.choice(("a recommendation", "well worth it") if label else ("a disappointment", "not worth it"))
     return f"{sentiment(rng, label)} overall , {verdict} ."
 
 

@@ -17,7 +17,8 @@ Row = tuple[str, ...]  # the text fields of one example
 class TaskFiles:
     """How one task of the grammar becomes a folder of TSV files.
 
-    `rows` maps a split to its column names and a function (number of the row, text fields, label name) -> cells.
+    `splits` are names and numbers of rows; `cells` turns (number of the row, text fields, label name) into
+    the columns of `header`, `test_cells` does without the label.
     """
 
     folder: str
@@ -48,11 +49,11 @@ def _mnli_start(number: int) -> tuple[str, ...]:
 
 
 _MNLI_START = (
-    "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\tsentence2_parse"
-    "\tsentence1\tsentence2"
+    "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse"
+    "\tsentence1_parse\tsentence2_parse\tsentence1\tsentence2"
 )
-_SIZES = (("train", 4000), ("dev", 400), ("test", 200))
-_SMALL_SIZES = (("train", 3000), ("dev", 400), ("test", 200))
+_SIZES = (("train", 24000), ("dev", 400), ("test", 200))
+
 
 TASK_FILES: dict[str, TaskFiles] = {
     "sst2": TaskFiles(
@@ -69,7 +70,7 @@ TASK_FILES: dict[str, TaskFiles] = {
         folder="MRPC",
         labels=("0", "1"),
         generate=grammar.paraphrase,
-        splits=_SMALL_SIZES,
+        splits=_SIZES,
         header="Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
         test_header="index\t#1 ID\t#2 ID\t#1 String\t#2 String",
         cells=lambda number, texts, label: (label, *_identifiers(number), *texts),
@@ -90,7 +91,7 @@ TASK_FILES: dict[str, TaskFiles] = {
         labels=("entailment", "neutral", "contradiction"),
         generate=grammar.inference,
         splits=(
-            ("train", 4000),
+            ("train", 24000),
             ("dev_matched", 400),
             ("dev_mismatched", 400),
             ("test_matched", 200),
@@ -123,35 +124,40 @@ TASK_FILES: dict[str, TaskFiles] = {
     ),
 }
 
-READING_SIZES = (("train", 4000), ("dev", 400))
+READING_SIZES = (("train", 24000), ("dev", 400))
 _SQUAD_PARAGRAPHS_PER_ARTICLE = 50
 
 
-def draw_rows(task: TaskFiles, count: int, seed: str) -> list[tuple[Row, int]]:
-    """`count` different rows, the labels in turn and then shuffled: every class is as frequent as the next (+-1)."""
-    rng = random.Random(seed)
-    seen: set[Row] = set()
+def draw_rows(
+    task: TaskFiles, count: int, rng: random.Random, barred: set[Row], *, distinct: bool
+) -> list[tuple[Row, int]]:
+    """`count` rows in random order, none of them in `barred`; every class is as frequent as the next (+-1).
+
+    With `distinct` no row comes twice, and all are added to `barred`. Training rows may come twice: there are few
+    different short sentences, and leaving out what was drawn already would make them rare.
+    """
     rows: list[tuple[Row, int]] = []
     while len(rows) < count:
         label = len(rows) % len(task.labels)
         drawn = task.generate(rng, label)
         texts = (drawn,) if isinstance(drawn, str) else drawn
-        if texts not in seen:
-            seen.add(texts)
+        if texts not in barred:
             rows.append((texts, label))
+            if distinct:
+                barred.add(texts)
     rng.shuffle(rows)
     return rows
 
 
 def write_glue(task: TaskFiles, folder: Path, seed: int) -> int:
-    """Writes all splits of one task under `folder`/<GLUE folder>; no row is in two splits. Returns the number of rows."""
+    """Writes one task under `folder`/<GLUE folder>, no row in two splits. Returns the number of rows."""
     target = folder / task.folder
     target.mkdir(parents=True)
-    rows = draw_rows(task, sum(size for _, size in task.splits), f"{seed}:{task.folder}")
-    start = 0
-    for split, size in task.splits:
-        share = rows[start : start + size]
-        start += size
+    rng = random.Random(f"{seed}:{task.folder}")
+    held_out: set[Row] = set()
+    # Held-out splits first, so that training can keep clear of them.
+    for split, size in sorted(task.splits, key=lambda item: item[0] == "train"):
+        share = draw_rows(task, size, rng, held_out, distinct=split != "train")
         if split.startswith("test"):
             lines = [
                 task.test_header,
@@ -160,17 +166,14 @@ def write_glue(task: TaskFiles, folder: Path, seed: int) -> int:
         else:
             lines = [
                 task.header,
-                *(
-                    "\t".join(task.cells(i, texts, task.labels[label]))
-                    for i, (texts, label) in enumerate(share)
-                ),
+                *("\t".join(task.cells(i, texts, task.labels[label])) for i, (texts, label) in enumerate(share)),
             ]
         (target / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return len(rows)
+    return sum(size for _, size in task.splits)
 
 
 def write_squad(folder: Path, seed: int) -> int:
-    """Writes train-v1.1.json and dev-v1.1.json under `folder`; no context is in both. Returns the number of questions."""
+    """Writes train-v1.1.json and dev-v1.1.json, no context in both. Returns the number of questions."""
     folder.mkdir(parents=True)
     rng = random.Random(f"{seed}:squad")
     total = sum(size for _, size in READING_SIZES)

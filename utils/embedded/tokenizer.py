@@ -27,13 +27,14 @@ SPACE = "\u2581"
 WHOLE_WORDS = ("Yes", "No", "Maybe", "negative", "positive")
 # Words of the prompts, which no training text has to contain.
 PROMPT_WORDS = (
-    "Sentence", "Question", "Context", "Answer", "Does", "Are", "this", "sentence", "express", "or", "emotions", "the", "two",
-    "sentences", "questions", "paraphrase", "of", "each", "other", "entails", "contains", "answer", "to", "question", "1", "2",
+    "Sentence", "Question", "Context", "Answer", "Does", "Are", "this", "sentence", "express", "or",
+    "emotions", "the", "two", "sentences", "questions", "paraphrase", "of", "each", "other", "entails",
+    "contains", "answer", "to", "question", "1", "2",
 )  # fmt: skip
 # Log-probability given to those words: a split of one has two pieces or more, together far less likely.
 _WORD_SCORE = -5.0
-# Share of the pieces kept for the most frequent words of the text. Unigram training alone prefers to cut them (". "
-# becomes two pieces, "although" three), which makes the sentences of so small a model nearly twice as long.
+# Share of the pieces kept for the most frequent words of the text. Unigram training alone prefers to cut them
+# ("although" into three), which makes the sentences of so small a model nearly twice as long.
 _FREQUENT_SHARE = 0.6
 _PRINTABLE_ASCII = [chr(code) for code in range(33, 127)]
 
@@ -60,7 +61,7 @@ def _skeleton(pieces: list[tuple[str, float]] | None = None) -> Tokenizer:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Training in threads adds up floats in any order; with one thread the same text gives the same pieces."""
+    """Threads would add up floats in any order; with one the same text gives the same pieces."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
@@ -83,32 +84,32 @@ def _frequent_words(files: Sequence[Path], count: int) -> dict[str, float]:
 
 
 def _train_pieces(files: Sequence[Path], count: int) -> list[tuple[str, float]]:
-    """`count` pieces with their log-probabilities, best first; frequent words and those of the prompts are among them."""
+    """`count` pieces with their log-probabilities, best first, frequent and prompts' words among them."""
     tokenizer = _skeleton()
     trainer = UnigramTrainer(
         vocab_size=count,
         special_tokens=[],
-        initial_alphabet=[*_PRINTABLE_ASCII, SPACE],
         unk_token=None,
         show_progress=False,
     )
     with _one_thread():
         tokenizer.train_from_iterator(_lines(files), trainer)
     scores = {piece: float(score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]}
+    rarest = min(scores.values())
+    for number, character in enumerate(_PRINTABLE_ASCII, start=1):
+        scores.setdefault(character, rarest - number / 1000)
     wanted = _frequent_words(files, int(count * _FREQUENT_SHARE))
     for word in (*WHOLE_WORDS, *PROMPT_WORDS):
         wanted[SPACE + word] = max(wanted.get(SPACE + word, _WORD_SCORE), _WORD_SCORE)
     for piece, score in wanted.items():
         scores[piece] = max(scores.get(piece, score), score)
-    # Room for the words: the least likely pieces go, single characters excepted (they keep text free of <unk>).
+    # Room for the words: the least likely pieces go, but no single characters (they keep text free of <unk>).
     droppable = sorted(
         (piece for piece in scores if len(piece) > 1 and piece not in wanted), key=lambda p: (scores[p], p)
     )
     for piece in droppable[: max(0, len(scores) - count)]:
         del scores[piece]
-    return sorted(
-        ((piece, round(score, 4)) for piece, score in scores.items()), key=lambda item: (-item[1], item[0])
-    )
+    return sorted(((piece, round(score, 4)) for piece, score in scores.items()), key=lambda item: (-item[1], item[0]))
 
 
 def train_tokenizer(

@@ -1,9 +1,9 @@
 """Training checkpoints: safetensors + JSON in `checkpoints/step-NNNNNNNN/`, complete or not there at all.
 
-    model.safetensors      trained parameters (the frozen backbone is not repeated)
-    optimizer.safetensors  optimizer state by parameter name
-    random.safetensors     random states, with the JSON part in trainer.json
-    trainer.json           position, best value, format version
+model.safetensors      trained parameters (the frozen backbone is not repeated)
+optimizer.safetensors  optimizer state by parameter name
+random.safetensors     random states, with the JSON part in trainer.json
+trainer.json           position, best value, format version
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
     weights = read_safetensors(path / "model.safetensors")
     if set(weights) != set(parameters):
         differing = sorted(set(weights) ^ set(parameters))
-        raise UserError(f"{path} holds other parameters than this run trains, {differing[0]} for one: were flags changed?")
+        raise UserError(
+            f"{path} holds other parameters than this run trains, {differing[0]} for one: were flags changed?"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             if parameter.shape != weights[name].shape:

@@ -11,7 +11,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 
-
 class RunLog:
     """Output of one process; silent where `active` is false.
 

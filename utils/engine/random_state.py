@@ -14,7 +14,7 @@ def capture() -> tuple[dict[str, Any], dict[str, Tensor]]:
     """State of Python's, NumPy's and torch's generators: (JSON values, tensors)."""
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
-    values = {
+    values: dict[str, Any] = {
         "python": [version, list(words), gauss],
         "numpy": [int(position), int(has_gauss), float(cached)],
         "cuda_devices": torch.cuda.device_count() if torch.cuda.is_available() else 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,16 @@ from utils.engine.files import recover_directory, write_json
 from utils.errors import UserError
 
 #: Arguments that may differ between a run and its resumption.
-_MAY_CHANGE = {"resume", "overwrite", "debug", "inspect_step", "num_workers", "keep_checkpoints", "epochs", "training_step"}
+_MAY_CHANGE = {
+    "resume",
+    "overwrite",
+    "debug",
+    "inspect_step",
+    "num_workers",
+    "keep_checkpoints",
+    "epochs",
+    "training_step",
+}
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
 
 
@@ -34,7 +43,12 @@ class RunDirectory:
     """
 
     def __init__(
-        self, path: Path, arguments: dict[str, Any], resume: bool = False, overwrite: bool = False, write: bool = True
+        self,
+        path: Path,
+        arguments: dict[str, Any],
+        resume: bool = False,
+        overwrite: bool = False,
+        write: bool = True,
     ) -> None:
         self.path = path
         if resume and overwrite:
@@ -65,7 +79,9 @@ class RunDirectory:
             self._check_same(read_json(recorded).get("arguments", {}), arguments)
             recover_directory(self.best)
         elif self.path.is_dir() and any(self.path.iterdir()) and not resume:
-            raise UserError(f"--output-path {self.path} is not empty and holds no run of this toolkit: name another one.")
+            raise UserError(
+                f"--output-path {self.path} is not empty and holds no run of this toolkit: name another one."
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -85,5 +101,5 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from types import FrameType
 
-
 import torch
 from torch import Tensor, nn
 
@@ -156,8 +155,8 @@ class Trainer:
     def _step(self, group: list[Batch]) -> None:
         started = time.perf_counter()
         accelerator, lr = self.runtime.accelerator, self.config.lr * self._factor(self.progress.step)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = lr
+        for parameter_group in self.optimizer.param_groups:
+            parameter_group["lr"] = lr
         totals: dict[str, Tensor] = {}
         tokens = 0
         for i, batch in enumerate(group):
@@ -169,9 +168,8 @@ class Trainer:
                 accelerator.backward(loss * share)
             for key, value in {"loss": loss.detach(), **parts}.items():
                 totals[key] = totals.get(key, torch.zeros_like(value)) + value * share
-        parameters = list(trainable_parameters(self.module).values())
-        limit = self.config.clip_norm or math.inf
-        norm = accelerator.clip_grad_norm_(parameters, limit)
+        trained = list(trainable_parameters(self.module).values())
+        norm = accelerator.clip_grad_norm_(trained, self.config.clip_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
@@ -207,7 +205,11 @@ class Trainer:
         value, progress = values[self.selection], self.progress
         gained = progress.best_value is None or value > progress.best_value
         if gained:
-            progress.best_value, progress.best_step, progress.evaluations_without_gain = value, progress.step, 0
+            progress.best_value, progress.best_step, progress.evaluations_without_gain = (
+                value,
+                progress.step,
+                0,
+            )
             self._save_best()
         else:
             progress.evaluations_without_gain += 1
@@ -249,7 +251,8 @@ class Trainer:
         assert self._stop_signal is not None
         self._checkpoint()
         raise Interrupted(
-            self._stop_signal, f"saved step {self.progress.step} in {self.directory.path}; go on with --resume."
+            self._stop_signal,
+            f"saved step {self.progress.step} in {self.directory.path}; go on with --resume.",
         )
 
     def _total_steps(self) -> float:
@@ -271,8 +274,6 @@ class Trainer:
     def _best(self) -> str:
         value = self.progress.best_value
         return "none" if value is None else f"{value:.4f} at step {self.progress.best_step}"
-
-
 
 
 def _global_share(batch: Batch, world_size: int) -> float:

@@ -23,21 +23,26 @@ class TaskArguments:
 
     dataset: Dataset | None = flag(None, "The task; wiki is span corruption on a text corpus.")
     data_path: str | None = flag(
-        None, "Folder of the data (a saved datasets directory, GLUE TSV files, SQuAD JSON or text files), or hub."
+        None,
+        "Folder of the data (a saved datasets directory, GLUE TSV files, SQuAD JSON or text files), or hub.",
     )
     model_config: str | None = flag(None, "The backbone: a Hugging Face id or directory, or a ModelCenter directory.")
     mode: Literal["train", "valid"] = flag("train", "Train, or evaluate at every ratio and report the costs.")
     checkpoint: Path | None = flag(
-        None, "Weights to start from: a Hugging Face directory, a LoRA directory or an original .pt checkpoint."
+        None,
+        "Weights to start from: a Hugging Face directory, a LoRA directory or an original .pt checkpoint.",
     )
-    max_input_length: int = flag(512, "Longest encoder input in tokens; longer contexts are cut, the answer slot stays.")
+    max_input_length: int = flag(
+        512, "Longest encoder input in tokens; longer contexts are cut, the answer slot stays."
+    )
     decoder_start: int | None = flag(
         None,
         "Token that starts the decoder in classification: 0 (<pad>, as T5 was pre-trained) or 2 (<unk>, as the "
         "original fine-tuned). Default: what the checkpoint was trained with, 2 for an original .pt, else 0.",
     )
     logit_scale: Literal["hf", "original"] = flag(
-        "hf", "Temperature of the task loss: hf, or the original's raw logits (times sqrt(d)/100 for tied T5)."
+        "hf",
+        "Temperature of the task loss: hf, or the original's raw logits (times sqrt(d)/100 for tied T5).",
     )
 
 
@@ -48,16 +53,20 @@ class PluginArguments:
     _argument_group_name = "plugins"
 
     distil: Literal["hidden", "task-hidden", "task", "no"] = flag(
-        "no", "What plugins learn from: hidden states of the model without plugins, the task, or both; no trains the T5."
+        "no",
+        "What plugins learn from: hidden states of the model without plugins, the task, or both; no trains the T5.",
     )
-    mux_num: list[int] = flag([], "Ratios k of the plugins (default with --distil or --plugin-path: what the file has, or 4).")
+    mux_num: list[int] = flag(
+        [], "Ratios k of the plugins (default with --distil or --plugin-path: what the file has, or 4)."
+    )
     plugin_path: str | None = flag(
         None, "Plugins to start from: a run's best/ directory, a published .pkl, or none for untrained ones."
     )
     task_ratio: float = flag(1.0, "Weight of the task loss in --distil task-hidden.")
     delta_tuning: bool = flag(False, "LoRA (r=16, alpha=32) on q and v of self-attention instead of the whole T5.")
     residual_scale: float = flag(
-        100.0, "Units of the plugins' parameters: 100 as published (and for pre-trained T5), 1 for a T5 made here."
+        100.0,
+        "Units of the plugins' parameters: 100 as published (and for pre-trained T5), 1 for a T5 made here.",
     )
 
 
@@ -84,7 +93,14 @@ def parse_arguments(
             "--distil no trains the T5 without plugins, so --mux-num and --plugin-path would be ignored: "
             "name a loss (--distil hidden), or use --mode valid"
         )
-    for name in ("epochs", "training_step", "batch_size", "grad_accumulation", "inspect_step", "keep_checkpoints"):
+    for name in (
+        "epochs",
+        "training_step",
+        "batch_size",
+        "grad_accumulation",
+        "inspect_step",
+        "keep_checkpoints",
+    ):
         value = getattr(optimisation, name, None) or getattr(evaluation, name, None)
         if value is None or value < 1:
             problems.append(f"--{name.replace('_', '-')} must be at least 1")
@@ -92,7 +108,7 @@ def parse_arguments(
         problems.append(f"--mux-num takes whole numbers of at least 1, found {plugin.mux_num}")
     if problems:
         raise UserError("; ".join(problems) + ".")
-    return parsed  # type: ignore[return-value]
+    return parsed
 
 
 def wants_plugins(plugin: PluginArguments) -> bool:

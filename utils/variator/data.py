@@ -67,9 +67,7 @@ class DataRequest:
     num_workers: int = 0
 
 
-def build_data(
-    request: DataRequest, tokenizer: Any, config: Any, ratios: Sequence[int], runtime: Runtime
-) -> TaskData:
+def build_data(request: DataRequest, tokenizer: Any, config: Any, ratios: Sequence[int], runtime: Runtime) -> TaskData:
     """Read and encode the task's data.
 
     Lengths are padded to a multiple of all ratios, so that no second padding happens inside the model.
@@ -106,9 +104,7 @@ def _classification(
     valid = encode("valid")
     if any(feature.label is None for feature in valid):
         raise DataError(f"--data-path {request.data_path}: the validation rows of {task.name} have no labels")
-    head = VerbalizerHead(
-        verbalizer_ids(task, tokenizer), sentinel_id(tokenizer, 0), request.decoder_start, scale
-    )
+    head = VerbalizerHead(verbalizer_ids(task, tokenizer), sentinel_id(tokenizer, 0), request.decoder_start, scale)
     train = make(encode("train"), True) if request.train else None
     return TaskData(task, train, make(valid, False), head, valid)
 

@@ -42,7 +42,12 @@ def lengths_of(data: TaskData, limit: int = 2000) -> list[int]:
 
 
 def cost_row(
-    model: Any, ratio: int, lengths: Sequence[int], runtime: Runtime, settings: CostSettings, plugin_file: Path | None
+    model: Any,
+    ratio: int,
+    lengths: Sequence[int],
+    runtime: Runtime,
+    settings: CostSettings,
+    plugin_file: Path | None,
 ) -> dict[str, Any]:
     """Costs at one ratio.
 
@@ -66,9 +71,7 @@ def cost_row(
             latency = latency_ms(run, warmup=settings.warmup, repeats=settings.repeats, device=device)
             memory = peak_memory_bytes(run, device=device)
     plugin_params = sum(p.numel() for m in plugin_modules(model, ratio) for p in m.parameters()) if ratio > 1 else 0
-    all_plugins = sum(
-        p.numel() for n, p in model.named_parameters() if ".bank." in n
-    )
+    all_plugins = sum(p.numel() for n, p in model.named_parameters() if ".bank." in n)
     dense_params = parameter_counts(model).total - all_plugins
     return {
         "ratio": ratio,

@@ -1,0 +1,89 @@
+"""What all benchmarks share: flags, the interleaved comparison, the table and the JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metric.cost import PairedTiming, interleaved_ratio
+from utils.engine import environment
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Common flags of a benchmark."""
+
+    json: Path | None
+    threads: int
+    repeats: int
+    device: torch.device
+
+
+def parser(prog: str, description: str, repeats: int) -> argparse.ArgumentParser:
+    """A parser with the flags that every benchmark takes."""
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{prog}", description=description)
+    made.add_argument("--json", type=Path, help="write the rows to this file")
+    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: %(default)s)")
+    made.add_argument("--repeats", type=int, default=repeats, help="timed pairs per row (default: %(default)s)")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    return made
+
+
+def settings_from(arguments: argparse.Namespace) -> Settings:
+    """Apply the common flags to this process and return them."""
+    torch.set_num_threads(arguments.threads)
+    return Settings(arguments.json, arguments.threads, arguments.repeats, torch.device(arguments.device))
+
+
+def compare(
+    name: str,
+    batch: int,
+    length: int,
+    dense: Callable[[], object],
+    compressed: Callable[[], object],
+    macs_ratio: float,
+    settings: Settings,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Time both sides in turns (A B A B …) and give one row; `quotient` is wall-clock ratio / MACs ratio."""
+    timing: PairedTiming = interleaved_ratio(dense, compressed, repeats=settings.repeats, device=settings.device)
+    return {
+        "name": name,
+        "batch": batch,
+        "length": length,
+        "wall_ratio": timing.ratio,
+        "macs_ratio": macs_ratio,
+        "quotient": timing.ratio / macs_ratio,
+        "wall_ratio_p25": timing.ratio_p25,
+        "wall_ratio_p75": timing.ratio_p75,
+        "dense_ms": timing.first_ms,
+        "compressed_ms": timing.second_ms,
+        "pairs": timing.pairs,
+        **extra,
+    }
+
+
+def report(rows: Sequence[dict[str, Any]], settings: Settings) -> None:
+    """Print the table and write the JSON."""
+    head = f"{'name':<20} {'batch':>5} {'length':>6} {'wall ratio':>10} {'quartiles':>13} {'MACs ratio':>10} {'quotient':>8}"
+    print(head)
+    print("-" * len(head))
+    for row in rows:
+        quartiles = f"{row['wall_ratio_p25']:.2f} - {row['wall_ratio_p75']:.2f}"
+        print(
+            f"{row['name']:<20} {row['batch']:>5} {row['length']:>6} {row['wall_ratio']:>10.3f} {quartiles:>13} "
+            f"{row['macs_ratio']:>10.3f} {row['quotient']:>8.3f}"
+        )
+    versions = environment()["versions"]
+    print(f"{settings.threads} threads on {settings.device}, torch {versions['torch']}; medians over pairs A B A B …")
+    if settings.json is not None:
+        settings.json.parent.mkdir(parents=True, exist_ok=True)
+        settings.json.write_text(json.dumps(list(rows), indent=2) + "\n", encoding="utf-8")
+        print(f"made: {settings.json}")

@@ -1,0 +1,87 @@
+"""What compression plugins make of MACs: wall-clock of a t5-base encoder, dense against k = 2, 4, 8.
+
+    python -m benchmarks.plugin_speed --json plugin_speed.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import T5Config, T5EncoderModel
+
+from benchmarks.common import compare, parser, report, settings_from
+from metric.cost import count_macs, t5_encoder_macs
+from model import PluginConfig, apply_edit, set_ratio
+
+#: t5-base (weights are random: speed does not depend on them).
+BASE = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
+RATIOS = (2, 4, 8)
+SHAPES = ((8, 128), (1, 128))
+
+
+def build(ratios: tuple[int, ...], sizes: dict[str, int]) -> Any:
+    """A T5 encoder of the given sizes with plugins for all ratios."""
+    torch.manual_seed(0)
+    model = T5EncoderModel(T5Config(vocab_size=1000, dropout_rate=0.0, **sizes)).eval()
+    apply_edit(model, PluginConfig(ratios))
+    return model
+
+
+def run(model: Any, ids: torch.Tensor, mask: torch.Tensor, precision: str, ratio: int) -> Any:
+    """One forward at `ratio`, without gradients."""
+    set_ratio(model, ratio)
+    with torch.inference_mode(), torch.autocast(ids.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return model(input_ids=ids, attention_mask=mask)
+
+
+def macs(sizes: dict[str, int], length: int, ratio: int) -> int:
+    """The published accounting of one encoder pass (the adapter's first half counted per token)."""
+    return t5_encoder_macs(
+        d_model=sizes["d_model"],
+        inner=sizes["num_heads"] * sizes["d_kv"],
+        d_ff=sizes["d_ff"],
+        num_layers=sizes["num_layers"],
+        length=length,
+        ratio=ratio,
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    flags = parser("plugin_speed", "Wall-clock of a T5 encoder with plugins against the dense one.", repeats=15)
+    flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    flags.add_argument("--shapes", nargs="+", metavar="BxL", help="batch x length (default: 8x128 1x128)")
+    flags.add_argument("--ratios", nargs="+", type=int, default=list(RATIOS), help="default: 2 4 8")
+    for name, value in BASE.items():
+        flags.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="default: %(default)s")
+    given = flags.parse_args(arguments)
+    settings = settings_from(given)
+    sizes = {name: getattr(given, name) for name in BASE}
+    shapes = [tuple(map(int, s.split("x"))) for s in given.shapes] if given.shapes else SHAPES
+    model = build(tuple(given.ratios), sizes).to(settings.device)
+    rows = []
+    for batch, length in shapes:
+        ids = torch.randint(2, 1000, (batch, length), device=settings.device)
+        forward: Callable[[int], Any] = partial(run, model, ids, torch.ones_like(ids), given.precision)
+        counted = count_macs(partial(forward, 1))
+        for ratio in given.ratios:
+            row = compare(
+                f"k={ratio}",
+                batch,
+                length,
+                partial(forward, 1),
+                partial(forward, ratio),
+                macs(sizes, length, 1) / macs(sizes, length, ratio),
+                settings,
+                counted_macs_ratio=counted / count_macs(partial(forward, ratio)),
+                precision=given.precision,
+            )
+            rows.append(row)
+    report(rows, settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Options and fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+_parity_cases: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--goldens",
+        type=Path,
+        default=ROOT / "tests" / "golden",
+        help="folder of golden cases (npz + json); default: the copy in tests/golden",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(2)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden_case" in metafunc.fixturenames:
+        directory: Path = metafunc.config.getoption("--goldens")
+        names = sorted(path.stem for path in directory.glob("variator_*.json"))
+        metafunc.parametrize("golden_case", names, ids=names)
+
+
+@pytest.fixture(scope="session")
+def goldens(request: pytest.FixtureRequest) -> Path:
+    """The folder of golden cases."""
+    return Path(request.config.getoption("--goldens")).resolve()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the project; tests that need it skip where it is absent."""
+    path = Path(os.environ.get("TOOLKIT_SHARED", ROOT.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"real data are not here: {path} (set TOOLKIT_SHARED)")
+    return path
+
+
+@pytest.fixture
+def count_parity(golden_case: str) -> None:
+    """Counts the parity cases that ran, for the summary."""
+    _parity_cases.append(golden_case)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if _parity_cases:
+        directory = config.getoption("--goldens")
+        terminalreporter.write_line(f"parity: {len(_parity_cases)} golden cases ran from {directory}")

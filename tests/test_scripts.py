@@ -1,0 +1,285 @@
+"""The launchers, run with a stand-in for Python that records its arguments and writes what a stage would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.quickstart_report import collect, main, read_result, write_report
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("common.sh", "settings.sh", "wiki.sh", "quickstart.sh", "glue/glue.sh", "glue/glue-mux.sh")
+DATASETS = ("mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "squad")
+
+# Records the call; makes the folders a stage makes. FAIL_ON: a word at which it stops half-way.
+STAND_IN = """#!/usr/bin/env bash
+echo "$*" >>calls.txt
+out="" previous="" size=""
+for word in "$@"; do
+    [[ "$previous" == --output-path ]] && out="$word"
+    [[ "$previous" == --size ]] && size="$word"
+    previous="$word"
+done
+if [[ "$*" == *utils.embedded* ]]; then
+    mkdir -p "data/$size/corpus" "data/$size/glue" "data/$size/squad" "checkpoints/backbone/$size/init"
+    [[ -f "data/$size/manifest.json" ]] || echo '{}' >"data/$size/manifest.json"
+    [[ -f "checkpoints/backbone/$size/init/manifest.json" ]] || echo '{}' >"checkpoints/backbone/$size/init/manifest.json"
+elif [[ -n "$out" ]]; then
+    mkdir -p "$out/best" "$out/checkpoints/step-00000001"
+    [[ -n "${FAIL_ON:-}" && "$out" == *"$FAIL_ON"* ]] && exit 1
+    echo '{}' >"$out/best/config.json"
+    echo '{}' >"$out/result.json"
+fi
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository that holds the launchers alone, and the stand-in."""
+    for name in SCRIPTS:
+        target = tmp_path / "scripts" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "scripts" / name, target)
+    stand_in = tmp_path / "stand-in"
+    stand_in.write_text(STAND_IN, encoding="utf-8")
+    stand_in.chmod(0o755)
+    (tmp_path / "scripts" / "env.sh").write_text(f"export PYTHON={stand_in}\n", encoding="utf-8")
+    return tmp_path
+
+
+def launch(repository: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a launcher from another folder, without GPUs unless told otherwise."""
+    keep = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    return subprocess.run(
+        ["bash", str(repository / "scripts" / words[0]), *words[1:]],
+        env={**keep, "NUM_GPUS": "0", **environment},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def calls(repository: Path) -> list[str]:
+    file = repository / "calls.txt"
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
+
+def flag(call: str, name: str) -> str:
+    """The last value of a flag in a command line."""
+    words = call.split()
+    return words[len(words) - words[::-1].index(name)]
+
+
+@pytest.mark.parametrize("size", ["tiny", "mini", "base", "large"])
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_stages_find_each_others_output(repository: Path, size: str, dataset: str) -> None:
+    """Pre-train, fine-tune and adapt without renaming anything: each reads what the one before wrote."""
+    for folder in ("data/wikicorpus_128", f"data/glue/{dataset}", "data/SQuAD"):
+        (repository / folder).mkdir(parents=True)
+    for words in (["wiki.sh", size], ["glue/glue.sh", size, dataset], ["glue/glue-mux.sh", size, dataset]):
+        done = launch(repository, *words)
+        assert done.returncode == 0, done.stderr
+    *_, plugin, finetune, adapt = (call for call in calls(repository) if "train_t5.py" in call)
+    assert flag(adapt, "--plugin-path") == flag(plugin, "--output-path") + "/best"
+    assert flag(adapt, "--checkpoint") == flag(finetune, "--output-path") + "/best"
+    assert size in flag(adapt, "--output-path") and dataset in flag(adapt, "--output-path")
+    assert (repository / flag(adapt, "--data-path")).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "length", "batch", "valid_step"),
+    [
+        ("mnli", "256", "32", "2000"),
+        ("qqp", "256", "32", "1000"),
+        ("rte", "256", "16", "-1"),
+        ("sst2", "96", "32", "1000"),
+        ("mrpc", "96", "32", "1000"),
+        ("qnli", "356", "16", "1000"),
+        ("squad", "512", "16", "100"),
+    ],
+)
+def test_fine_tuning_uses_the_originals_settings(
+    repository: Path, dataset: str, length: str, batch: str, valid_step: str
+) -> None:
+    """The table of the original's glue.sh."""
+    call = launch(repository, "glue/glue.sh", "base", dataset, "--dry-run").stdout.splitlines()[-1]
+    found = [flag(call, f"--{name}") for name in ("max-input-length", "batch-size", "valid-step", "lr", "random-seed")]
+    assert found == [length, batch, valid_step, "1e-5", "10018"]
+
+
+def test_flags_of_the_user_come_last(repository: Path) -> None:
+    """--lr of the command line wins over the default, an unknown flag reaches train_t5.py."""
+    call = launch(repository, "wiki.sh", "base", "--lr", "5e-4", "--foo", "a b", "--dry-run").stdout.splitlines()[-1]
+    assert flag(call, "--lr") == "5e-4" and call.endswith("--foo a\\ b")
+
+
+def test_total_batch_is_shared_by_the_gpus(repository: Path) -> None:
+    """Two GPUs: torchrun with two processes, half of the original's total batch each."""
+    call = launch(repository, "wiki.sh", "base", "--dry-run", NUM_GPUS="2").stdout.splitlines()[-1]
+    assert "-m torch.distributed.run --standalone --nproc_per_node 2 train_t5.py" in call
+    assert flag(call, "--batch-size") == "32"
+
+
+def test_without_a_gpu_python_is_started_directly(repository: Path) -> None:
+    """No torchrun on a CPU."""
+    call = launch(repository, "wiki.sh", "base", "--dry-run").stdout.splitlines()[-1]
+    assert "torch.distributed" not in call and flag(call, "--batch-size") == "64"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["wiki.sh", "tiny"], ["glue/glue.sh", "tiny", "rte"], ["glue/glue-mux.sh", "large", "squad"], ["quickstart.sh"]],
+)
+def test_dry_run_changes_nothing(repository: Path, words: list[str]) -> None:
+    """The commands are printed, none is run, no file appears."""
+    before = sorted(repository.rglob("*"))
+    done = launch(repository, *words, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "train_t5.py" in done.stdout
+    assert sorted(repository.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "missing", "command"),
+    [
+        (["wiki.sh", "base"], "data/wikicorpus_128", "python3 -m utils.download corpus"),
+        (["glue/glue.sh", "large", "qqp"], "data/glue/qqp", "python3 utils/save_data.py --only qqp"),
+        (["glue/glue.sh", "base", "squad"], "data/SQuAD", "python3 utils/save_data.py --only squad"),
+        (["glue/glue-mux.sh", "tiny", "sst2"], "checkpoints/glue/tiny/sst2", "bash scripts/glue/glue.sh tiny sst2"),
+    ],
+)
+def test_missing_stage_is_named_with_the_command_that_makes_it(
+    repository: Path, words: list[str], missing: str, command: str
+) -> None:
+    """Exit code 2, what is missing, how to make it."""
+    done = launch(repository, *words)
+    assert done.returncode == 2
+    assert missing in done.stderr and command in done.stderr
+
+
+def test_missing_plugins_offer_training_and_download(repository: Path) -> None:
+    """base and large have two ways to get plugins; the published file is used when it is there."""
+    (repository / "data/glue/sst2").mkdir(parents=True)
+    assert launch(repository, "glue/glue.sh", "base", "sst2").returncode == 0
+    done = launch(repository, "glue/glue-mux.sh", "base", "sst2")
+    assert done.returncode == 2
+    assert "bash scripts/wiki.sh base" in done.stderr and "utils.download plugin --size base" in done.stderr
+    published = repository / "checkpoints/plugins/plugin-t5_base-mux_4.pkl"
+    published.parent.mkdir()
+    published.touch()
+    assert launch(repository, "glue/glue-mux.sh", "base", "sst2").returncode == 0
+    assert flag(calls(repository)[-1], "--plugin-path") == "checkpoints/plugins/plugin-t5_base-mux_4.pkl"
+
+
+@pytest.mark.parametrize(
+    "words", [["wiki.sh", "huge"], ["glue/glue.sh", "tiny", "sst3"], ["wiki.sh"], ["glue/glue-mux.sh", "tiny"]]
+)
+def test_wrong_words_are_refused(repository: Path, words: list[str]) -> None:
+    """An unknown size or dataset, or too few words: exit code 2 and what is known."""
+    done = launch(repository, *words)
+    assert done.returncode == 2 and ("known" in done.stderr or "usage" in done.stderr)
+    assert not calls(repository)
+
+
+def test_second_quickstart_reuses_every_stage(repository: Path) -> None:
+    """Only the cache of the data is asked, and the report written again."""
+    first = launch(repository, "quickstart.sh")
+    assert first.returncode == 0, first.stderr
+    count = len(calls(repository))
+    second = launch(repository, "quickstart.sh")
+    assert second.returncode == 0, second.stderr
+    again = calls(repository)[count:]
+    assert again and not any("train_t5.py" in call for call in again)
+    assert second.stdout.count("skipped") >= 7
+
+
+def test_quickstart_evaluates_untrained_plugins_as_control(repository: Path) -> None:
+    """Three evaluations at ratios 2, 4, 8 of the same fine-tuned model; one of them without trained plugins."""
+    launch(repository, "quickstart.sh")
+    found = [call for call in calls(repository) if "--mode valid" in call]
+    assert [flag(call, "--plugin-path") for call in found] == [
+        "checkpoints/glue-mux/tiny/sst2/best", "checkpoints/wiki/tiny/best", "none"
+    ]  # fmt: skip
+    assert all("--mux-num 2 4 8" in call for call in found)
+    assert {flag(call, "--checkpoint") for call in found} == {"checkpoints/glue/tiny/sst2/best"}
+
+
+def test_interrupted_stage_goes_on(repository: Path) -> None:
+    """A stage that stopped half-way is resumed; the ones before it are skipped."""
+    assert launch(repository, "quickstart.sh", FAIL_ON="glue/tiny").returncode != 0
+    count = len(calls(repository))
+    assert launch(repository, "quickstart.sh").returncode == 0
+    again = [call for call in calls(repository)[count:] if "--mode train" in call]
+    assert ["--resume" in call for call in again] == [True, False]
+
+
+def test_stage_is_run_again_when_its_input_changed(repository: Path) -> None:
+    """New data make the tiny backbone, and what depends on it, anew."""
+    launch(repository, "wiki.sh", "tiny")
+    manifest = repository / "data/tiny/manifest.json"
+    later = (repository / "checkpoints/wiki/tiny/result.json").stat().st_mtime + 10
+    os.utime(manifest, (later, later))
+    count = len(calls(repository))
+    launch(repository, "wiki.sh", "tiny")
+    assert ["--overwrite" in call for call in calls(repository)[count:]][1] is True
+
+
+def test_finished_run_with_other_settings_is_not_replaced_silently(repository: Path) -> None:
+    """base: other flags than those of the finished run need --overwrite."""
+    (repository / "data/wikicorpus_128").mkdir(parents=True)
+    assert launch(repository, "wiki.sh", "base").returncode == 0
+    done = launch(repository, "wiki.sh", "base", "--lr", "1e-2")
+    assert done.returncode == 2 and "--overwrite" in done.stderr
+    assert launch(repository, "wiki.sh", "base", "--lr", "1e-2", "--overwrite").returncode == 0
+    assert "--overwrite" in calls(repository)[-1]
+
+
+# ---- the report ------------------------------------------------------------------------------------------
+
+
+def _result(folder: Path, accuracies: dict[int, float]) -> Path:
+    rows = [
+        {"name": "dense" if k == 1 else f"k={k}", "ratio": k, "accuracy": value, "macs": 8e6 / k, "latency_ms": 2.0,
+         "num_params": 1000 + k, "delta_bytes": 0 if k == 1 else 4096}
+        for k, value in accuracies.items()
+    ]  # fmt: skip
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps({"metric": "accuracy", "rows": rows}), encoding="utf-8")
+    return folder
+
+
+def test_report_has_dense_adapted_and_control_rows(tmp_path: Path) -> None:
+    """One dense row, the plugins of each run by ratio, retention relative to the dense model, and a plot."""
+    runs = {
+        "adapted": _result(tmp_path / "a", {1: 0.8, 4: 0.72, 2: 0.8}),
+        "untrained": _result(tmp_path / "b", {1: 0.8, 2: 0.5, 4: 0.4}),
+    }
+    metric, rows = collect({name: read_result(folder) for name, folder in runs.items()})
+    assert metric == "accuracy"
+    assert [(row.name, row.ratio) for row in rows] == [
+        ("dense", 1), ("adapted", 2), ("adapted", 4), ("untrained", 2), ("untrained", 4)
+    ]  # fmt: skip
+    assert rows[2].kept == pytest.approx(0.9) and rows[2].saved == pytest.approx(0.75)
+    table = write_report("sst2", runs, tmp_path / "out")
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "90.0%" in table and "90.0%" in report and "accuracy-macs.png" in report
+    assert (tmp_path / "out" / "accuracy-macs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_names_a_missing_evaluation(tmp_path: Path) -> None:
+    """Which file, and what makes it; a result of training is told from one of validation."""
+    with pytest.raises(UserError, match=r"result\.json is missing"):
+        read_result(tmp_path)
+    (tmp_path / "result.json").write_text('{"mode": "train"}', encoding="utf-8")
+    with pytest.raises(UserError, match="--mode valid"):
+        read_result(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--dataset", "sst2", "--runs", "nothing"])
+    assert stopped.value.code == 2
