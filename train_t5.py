@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ class Job:
             evaluation,
             run,
         )
+        if run.num_workers:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the library warns of forks otherwise
         self.runtime = Runtime(run.precision, "t5", run.random_seed)
         arguments = as_json(task, plugin, optimisation, evaluation, run)
         self.loaded: Loaded = load_t5(task.model_config, task.checkpoint)
@@ -72,6 +75,7 @@ class Job:
         )
         self.data: TaskData = build_data(request, self.loaded.tokenizer, self.model.config, self.ratios, self.runtime)
         self.directory = RunDirectory(run.output_path, arguments, run.resume, run.overwrite, self.runtime.is_main)
+        self.runtime.barrier()  # the others look for checkpoints only after an overwritten run is gone
         self.evaluator = Evaluator(self.runtime, self.model, self.loaded.tokenizer, self.data, evaluation.valid_batches)
 
     def train(self) -> None:
@@ -130,7 +134,9 @@ class Job:
             state = "" if ratio == 1 or plugin_file is not None else " untrained"
             name = "dense" if ratio == 1 else f"k={ratio}{state}"
             metrics = self.evaluator.at_ratio(ratio)
-            costs = cost_row(self.model, ratio, lengths, self.runtime, settings, plugin_file)
+            costs: dict[str, Any] = {"ratio": ratio}
+            if self.task.costs:
+                costs = cost_row(self.model, ratio, lengths, self.runtime, settings, plugin_file)
             rows.append({"name": name, **metrics, **costs})
         if self.runtime.is_main:
             metric = self.data.task.selection_metric
@@ -140,8 +146,9 @@ class Job:
             )
             print(format_table(rows, metric))
             print(
-                f"{len(lengths)} validation rows, mean {sum(lengths) / len(lengths):.1f} tokens; latency of one forward of "
-                f"{settings.batch} x {settings.length} in {self.run.precision} on {self.runtime.device}"
+                f"{len(lengths)} validation rows, mean {sum(lengths) / len(lengths):.1f} tokens; "
+                f"latency of one forward of {settings.batch} x {settings.length} "
+                f"in {self.run.precision} on {self.runtime.device}"
             )
             print(f"made: {self.directory.path / 'result.json'}")
 
@@ -164,7 +171,10 @@ class Job:
 
     def next_hint(self) -> str:
         """The command that uses what was made."""
-        base = f"python train_t5.py --dataset {self.task.dataset} --data-path {self.task.data_path} --model-config {self.task.model_config}"
+        base = (
+            f"python train_t5.py --dataset {self.task.dataset} --data-path {self.task.data_path} "
+            f"--model-config {self.task.model_config}"
+        )
         if self.plugin.distil != "no":
             checkpoint = f" --checkpoint {self.task.checkpoint}" if self.task.checkpoint else ""
             return f"{base}{checkpoint} --mode valid --plugin-path {self.directory.best} --output-path DIR"

@@ -72,7 +72,8 @@ def compare(
 
 def report(rows: Sequence[dict[str, Any]], settings: Settings) -> None:
     """Print the table and write the JSON."""
-    head = f"{'name':<20} {'batch':>5} {'length':>6} {'wall ratio':>10} {'quartiles':>13} {'MACs ratio':>10} {'quotient':>8}"
+    head = f"{'name':<20} {'batch':>5} {'length':>6} {'wall ratio':>10} {'quartiles':>13}"
+    head += f" {'MACs ratio':>10} {'quotient':>8}"
     print(head)
     print("-" * len(head))
     for row in rows:

@@ -1,6 +1,6 @@
 """What compression plugins make of MACs: wall-clock of a t5-base encoder, dense against k = 2, 4, 8.
 
-    python -m benchmarks.plugin_speed --json plugin_speed.json
+python -m benchmarks.plugin_speed --json plugin_speed.json
 """
 
 from __future__ import annotations

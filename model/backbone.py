@@ -119,6 +119,15 @@ T5 = BackboneSpec(
 SPECS: Mapping[str, BackboneSpec] = MappingProxyType({T5.family: T5})
 
 
+def describe_stacks(model: Any) -> str:
+    """What an edit that matched nothing found instead, for its error."""
+    spec = spec_for(model)
+    return (
+        f"{type(model).__name__} has {len(spec.encoder_layers(model))} encoder and "
+        f"{len(spec.decoder_layers(model))} decoder layers"
+    )
+
+
 def family_of(config: Any) -> str:
     """The family of a config, edited or not (`compressed_t5` is `t5`)."""
     return str(getattr(config, "model_type", "")).removeprefix(COMPRESSED_PREFIX)

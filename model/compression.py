@@ -14,6 +14,7 @@ possible, and which of the model's parameters are its own. The list of a model's
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self, TypeVar
@@ -63,6 +64,16 @@ class EditConfig(ABC):
                 f"The edit {cls.kind!r} has no setting {', '.join(unknown)}; it has: {', '.join(sorted(fields))}."
             )
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+
+def is_whole(value: object) -> bool:
+    """Whether a setting is a whole number (JSON's `true` is not)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_positive(value: object) -> bool:
+    """Whether a setting is a finite number above 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 _REGISTRY: dict[str, type[EditConfig]] = {}

@@ -62,7 +62,9 @@ def read_delta_edit(directory: Path, kind: str) -> tuple[EditConfig, dict[str, A
         raise ModelError(
             f"{path}: format version {content.get('format_version')!r}, this toolkit reads {FORMAT_VERSION}."
         )
-    return edit_from_dict(content["edit"]), content
+    if not isinstance(described := content.get("edit"), dict) or described.get("kind") != kind:
+        raise ModelError(f"{path} describes no {kind}: its \"edit\" is {described!r}.")
+    return edit_from_dict(described), content
 
 
 def load_delta(model: PreTrainedModel, kind: str, directory: Path) -> EditConfig:
@@ -77,11 +79,12 @@ def load_delta(model: PreTrainedModel, kind: str, directory: Path) -> EditConfig
         details = ", ".join(f"{k} {found.get(k)!r} (the model has {expected[k]!r})" for k in differing)
         raise ModelError(f"{directory}: this {kind} was made for another backbone: {details}.")
     present = next((e for e in edits_of(model) if e.kind == kind), None)
+    if present is not None and present != edit:
+        raise ModelError(f"{directory}: the model already carries a {kind} with other settings: {present}.")
+    state = read_safetensors(delta_files(directory, kind)[0])  # before the model is touched
     if present is None:
         apply_edit(model, edit)
-    elif present != edit:
-        raise ModelError(f"{directory}: the model already carries a {kind} with other settings: {present}.")
-    load_delta_state(model, edit, read_safetensors(delta_files(directory, kind)[0]), str(directory))
+    load_delta_state(model, edit, state, str(directory))
     return edit
 
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from model.backbone import LayerSlots, Slot, spec_for
-from model.compression import EditConfig, register_edit
+from model.backbone import LayerSlots, Slot, describe_stacks, spec_for
+from model.compression import EditConfig, is_positive, is_whole, register_edit
 from model.errors import ModelError
 
 
@@ -66,15 +66,20 @@ class LoraConfig(EditConfig):
     alpha: float = 32.0
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ModelError(f"LoRA's rank must be at least 1, found {self.rank}.")
+        if not is_whole(self.rank) or self.rank < 1:
+            raise ModelError(f"LoRA's rank must be a whole number of at least 1, found {self.rank!r}.")
+        if not is_positive(self.alpha):
+            raise ModelError(f"LoRA's alpha must be a number above 0, found {self.alpha!r}.")
 
     def apply(self, model: PreTrainedModel) -> None:
         """Wrap q and v; B starts at 0, so the model's output does not change."""
-        for slot in _projection_slots(model).values():
+        slots = _projection_slots(model)
+        if not slots:
+            raise ModelError(f"No self-attention to put LoRA on was found: {describe_stacks(model)}.")
+        for name, slot in slots.items():
             linear = slot.module
             if not isinstance(linear, nn.Linear):
-                raise ModelError(f"LoRA expects a linear projection, found {type(linear).__name__}.")
+                raise ModelError(f"LoRA expects a linear projection at {name}, found {type(linear).__name__}.")
             slot.replace(LoraLinear(linear, self.rank, self.alpha))
 
     def undo(self, model: PreTrainedModel) -> None:
@@ -89,7 +94,8 @@ class LoraConfig(EditConfig):
         modules: dict[str, nn.Module] = {}
         for name, slot in _projection_slots(model).items():
             layer = slot.module
-            assert isinstance(layer, LoraLinear)
+            if not isinstance(layer, LoraLinear):
+                raise ModelError(f"The model carries no LoRA: {name} is a {type(layer).__name__}.")
             modules[name] = LoraWeights(layer)
         return modules
 

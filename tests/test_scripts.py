@@ -29,7 +29,8 @@ done
 if [[ "$*" == *utils.embedded* ]]; then
     mkdir -p "data/$size/corpus" "data/$size/glue" "data/$size/squad" "checkpoints/backbone/$size/init"
     [[ -f "data/$size/manifest.json" ]] || echo '{}' >"data/$size/manifest.json"
-    [[ -f "checkpoints/backbone/$size/init/manifest.json" ]] || echo '{}' >"checkpoints/backbone/$size/init/manifest.json"
+    made="checkpoints/backbone/$size/init/manifest.json"
+    [[ -f "$made" ]] || echo '{}' >"$made"
 elif [[ -n "$out" ]]; then
     mkdir -p "$out/best" "$out/checkpoints/step-00000001"
     [[ -n "${FAIL_ON:-}" && "$out" == *"$FAIL_ON"* ]] && exit 1

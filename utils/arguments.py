@@ -6,15 +6,17 @@ Hyphens and underscores are both accepted. A script adds a dataclass of its own 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser
 
 from utils.engine import TrainerConfig
+from utils.errors import UserError
 
 
 def flag(default: Any, text: str) -> Any:
@@ -74,6 +76,13 @@ class EvaluationArguments:
     patience: int = flag(0, "Stop after this many validations without a gain; 0 never does.")
 
 
+class _Parser(HfArgumentParser):
+    """Tells a mistake as one sentence instead of the whole usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists all flags).")
+
+
 def parse(
     types: Sequence[type],
     description: str,
@@ -84,17 +93,31 @@ def parse(
 
     Args:
         ignored: flags of the original that never had an effect: accepted, with a warning.
+
+    Raises:
+        UserError: a flag is unknown, or a value is not what the flag takes.
     """
-    parser = HfArgumentParser(list(types), description=description)
+    parser = _Parser(list(types), description=description)
     group = parser.add_argument_group("accepted without effect (as in the original)")
     for name in ignored:
         group.add_argument(f"--{name}", f"--{name.replace('-', '_')}", dest=f"ignored_{name}", help="Has no effect.")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    *values, rest = parser.parse_args_into_dataclasses(args=given, look_for_args_file=False)
+    *values, rest, unknown = parser.parse_args_into_dataclasses(
+        args=given, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        raise UserError(_unknown_flags(unknown, parser))
     for name in ignored:
         if getattr(rest, f"ignored_{name}", None) is not None:
             print(f"warning: --{name} has no effect here, nor had it in the original.", file=sys.stderr)
     return tuple(values)
+
+
+def _unknown_flags(unknown: Sequence[str], parser: HfArgumentParser) -> str:
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "--help lists all flags."
+    return f"Not understood: {' '.join(unknown)}; {hint}"
 
 
 def as_json(*groups: Any) -> dict[str, Any]:

@@ -62,9 +62,8 @@ def main() -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args()
     count = make_corpus(arguments.files, arguments.output, arguments.span_words)
-    print(
-        f"made: {arguments.output} ({count} spans)\nnext: python train_t5.py --dataset wiki --data-path {arguments.output.parent} …"
-    )
+    print(f"made: {arguments.output} ({count} spans)")
+    print(f"next: python train_t5.py --dataset wiki --data-path {arguments.output.parent} …")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ class EncoderPadding:
     def __init__(self, model: Any, spec: BackboneSpec, zero_padded_rows: bool) -> None:
         self.ratio = 1
         self._pad_id = model.config.pad_token_id or 0
-        self._embed = lambda ids: model.get_input_embeddings()(ids)
         self._length: int | None = None
         self._row_mask: Tensor | None = None
         encoder = spec.encoder(model)
@@ -60,7 +59,7 @@ class EncoderPadding:
         for handle in self._handles:
             handle.remove()
 
-    def _pad(self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _pad(self, encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._length = self._row_mask = None
         if self.ratio == 1:
             return None
@@ -77,7 +76,7 @@ class EncoderPadding:
             mask = F.pad(mask, (0, missing), value=0)
             pads = torch.full((batch, missing), self._pad_id, device=given.device)
             if name == "inputs_embeds":
-                pads = self._embed(pads)
+                pads = encoder.get_input_embeddings()(pads)
             kwargs[name] = torch.cat([given, pads.to(given.dtype)], dim=1)
         kwargs["attention_mask"] = mask
         if mask.dim() == 2:
@@ -89,13 +88,21 @@ class EncoderPadding:
         if length is None or output is None:
             return None
         if isinstance(output, tuple):
-            return (output[0][:, :length], *output[1:])
-        output["last_hidden_state"] = output["last_hidden_state"][:, :length]
-        if output.get("hidden_states") is not None:
-            output["hidden_states"] = tuple(h[:, :length] for h in output["hidden_states"])
+            return tuple(_cut_to(length, part) for part in output)
+        for name, part in output.items():
+            output[name] = _cut_to(length, part)
         return output
 
     def _zero_rows(self, attention: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._row_mask is None:
             return None
         return (output[0] * self._row_mask.to(output[0].dtype), *output[1:])
+
+
+def _cut_to(length: int, part: Any) -> Any:
+    """Hidden states (B, L, D) and attention probabilities (B, heads, L, L), or tuples of them, without added rows."""
+    if isinstance(part, tuple):
+        return tuple(_cut_to(length, one) for one in part)
+    if not isinstance(part, Tensor):
+        return part
+    return part[:, :length] if part.dim() == 3 else part[:, :, :length, :length]

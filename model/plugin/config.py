@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
-from model.compression import EditConfig, register_edit
+from model.compression import EditConfig, is_positive, is_whole, register_edit
 from model.errors import ModelError
 from model.plugin.surgery import attach_modules, detach_modules, plugin_layers
 
@@ -34,14 +34,16 @@ class PluginConfig(EditConfig):
     zero_padded_rows: bool = False
 
     def __post_init__(self) -> None:
-        if not self.ratios or any(not isinstance(k, int) or k < 2 for k in self.ratios):
-            raise ModelError(f"Plugin ratios must be whole numbers of at least 2, found {list(self.ratios)}.")
+        if isinstance(self.ratios, list):  # equal settings must compare equal
+            object.__setattr__(self, "ratios", tuple(self.ratios))
+        if not isinstance(self.ratios, tuple) or not self.ratios or not all(is_whole(k) and k > 1 for k in self.ratios):
+            raise ModelError(f"Plugin ratios must be whole numbers of at least 2, found {self.ratios!r}.")
         if len(set(self.ratios)) < len(self.ratios):
             raise ModelError(f"Each plugin ratio may be named once, found {list(self.ratios)}.")
-        if self.bottleneck < 1:
-            raise ModelError(f"The adapter's bottleneck must be at least 1, found {self.bottleneck}.")
-        if self.residual_scale <= 0:
-            raise ModelError(f"The residual scale must be above 0, found {self.residual_scale}.")
+        if not is_whole(self.bottleneck) or self.bottleneck < 1:
+            raise ModelError(f"The adapter's bottleneck must be a whole number of at least 1, found {self.bottleneck!r}.")
+        if not is_positive(self.residual_scale):
+            raise ModelError(f"The residual scale must be a number above 0, found {self.residual_scale!r}.")
 
     def apply(self, model: PreTrainedModel) -> None:
         """Wrap every encoder FFN; `base_layer` keeps the dense one. The ratio in use is 1 afterwards."""

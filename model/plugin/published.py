@@ -126,7 +126,7 @@ def _hugging_face_name(key: str, source: str) -> tuple[str, int]:
     prefix = f"{stack}.block.{layer}.layer.{position}"
     if rest.startswith("layernorm_before_"):
         return f"{prefix}.layer_norm.weight", 1
-    if attention := re.fullmatch(r"self_attention\.(\w+)\.weight", rest):
+    if attention := re.fullmatch(r"self_attention\.(project_[qkv]|attention_out)\.weight", rest):
         letter = _ATTENTION_NAMES[attention[1]]
         module = "SelfAttention" if part == "self_att" else "EncDecAttention"
         return f"{prefix}.{module}.{letter}.weight", 100 if letter == "o" else 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from model.backbone import spec_for
+from model.backbone import describe_stacks, spec_for
 from model.errors import ModelError
 from model.plugin.bank import EncoderPadding, PluginFFN
 
@@ -28,7 +28,7 @@ def attach_modules(model: Any, ratios: tuple[int, ...], bottleneck: int, scale: 
     spec = spec_for(model)
     layers = spec.encoder_layers(model)
     if not layers:
-        raise ModelError(f"No encoder FFN to attach a plugin to was found in {type(model).__name__}.")
+        raise ModelError(f"No encoder FFN to attach a plugin to was found: {describe_stacks(model)}.")
     width = spec.sizes(model.config).width
     for layer in layers:
         ffn = layer.ffn.module

@@ -9,6 +9,10 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 
 from utils.embedded.sizes import BackboneSize
 
+# Attention logits: what a step away costs, and what the side a head does not look to costs.
+_BIAS_PER_STEP = 0.7
+_BIAS_WRONG_SIDE = 4.0
+
 
 def build_backbone(size: BackboneSize, tokenizer: PreTrainedTokenizerFast, seed: int) -> T5ForConditionalGeneration:
     """A T5 of this size with random weights; the generator of the caller is left as it was."""
@@ -28,7 +32,34 @@ def build_backbone(size: BackboneSize, tokenizer: PreTrainedTokenizerFast, seed:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return T5ForConditionalGeneration(config)
+        model = T5ForConditionalGeneration(config)
+    _give_encoder_heads_a_direction(model)
+    return model
+
+
+def _give_encoder_heads_a_direction(model: T5ForConditionalGeneration) -> None:
+    """Starts the encoder's heads, in turn, as: whole sentence, towards the left, towards the right, neighbourhood.
+
+    T5's relative position biases start near zero, and Adam moves them by at most the learning rate per step: a head
+    that looks at the word before needs thousands of steps, which a backbone trained for minutes does not have. (With
+    this start the grammar's sentiment task is solved in 200 steps, without it not in 800.)
+    """
+    attention = model.encoder.block[0].layer[0].SelfAttention
+    weight = attention.relative_attention_bias.weight  # (buckets, heads); first half: key at or left of the query
+    half = weight.shape[0] // 2
+    distance = torch.arange(half, dtype=weight.dtype)
+    near, away = -_BIAS_PER_STEP * distance, torch.full((half,), -_BIAS_WRONG_SIDE)
+    itself = torch.zeros(half)
+    itself[0] = 1.0
+    starts = (
+        (torch.zeros(half), torch.zeros(half)),
+        (near - itself, away),
+        (away + (_BIAS_WRONG_SIDE - 1.0) * itself, near),
+        (near, near),
+    )
+    with torch.no_grad():
+        for head in range(weight.shape[1]):
+            weight[:, head] += torch.cat(starts[head % len(starts)])
 
 
 def write_backbone(folder: Path, size: BackboneSize, tokenizer: PreTrainedTokenizerFast, seed: int) -> int:

@@ -33,21 +33,29 @@ def _clause(rng: random.Random, aspect: str, positive: bool, negations: float = 
 def sentiment(rng: random.Random, label: int) -> str:
     """A sentence whose overall opinion is negative (label 0) or positive (1).
 
-    Half of the sentences have one clause, one in four two that agree, and of these clauses one in three is negated;
-    in the others two clauses disagree, and the conjunction says which one counts ("although A , B": B;
+    Four sentences in ten have one clause and two have two that agree; one in three of these clauses is negated. In
+    the other four two clauses disagree, and the conjunction says which one counts ("although A , B": B;
     "B , although A": B; "A , but B": B).
     """
     positive = bool(label)
     main_aspect, other_aspect = rng.sample(words.TOPICS[rng.choice(tuple(words.TOPICS))], 2)
     shape = rng.random()
-    if shape < 0.5:
+    if shape < 0.4:
         return f"{_clause(rng, main_aspect, positive, 1 / 3)} ."
-    if shape < 0.75:
+    if shape < 0.6:
         first, second = (_clause(rng, aspect, positive, 1 / 3) for aspect in (main_aspect, other_aspect))
         return f"{first} and {second} ."
     main = _clause(rng, main_aspect, positive)
     other = _clause(rng, other_aspect, not positive)
-    return rng.choice((f"although {other} , {main} .", f"{main} , although {other} .", f"{other} , but {main} ."))
+    return rng.choice(
+        (
+            f"although {other} , {main} .",
+            f"even though {other} , {main} .",
+            f"{main} , although {other} .",
+            f"{main} , even though {other} .",
+            f"{other} , but {main} .",
+        )
+    )
 
 
 # ---- facts -----------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ TASK_FILES: dict[str, TaskFiles] = {
     ),
 }
 
-READING_SIZES = (("train", 24000), ("dev", 400))
+READING_SIZES = (("train", 12000), ("dev", 400))
 _SQUAD_PARAGRAPHS_PER_ARTICLE = 50
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.weights import read_json, read_safetensors
 from utils.engine import random_state
-from utils.engine.files import atomic_directory
+from utils.engine.files import atomic_directory, recover_directory
 from utils.engine.optimisation import trainable_parameters
 from utils.errors import UserError
 
@@ -39,6 +39,7 @@ class Progress:
         batch: batches of the present epoch done.
         best_value: best value of the selection metric so far, None before the first evaluation.
         best_step: the step that reached it.
+        evaluated_step: the step of the last evaluation.
         evaluations_without_gain: for early stopping.
         finished: whether the run came to its end.
         tokens: real input tokens seen.
@@ -50,6 +51,7 @@ class Progress:
     batch: int = 0
     best_value: float | None = None
     best_step: int = 0
+    evaluated_step: int = 0
     evaluations_without_gain: int = 0
     finished: bool = False
     tokens: int = 0
@@ -65,6 +67,12 @@ def list_checkpoints(run_directory: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     folder = run_directory / "checkpoints"
     return sorted(p for p in folder.iterdir() if _NAME.match(p.name)) if folder.is_dir() else []
+
+
+def recover_checkpoints(run_directory: Path) -> None:
+    """Put back what a kill took away while a checkpoint of the same step was replaced."""
+    for old in (run_directory / "checkpoints").glob(".step-*.old"):
+        recover_directory(old.with_name(old.name.removeprefix(".").removesuffix(".old")))
 
 
 def save_checkpoint(
@@ -86,6 +94,8 @@ def save_checkpoint(
             "random": random_values,
         }
         (partial / "trainer.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+        if (run_directory / "arguments.json").is_file():
+            shutil.copyfile(run_directory / "arguments.json", partial / "arguments.json")
     for path in list_checkpoints(run_directory)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
     return target
@@ -100,7 +110,8 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
     content = read_json(path / "trainer.json")
     if content.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"{path}/trainer.json has format version {content.get('format_version')!r}, this toolkit reads {FORMAT_VERSION}."
+            f"{path}/trainer.json has format version {content.get('format_version')!r}, "
+            f"this toolkit reads {FORMAT_VERSION}."
         )
     parameters = trainable_parameters(module)
     weights = read_safetensors(path / "model.safetensors")

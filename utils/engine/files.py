@@ -48,8 +48,9 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def is_write_failure(error: BaseException) -> bool:
-    """Whether an exception means that the disk is full or not writable (safetensors wraps such errors in its own)."""
-    return isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
+    """Whether an exception means that the disk is full or not writable (Rust libraries wrap such errors)."""
+    wrapped = type(error).__name__ == "SafetensorError" or "No space left on device" in str(error)
+    return isinstance(error, OSError) or wrapped
 
 
 def write_failure_reason(error: BaseException) -> str:

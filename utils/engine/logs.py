@@ -1,14 +1,22 @@
-"""What a run tells: a progress bar on a terminal, plain lines otherwise; log.log, metrics.jsonl and TensorBoard always."""
+"""What a run tells: a progress bar on a terminal, plain lines otherwise.
+
+log.log, metrics.jsonl and TensorBoard are always written.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from utils.errors import UserError
 
 
 class RunLog:
@@ -21,6 +29,7 @@ class RunLog:
 
     def __init__(self, directory: Path | None, active: bool = True, resume_step: int | None = None) -> None:
         self._active = active
+        self._directory = directory
         self._text: TextIO | None = None
         self._rows: TextIO | None = None
         self._board: SummaryWriter | None = None
@@ -31,8 +40,9 @@ class RunLog:
         metrics = directory / "metrics.jsonl"
         if resume_step is not None and metrics.exists():
             _drop_rows_after(metrics, resume_step)
-        self._text = open(directory / "log.log", "a", encoding="utf-8")
-        self._rows = open(metrics, "a", encoding="utf-8")
+        # Open for the whole run, closed in `close`.
+        self._text = open(directory / "log.log", "a", encoding="utf-8")  # noqa: SIM115
+        self._rows = open(metrics, "a", encoding="utf-8")  # noqa: SIM115
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step)
 
     def line(self, text: str) -> None:
@@ -44,26 +54,29 @@ class RunLog:
         else:
             print(text, flush=True)
         if self._text is not None:
-            self._text.write(text + "\n")
-            self._text.flush()
+            with _write_errors(self._directory):
+                self._text.write(text + "\n")
+                self._text.flush()
 
     def metrics(self, split: str, step: int, values: dict[str, float]) -> None:
         """Numbers of one step, into metrics.jsonl and TensorBoard."""
         if self._rows is not None and self._board is not None:
-            self._rows.write(json.dumps({"split": split, "step": step, **values}) + "\n")
-            self._rows.flush()
-            for key, value in values.items():
-                self._board.add_scalar(f"{split}/{key}", value, step)
+            with _write_errors(self._directory):
+                self._rows.write(json.dumps({"split": split, "step": step, **values}) + "\n")
+                self._rows.flush()
+                for key, value in values.items():
+                    self._board.add_scalar(f"{split}/{key}", value, step)
 
     def start_bar(self, total: int | None, done: int) -> None:
         """Show a bar of optimizer steps if standard error is a terminal."""
         if self._active and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.05)
 
-    def advance(self, postfix: str) -> None:
-        """One step further."""
+    def advance(self, postfix: str | None = None) -> None:
+        """One step further; the text behind the bar stays until the next one comes."""
         if self._bar is not None:
-            self._bar.set_postfix_str(postfix, refresh=False)
+            if postfix is not None:
+                self._bar.set_postfix_str(postfix, refresh=False)
             self._bar.update(1)
 
     def stop_bar(self) -> None:
@@ -73,11 +86,20 @@ class RunLog:
             self._bar = None
 
     def close(self) -> None:
-        """Flush and close everything."""
+        """Flush and close everything; on a full disk the last lines are lost, silently, as an error is told already."""
         self.stop_bar()
         for handle in (self._text, self._rows, self._board):
             if handle is not None:
-                handle.close()
+                with suppress(OSError):
+                    handle.close()
+
+
+@contextmanager
+def _write_errors(directory: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Could not write the logs in {directory}: {error.strerror or error}.") from error
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
@@ -88,4 +110,6 @@ def _drop_rows_after(path: Path, step: int) -> None:
                 kept.append(row)
         except (json.JSONDecodeError, KeyError):
             continue  # the kill fell into this line
-    path.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+    os.replace(partial, path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.weights import read_json
-from utils.engine.checkpoint import list_checkpoints
+from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
 from utils.engine.files import recover_directory, write_json
 from utils.errors import UserError
 
@@ -26,6 +26,10 @@ _MAY_CHANGE = {
     "training_step",
 }
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
+
+
+#: Arguments, versions and seed of the run.
+ARGUMENTS_FILE = "arguments.json"
 
 
 class RunDirectory:
@@ -61,12 +65,16 @@ class RunDirectory:
         """Where the best model is kept."""
         return self.path / "best"
 
+    def copy_arguments(self, target: Path) -> None:
+        """Put arguments, versions and seed beside saved weights."""
+        shutil.copyfile(self.path / ARGUMENTS_FILE, target / ARGUMENTS_FILE)
+
     def newest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, if any."""
         return next(reversed(list_checkpoints(self.path)), None)
 
     def _claim(self, arguments: dict[str, Any], resume: bool, overwrite: bool) -> None:
-        recorded = self.path / "arguments.json"
+        recorded = self.path / ARGUMENTS_FILE
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output-path {self.path} is a file, expected a directory.")
         if recorded.exists() and overwrite:
@@ -78,6 +86,7 @@ class RunDirectory:
         elif recorded.exists():
             self._check_same(read_json(recorded).get("arguments", {}), arguments)
             recover_directory(self.best)
+            recover_checkpoints(self.path)
         elif self.path.is_dir() and any(self.path.iterdir()) and not resume:
             raise UserError(
                 f"--output-path {self.path} is not empty and holds no run of this toolkit: name another one."

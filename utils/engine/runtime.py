@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers.utils import logging
 
 from utils.errors import UserError
 
@@ -37,6 +39,7 @@ class Runtime:
                 raise UserError(f"--precision fp16 is refused: {_NO_FP16[family]}; use bf16 or fp32.")
             if not torch.cuda.is_available():
                 raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
+        quiet_libraries()
         mixed = "no" if precision == "fp32" else precision
         self.accelerator = Accelerator(mixed_precision=mixed, dataloader_config=DataLoaderConfiguration())
         self.precision = precision
@@ -74,6 +77,12 @@ class Runtime:
     def barrier(self) -> None:
         """Wait for the other processes."""
         self.accelerator.wait_for_everyone()
+
+
+def quiet_libraries() -> None:
+    """Without a terminal, the libraries' own progress bars would only litter the log."""
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def seed_everything(seed: int) -> None:

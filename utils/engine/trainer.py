@@ -107,11 +107,11 @@ class Trainer:
         Raises:
             Interrupted: SIGINT or SIGTERM came; a checkpoint was saved first.
         """
-        if self.progress.finished:
+        total = self._total_steps()
+        if self.progress.finished and self._is_over(total):
             self.log.line(f"this run is complete: {self.progress.step} steps, best {self.selection} {self._best()}")
             self.log.close()
             return self.progress
-        total = self._total_steps()
         self.log.start_bar(None if math.isinf(total) else int(total), self.progress.step)
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -126,24 +126,31 @@ class Trainer:
         return self.progress
 
     def _run_epochs(self, total: float) -> None:
-        while self.progress.epoch < self.config.epochs and self.progress.step < total:
+        while not self._is_over(total):
             for group in self._groups():
                 self._step(group)
-                at_end = self.progress.step >= total
-                if not at_end and self._due(self.config.valid_step):
-                    if self._validate():
-                        return
+                if self._due(self.config.valid_step):
+                    self._validate()
                 elif self._due(self.config.save_step):
                     self._checkpoint()
                 if self._stop_signal is not None:
                     self._stop_now()
-                if at_end:
+                if self._is_over(total):
                     break
             else:
                 self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
-            ended = self.progress.step >= total or self.progress.epoch >= self.config.epochs
-            if (self.config.valid_step <= 0 or ended) and self._validate():
-                return
+                if self.config.valid_step <= 0:
+                    self._validate()
+        self._validate()
+        if self._out_of_patience():
+            self.log.line(f"early stop: no gain in {self.progress.evaluations_without_gain} evaluations")
+
+    def _is_over(self, total: float) -> bool:
+        """Whether no training is left to do; of a resumed run as of one that goes on."""
+        return self.progress.step >= total or self.progress.epoch >= self.config.epochs or self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.progress.evaluations_without_gain
 
     def _groups(self) -> Iterator[list[Batch]]:
         """The rest of the present epoch, in groups of `accumulation` micro-batches."""
@@ -182,12 +189,12 @@ class Trainer:
     def _report(self, totals: dict[str, Tensor], norm: float, lr: float, rate: float) -> None:
         step = self.progress.step
         if step % self.config.inspect_step and step != 1:
-            self.log.advance("")
+            self.log.advance()
             return
         values = {key: float(value) for key, value in totals.items()}
         if not math.isfinite(values["loss"]):
             raise UserError(f"The loss became {values['loss']} at step {step}: lower --lr or use --precision fp32.")
-        self.log.advance(f"loss {values['loss']:.4f}")
+        self.log.advance(f"loss {values['loss']:.4f}, {rate:,.0f} tokens/s")
         text = " | ".join(f"{key}: {value:.4f}" for key, value in values.items())
         left = self._time_left()
         self.log.line(
@@ -196,13 +203,16 @@ class Trainer:
         )
         self.log.metrics("train", step, {**values, "grad_norm": norm, "lr": lr, "tokens_per_second": rate})
 
-    def _validate(self) -> bool:
-        """Evaluate, keep the best, save; True if it is time to stop early."""
+    def _validate(self) -> None:
+        """Evaluate, keep the best, save; nothing if the present weights were evaluated already."""
+        if self.progress.evaluated_step == self.progress.step:
+            return
         self.module.eval()
         started = time.perf_counter()
         values = self.evaluate()
         self.module.train()
         value, progress = values[self.selection], self.progress
+        progress.evaluated_step = progress.step
         gained = progress.best_value is None or value > progress.best_value
         if gained:
             progress.best_value, progress.best_step, progress.evaluations_without_gain = (
@@ -221,15 +231,12 @@ class Trainer:
         self.log.metrics("valid", progress.step, values)
         if self.config.save_step <= 0 or self._due(self.config.save_step):
             self._checkpoint()
-        if self.config.patience and progress.evaluations_without_gain >= self.config.patience:
-            self.log.line(f"early stop: no gain in {progress.evaluations_without_gain} evaluations")
-            return True
-        return False
 
     def _save_best(self) -> None:
         if self.runtime.is_main:
             with atomic_directory(self.directory.best) as partial:
                 self.save_best(partial)
+                self.directory.copy_arguments(partial)
         self.runtime.barrier()
 
     def _checkpoint(self) -> None:

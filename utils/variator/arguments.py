@@ -32,6 +32,7 @@ class TaskArguments:
         None,
         "Weights to start from: a Hugging Face directory, a LoRA directory or an original .pt checkpoint.",
     )
+    costs: bool = flag(True, "Measure MACs, latency and memory in --mode valid (--no-costs: metrics only).")
     max_input_length: int = flag(
         512, "Longest encoder input in tokens; longer contexts are cut, the answer slot stays."
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from dataset import sentinel_id
 from metric.glue import compute
@@ -58,8 +59,12 @@ class Evaluator:
     def _batches(self) -> Iterator[tuple[Batch, int]]:
         """Batches on the device, with the number of their rows that count on this process."""
         batches: Iterable[Batch] = self.data.valid.batches(0)
-        for batch in islice(batches, self.max_batches or None):
+        bar = tqdm(islice(batches, self.max_batches or None), "validating", leave=False, disable=self._silent())
+        for batch in bar:
             yield self.runtime.to_device(batch), int(batch["num_rows"])
+
+    def _silent(self) -> bool | None:
+        return None if self.runtime.is_main else True  # None: silent unless standard error is a terminal
 
     def _classification(self) -> dict[str, float]:
         rows: list[tuple[int, int, int, float]] = []

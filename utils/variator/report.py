@@ -90,14 +90,18 @@ def cost_row(
 
 
 def format_table(rows: Sequence[dict[str, Any]], metric: str) -> str:
-    """The rows as a plain table for the console."""
-    head = f"{'model':<22} {metric:>12} {'MACs/example':>13} {'x':>5} {'latency p50':>12} {'p95':>9} {'params':>12} {'delta':>10}"
+    """The rows as a plain table for the console; costs where they were measured."""
+    costs = "macs" in rows[0]
+    head = f"{'model':<22} {metric:>12}"
+    if costs:
+        head += f" {'MACs/example':>13} {'dense/this':>10} {'latency p50':>12} {'p95':>10} {'params':>12} {'delta':>10}"
     lines = [head, "-" * len(head)]
-    dense = rows[0]["macs"]
     for row in rows:
-        lines.append(
-            f"{row['name']:<22} {row[metric]:>12.4f} {row['macs'] / 1e6:>11.2f} M {dense / row['macs']:>5.2f} "
-            f"{row['latency_ms']:>9.2f} ms {row['latency_p95_ms']:>6.2f} ms {row['num_params']:>12,} "
-            f"{row['delta_bytes'] / 1e6:>7.2f} MB"
-        )
+        line = f"{row['name']:<22} {row[metric]:>12.4f}"
+        if costs:
+            line += (
+                f" {row['macs'] / 1e6:>11.2f} M {rows[0]['macs'] / row['macs']:>10.2f} {row['latency_ms']:>9.2f} ms"
+                f" {row['latency_p95_ms']:>7.2f} ms {row['num_params']:>12,} {row['delta_bytes'] / 1e6:>7.2f} MB"
+            )
+        lines.append(line)
     return "\n".join(lines)

@@ -1,0 +1,196 @@
+"""Variator on real data: the whole pipeline over seeds, its controls, and the table in docs/results/variator.md.
+
+    python -m benchmarks.variator_results --data GLUE_DIR --corpus CORPUS_DIR --backbone MODEL_DIR --threads 2
+
+Per seed: pre-train the plugins on text; per task: fine-tune, adapt the plugins (from pre-trained ones and from
+nothing), evaluate. Every stage is a call of `train_t5.py`; one that has its result.json is not run again, and
+one that was interrupted is resumed. `--report` only writes the page from what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RATIOS = (2, 4, 8)
+#: Flags of the stages by task; `wiki` is the plugins' pre-training. Chosen on seed 1.
+FINETUNE = {
+    "sst2": "--lr 5e-4 --schedule linear --warmup-step 200 --batch-size 64 --epochs 3 --valid-step 500",
+    "mrpc": "--lr 3e-4 --schedule linear --warmup-step 50 --batch-size 32 --epochs 6",
+}
+ADAPT = {
+    "sst2": "--lr 1e-3 --schedule linear --warmup-step 50 --batch-size 64 --epochs 1 --valid-step 250",
+    "mrpc": "--lr 1e-3 --schedule linear --warmup-step 20 --batch-size 32 --epochs 8",
+}
+PRETRAIN = "--lr 1e-3 --schedule linear --warmup-step 50 --batch-size 32 --epochs 20 --training-step 400"
+LENGTH = {"sst2": 96, "mrpc": 128, "wiki": 224}
+CONTROLS = ("untrained", "pretrained only", "adapted only", "adapted")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where everything is and how a stage is run."""
+
+    data: str
+    corpus: str
+    backbone: str
+    output: Path
+    threads: int
+    scale: float
+
+    def call(self, output: Path, arguments: str) -> None:
+        """Run `train_t5.py` unless `output` is complete; resume what was interrupted."""
+        if (output / "result.json").is_file():
+            return
+        again = " --resume" if (output / "arguments.json").is_file() else ""
+        common = f"--precision bf16 --inspect-step 100 --keep-checkpoints 1 --output-path {output}"
+        command = f"{sys.executable} train_t5.py {arguments} {common}{again}"
+        shown = command.replace(sys.executable, "python")
+        print(f"+ {shown}", flush=True)
+        with open(self.output / "commands.txt", "a", encoding="utf-8") as log:
+            log.write(shown + "\n")
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        subprocess.run(shlex.split(command), check=True, env=environment)
+
+    def wiki(self, seed: int) -> Path:
+        """Plugins pre-trained on text."""
+        output = self.output / f"wiki-{seed}"
+        ratios = " ".join(map(str, RATIOS))
+        self.call(
+            output,
+            f"--dataset wiki --data-path {self.corpus} --model-config {self.backbone} --distil hidden "
+            f"--mux-num {ratios} --residual-scale {self.scale:g} "
+            f"--max-input-length {LENGTH['wiki']} --random-seed {seed} {PRETRAIN}",
+        )
+        return output / "best"
+
+    def task(self, dataset: str, seed: int) -> None:
+        """Fine-tune, adapt twice, evaluate four times."""
+        ratios = " ".join(map(str, RATIOS))
+        root = self.output / f"{dataset}-{seed}"
+        base = (
+            f"--dataset {dataset} --data-path {self.data} --model-config {self.backbone} "
+            f"--max-input-length {LENGTH[dataset]} --random-seed {seed}"
+        )
+        self.call(root / "finetune", f"{base} {FINETUNE[dataset]}")
+        tuned = f"{base} --checkpoint {root / 'finetune' / 'best'} --residual-scale {self.scale:g}"
+        pretrained = self.wiki(seed)
+        for name, start in (("adapted", pretrained), ("adapted-only", "none")):
+            self.call(
+                root / name,
+                f"{tuned} --distil hidden --mux-num {ratios} --plugin-path {start} {ADAPT[dataset]}",
+            )
+        plugins = {
+            "untrained": "none",
+            "pretrained-only": pretrained,
+            "adapted-only": root / "adapted-only" / "best",
+            "adapted": root / "adapted" / "best",
+        }
+        for name, path in plugins.items():
+            costs = "" if name == "adapted" else " --no-costs"
+            self.call(root / f"valid-{name}", f"{tuned} --mode valid --mux-num {ratios} --plugin-path {path}{costs}")
+
+
+def collect(output: Path, dataset: str, seeds: list[int]) -> dict[str, dict[int, list[dict[str, Any]]]]:
+    """Rows of `result.json` by control and ratio, one per seed that is there."""
+    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for control in CONTROLS:
+        name = control.replace(" ", "-").replace("pretrained-only", "pretrained-only")
+        for seed in seeds:
+            path = output / f"{dataset}-{seed}" / f"valid-{name}" / "result.json"
+            if path.is_file():
+                for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+                    found.setdefault(control, {}).setdefault(row["ratio"], []).append(row)
+    return found
+
+
+def _spread(values: list[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
+
+
+def table(found: dict[str, dict[int, list[dict[str, Any]]]], metric: str) -> list[str]:
+    """Markdown rows: metric (mean ± standard deviation over seeds), retention, costs."""
+    dense = found["adapted"][1]
+    lines = [
+        f"| model | {metric} | retention | MACs / example | latency p50, 8 x 128 | plugin parameters |",
+        "|---|---|---|---|---|---|",
+    ]
+    baseline = [row[metric] for row in dense]
+    macs, latency = statistics.mean(r["macs"] for r in dense), statistics.mean(r["latency_ms"] for r in dense)
+    lines.append(f"| dense | {_spread(baseline)} | 1 | {macs / 1e6:.2f} M | {latency:.1f} ms | – |")
+    for ratio in RATIOS:
+        for control in reversed(CONTROLS):
+            rows = found.get(control, {}).get(ratio, [])
+            if not rows:
+                continue
+            values = [row[metric] for row in rows]
+            kept = statistics.mean(v / d for v, d in zip(values, baseline, strict=False))
+            costs = "| | |"
+            if control == "adapted":
+                share = rows[0]["plugin_share"]
+                costs = (
+                    f"{statistics.mean(r['macs'] for r in rows) / 1e6:.2f} M | "
+                    f"{statistics.mean(r['latency_ms'] for r in rows):.1f} ms | "
+                    f"{rows[0]['plugin_params']:,} ({share:.1%})"
+                )
+            lines.append(f"| k = {ratio}, {control} | {_spread(values)} | {kept:.3f} | {costs} |")
+    return lines
+
+
+def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) -> None:
+    """The measured part of the results page, between its two markers."""
+    parts: list[str] = []
+    for dataset in datasets:
+        found = collect(study.output, dataset, seeds)
+        if "adapted" not in found:
+            continue
+        count = len(found["adapted"][1])
+        for metric in ["accuracy"] + (["f1"] if dataset == "mrpc" else []):
+            parts += [f"### {dataset.upper()}, {metric}, {count} seed(s)", "", *table(found, metric), ""]
+    log = study.output / "commands.txt"
+    commands = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    unique = [c for c in dict.fromkeys(commands) if "--resume" not in c and f"--random-seed {seeds[0]} " in c + " "]
+    block = "\n".join(parts) + "\n### Commands (first seed)\n\n```\n" + "\n".join(unique) + "\n```\n"
+    text = page.read_text(encoding="utf-8")
+    begin, end = "<!-- measured -->", "<!-- /measured -->"
+    head, rest = text.split(begin)
+    page.write_text(f"{head}{begin}\n{block}{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.variator_results", description=str(__doc__).split("\n")[0]
+    )
+    parser.add_argument("--data", required=True, help="folder with GLUE TSV folders (SST-2, MRPC)")
+    parser.add_argument("--corpus", required=True, help="folder of the pre-training corpus")
+    parser.add_argument("--backbone", required=True, help="pre-trained T5 directory")
+    parser.add_argument("--datasets", nargs="+", default=["sst2", "mrpc"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--residual-scale", type=float, default=10.0, help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("outputs/results/variator"))
+    parser.add_argument("--page", type=Path, default=Path("docs/results/variator.md"))
+    parser.add_argument("--report", action="store_true", help="only write the page")
+    given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    study = Study(given.data, given.corpus, given.backbone, given.output, given.threads, given.residual_scale)
+    if not given.report:
+        for seed in given.seeds:
+            for dataset in given.datasets:
+                study.task(dataset, seed)
+    write_page(study, given.datasets, given.seeds, given.page)
+    print(f"made: {given.page}")
+
+
+if __name__ == "__main__":
+    main()
