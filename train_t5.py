@@ -26,7 +26,7 @@ from utils.loading import Loaded, load_t5, write_task_file
 from utils.variator.arguments import PluginArguments, TaskArguments, parse_arguments, wants_plugins
 from utils.variator.data import DataRequest, TaskData, build_data
 from utils.variator.evaluation import Evaluator
-from utils.variator.plugins import attach_plugins
+from utils.variator.plugins import attach_plugins, plugin_source
 from utils.variator.report import CostSettings, cost_row, format_table, lengths_of
 
 
@@ -127,11 +127,14 @@ class Job:
         """Evaluate the dense model and every ratio; print and save the table."""
         settings = CostSettings(batch=8, length=min(128, self.task.max_input_length))
         lengths = lengths_of(self.data)
-        path = Path(self.plugin.plugin_path) if self.plugin.plugin_path not in (None, "none") else None
-        plugin_file = None if path is None else (path / "plugin.safetensors" if path.is_dir() else path)
+        path = plugin_source(self.plugin, self.task.checkpoint)
+        in_checkpoint = path is not None and path == self.task.checkpoint  # no file of the plugin's own to measure
+        plugin_file = (
+            None if path is None or in_checkpoint else (path / "plugin.safetensors" if path.is_dir() else path)
+        )
         rows = []
         for ratio in (1, *self.ratios):
-            state = "" if ratio == 1 or plugin_file is not None else " untrained"
+            state = "" if ratio == 1 or path is not None else " untrained"
             name = "dense" if ratio == 1 else f"k={ratio}{state}"
             metrics = self.evaluator.at_ratio(ratio)
             costs: dict[str, Any] = {"ratio": ratio}

@@ -63,7 +63,7 @@ def read_delta_edit(directory: Path, kind: str) -> tuple[EditConfig, dict[str, A
             f"{path}: format version {content.get('format_version')!r}, this toolkit reads {FORMAT_VERSION}."
         )
     if not isinstance(described := content.get("edit"), dict) or described.get("kind") != kind:
-        raise ModelError(f"{path} describes no {kind}: its \"edit\" is {described!r}.")
+        raise ModelError(f'{path} describes no {kind}: its "edit" is {described!r}.')
     return edit_from_dict(described), content
 
 

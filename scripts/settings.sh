@@ -79,7 +79,7 @@ embedded_settings() {
         ;;
     plugin)
         SETTINGS=("${common[@]}" --lr 2e-3 --warmup-step 20 --max-input-length 64 --epochs 100
-            --training-step 300 --valid-step 150)
+            --training-step 300 --valid-step 150 --residual-scale 1)
         [[ "$3" == mini ]] && SETTINGS+=(--training-step 3000 --valid-step 500)
         ;;
     finetune)

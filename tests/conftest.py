@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.tiny import Tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 _parity_cases: list[str] = []
@@ -57,3 +60,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if _parity_cases:
         directory = config.getoption("--goldens")
         terminalreporter.write_line(f"parity: {len(_parity_cases)} golden cases ran from {directory}")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A two-layer T5 with its tokenizer, and a few rows of SST-2, SQuAD and a corpus."""
+    return Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for models too small to share among several; a busy machine makes two of them wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

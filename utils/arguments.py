@@ -101,6 +101,7 @@ def parse(
     group = parser.add_argument_group("accepted without effect (as in the original)")
     for name in ignored:
         group.add_argument(f"--{name}", f"--{name.replace('-', '_')}", dest=f"ignored_{name}", help="Has no effect.")
+    _add_hyphens(parser)
     given = list(sys.argv[1:] if arguments is None else arguments)
     *values, rest, unknown = parser.parse_args_into_dataclasses(
         args=given, look_for_args_file=False, return_remaining_strings=True
@@ -111,6 +112,16 @@ def parse(
         if getattr(rest, f"ignored_{name}", None) is not None:
             print(f"warning: --{name} has no effect here, nor had it in the original.", file=sys.stderr)
     return tuple(values)
+
+
+def _add_hyphens(parser: HfArgumentParser) -> None:
+    """`--no-costs` beside `--no_costs`: the one kind of flag that the library gives underscores only."""
+    for action in parser._actions:
+        for option in [o for o in action.option_strings if o.startswith("--") and "_" in o]:
+            hyphens = option.replace("_", "-")
+            if hyphens not in parser._option_string_actions:
+                parser._option_string_actions[hyphens] = action
+                action.option_strings = [*action.option_strings, hyphens]
 
 
 def _unknown_flags(unknown: Sequence[str], parser: HfArgumentParser) -> str:

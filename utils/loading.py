@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
 
 from model.delta import is_delta, load_delta
@@ -91,6 +92,9 @@ def _from_directory(source: str) -> Any:
         if hasattr(config, "dropout_rate"):
             config.dropout_rate = 0.0  # the original trains without dropout, and so do all golden numbers
         return AutoModelForSeq2SeqLM.from_pretrained(source, config=config)
+    except SafetensorError as error:
+        files = ", ".join(f"{p.name} ({p.stat().st_size} bytes)" for p in sorted(path.glob("*.safetensors")))
+        raise UserError(f"{source}: {files or 'the weight file'} is not a whole safetensors file: {error}.") from error
     except (OSError, ValueError) as error:
         raise UserError(f"No model could be loaded from {source}: {_first_line(error)}") from error
 

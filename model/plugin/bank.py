@@ -68,10 +68,12 @@ class EncoderPadding:
         name = "input_ids" if kwargs.get("input_ids") is not None else "inputs_embeds"
         given: Tensor = kwargs[name]
         batch, length = given.shape[:2]
-        mask = kwargs.get("attention_mask")
+        mask, missing = kwargs.get("attention_mask"), -length % self.ratio
+        if mask is None and not missing:
+            return None
         if mask is None:
             mask = torch.ones((batch, length), dtype=torch.long, device=given.device)
-        if missing := -length % self.ratio:
+        if missing:
             self._length = length
             mask = F.pad(mask, (0, missing), value=0)
             pads = torch.full((batch, missing), self._pad_id, device=given.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -34,14 +34,14 @@ class PluginConfig(EditConfig):
     zero_padded_rows: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratios, list):  # equal settings must compare equal
-            object.__setattr__(self, "ratios", tuple(self.ratios))
-        if not isinstance(self.ratios, tuple) or not self.ratios or not all(is_whole(k) and k > 1 for k in self.ratios):
-            raise ModelError(f"Plugin ratios must be whole numbers of at least 2, found {self.ratios!r}.")
+        given: Any = self.ratios
+        if not isinstance(given, tuple | list) or not given or not all(is_whole(k) and k > 1 for k in given):
+            raise ModelError(f"Plugin ratios must be whole numbers of at least 2, found {given!r}.")
+        object.__setattr__(self, "ratios", tuple(given))  # a list and the tuple are equal settings
         if len(set(self.ratios)) < len(self.ratios):
             raise ModelError(f"Each plugin ratio may be named once, found {list(self.ratios)}.")
         if not is_whole(self.bottleneck) or self.bottleneck < 1:
-            raise ModelError(f"The adapter's bottleneck must be a whole number of at least 1, found {self.bottleneck!r}.")
+            raise ModelError(f"The bottleneck must be a whole number of at least 1, found {self.bottleneck!r}.")
         if not is_positive(self.residual_scale):
             raise ModelError(f"The residual scale must be a number above 0, found {self.residual_scale!r}.")
 

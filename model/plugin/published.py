@@ -29,6 +29,11 @@ ORIGINAL_EPSILON = 1e-2
 ORIGINAL_DECODER_START = 2
 
 _PLUGIN_KEY = re.compile(r"^mux_layer\.(\d+)\.(.+)$")
+_PLUGIN_TENSORS = tuple(
+    f"{part}.{kind}"
+    for part in ("mux_layer", "demux_adapter.w_in", "demux_adapter.w_out")
+    for kind in ("weight", "bias")
+)
 _ATTENTION_NAMES = {"project_q": "q", "project_k": "k", "project_v": "v", "attention_out": "o"}
 
 
@@ -36,11 +41,14 @@ def read_published_plugin(path: Path) -> tuple[int, dict[str, Tensor]]:
     """The ratio and the `mux_layer.*` tensors of a `.pkl` or of a full original checkpoint.
 
     Raises:
-        ModelError: no plugin tensors in it, or the file is not one to trust.
+        ModelError: no plugin tensors in it, some are missing, or the file is not one to trust.
     """
     state = {k: v for k, v in read_torch_file(path).items() if _PLUGIN_KEY.match(k)}
     if "mux_layer.0.mux_layer.bias" not in state:
         raise ModelError(f"{path} holds no plugin: no tensor mux_layer.0.mux_layer.bias in it.")
+    layers = {key.split(".")[1] for key in state}
+    if missing := sorted({f"mux_layer.{i}.{name}" for i in layers for name in _PLUGIN_TENSORS} - set(state)):
+        raise ModelError(f"{path} holds an incomplete plugin: {len(missing)} tensors are missing, first {missing[0]}.")
     return int(state["mux_layer.0.mux_layer.bias"].numel()), state
 
 
@@ -55,7 +63,8 @@ def load_published_plugin(model: PreTrainedModel, path: Path, match_attention: b
     """
     ratio, state = read_published_plugin(path)
     width = model.config.d_model
-    found_width, found_depth = state["mux_layer.0.mux_layer.weight"].shape[1] // ratio, len(state) // 6
+    found_width = state["mux_layer.0.mux_layer.weight"].shape[1] // ratio
+    found_depth = len(state) // len(_PLUGIN_TENSORS)
     if (found_width, found_depth) != (width, model.config.num_layers):
         raise ModelError(
             f"{path}: the plugin was made for {found_depth} layers of width {found_width}, "

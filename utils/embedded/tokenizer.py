@@ -36,6 +36,8 @@ _WORD_SCORE = -5.0
 # Share of the pieces kept for the most frequent words of the text. Unigram training alone prefers to cut them
 # ("although" into three), which makes the sentences of so small a model nearly twice as long.
 _FREQUENT_SHARE = 0.6
+# Most occurrences of a character are inside of longer pieces.
+_CHARACTER_PENALTY = 2.0
 _PRINTABLE_ASCII = [chr(code) for code in range(33, 127)]
 
 
@@ -83,6 +85,21 @@ def _frequent_words(files: Sequence[Path], count: int) -> dict[str, float]:
     return {SPACE + word: math.log(number / total) for word, number in ranked[:count]}
 
 
+def _character_scores(files: Sequence[Path], found: set[str]) -> dict[str, float]:
+    """Log-probabilities of the characters of the text and of ASCII as pieces of their own.
+
+    The trainer scores the rare ones in an order that changes from run to run, hence this simple estimate.
+    """
+    counts: Counter[str] = Counter()
+    for line in _lines(files):
+        counts.update(unicodedata.normalize("NFKC", line))
+    total = sum(counts.values())
+    return {
+        character: math.log((counts[character] + 1) / total) - _CHARACTER_PENALTY
+        for character in sorted(found.union(_PRINTABLE_ASCII))
+    }
+
+
 def _train_pieces(files: Sequence[Path], count: int) -> list[tuple[str, float]]:
     """`count` pieces with their log-probabilities, best first, frequent and prompts' words among them."""
     tokenizer = _skeleton()
@@ -95,9 +112,7 @@ def _train_pieces(files: Sequence[Path], count: int) -> list[tuple[str, float]]:
     with _one_thread():
         tokenizer.train_from_iterator(_lines(files), trainer)
     scores = {piece: float(score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]}
-    rarest = min(scores.values())
-    for number, character in enumerate(_PRINTABLE_ASCII, start=1):
-        scores.setdefault(character, rarest - number / 1000)
+    scores.update(_character_scores(files, {piece for piece in scores if len(piece) == 1 and piece != SPACE}))
     wanted = _frequent_words(files, int(count * _FREQUENT_SHARE))
     for word in (*WHOLE_WORDS, *PROMPT_WORDS):
         wanted[SPACE + word] = max(wanted.get(SPACE + word, _WORD_SCORE), _WORD_SCORE)

@@ -87,7 +87,7 @@ class RunDirectory:
             self._check_same(read_json(recorded).get("arguments", {}), arguments)
             recover_directory(self.best)
             recover_checkpoints(self.path)
-        elif self.path.is_dir() and any(self.path.iterdir()) and not resume:
+        elif self.path.is_dir() and any(not p.name.startswith(".arguments.json") for p in self.path.iterdir()):
             raise UserError(
                 f"--output-path {self.path} is not empty and holds no run of this toolkit: name another one."
             )

@@ -95,7 +95,7 @@ class Trainer:
         if newest is not None:
             self.progress = load_checkpoint(newest, self.module, self.optimizer)
         self.forward = runtime.accelerator.prepare(self.module)
-        self.log = RunLog(directory.path, runtime.is_main, self.progress.step if newest else None)
+        self.log = RunLog(directory.path, runtime.is_main, self.progress.step)
         if newest is not None:
             self.log.line(f"resumed from {newest} (step {self.progress.step}, epoch {self.progress.epoch})")
         self._factor = schedule_factor(config.schedule, config.warmup_steps, self._total_steps())

@@ -14,6 +14,25 @@ Dataset = Literal["mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "squad", "wiki"]
 #: Flags of the original that never had an effect.
 IGNORED = ("model", "student-config", "ctx-length", "target-length", "local-rank")
 
+#: Smallest values that make sense (not a number is below all of them).
+_AT_LEAST = {
+    "max_input_length": 1,
+    "epochs": 1,
+    "training_step": 1,
+    "batch_size": 1,
+    "grad_accumulation": 1,
+    "inspect_step": 1,
+    "keep_checkpoints": 1,
+    "valid_batches": 0,
+    "patience": 0,
+    "num_workers": 0,
+    "warmup_step": 0,
+    "clip_grad": 0,
+    "lr": 0,
+    "weight_decay": 0,
+    "task_ratio": 0,
+}
+
 
 @dataclass
 class TaskArguments:
@@ -81,7 +100,7 @@ def parse_arguments(
     """
     types = (TaskArguments, PluginArguments, OptimisationArguments, EvaluationArguments, RunArguments)
     parsed = parse(types, "Fine-tune, pre-train, adapt and validate a T5 with compression plugins.", arguments, IGNORED)
-    task, plugin, optimisation, evaluation, run = parsed
+    task, plugin, *_, run = parsed
     problems = [
         f"--{name.replace('_', '-')} is required"
         for name in ("dataset", "data_path", "model_config")
@@ -94,22 +113,27 @@ def parse_arguments(
             "--distil no trains the T5 without plugins, so --mux-num and --plugin-path would be ignored: "
             "name a loss (--distil hidden), or use --mode valid"
         )
-    for name in (
-        "epochs",
-        "training_step",
-        "batch_size",
-        "grad_accumulation",
-        "inspect_step",
-        "keep_checkpoints",
-    ):
-        value = getattr(optimisation, name, None) or getattr(evaluation, name, None)
-        if value is None or value < 1:
-            problems.append(f"--{name.replace('_', '-')} must be at least 1")
-    if any(k < 1 for k in plugin.mux_num):
-        problems.append(f"--mux-num takes whole numbers of at least 1, found {plugin.mux_num}")
+    problems += _out_of_range(*parsed)
     if problems:
         raise UserError("; ".join(problems) + ".")
     return parsed
+
+
+def _out_of_range(*groups: object) -> list[str]:
+    """Numbers that cannot work, each with what was found."""
+    values = {name: value for group in groups for name, value in vars(group).items()}
+    problems = [
+        f"--{name.replace('_', '-')} must be at least {least}, found {values[name]}"
+        for name, least in _AT_LEAST.items()
+        if not values[name] >= least
+    ]
+    if any(k < 1 for k in values["mux_num"]):
+        problems.append(f"--mux-num takes whole numbers of at least 1, found {values['mux_num']}")
+    if len(set(values["mux_num"])) < len(values["mux_num"]):
+        problems.append(f"--mux-num takes each ratio once, found {values['mux_num']}")
+    if not values["residual_scale"] > 0:
+        problems.append(f"--residual-scale must be above 0, found {values['residual_scale']}")
+    return problems
 
 
 def wants_plugins(plugin: PluginArguments) -> bool:

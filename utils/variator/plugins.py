@@ -25,9 +25,7 @@ def attach_plugins(model: Any, arguments: PluginArguments, checkpoint: Path | No
         UserError, ModelError: a ratio is missing, or the file does not fit the model.
     """
     asked = tuple(k for k in arguments.mux_num if k > 1)
-    path = None if arguments.plugin_path in (None, "none") else Path(str(arguments.plugin_path))
-    if path is None and checkpoint is not None and checkpoint.is_file() and _holds_plugins(checkpoint):
-        path = checkpoint
+    path = plugin_source(arguments, checkpoint)
     if path is None and find_edit(model, PluginConfig) is None:
         apply_edit(model, PluginConfig(ratios=asked or (DEFAULT_RATIO,), residual_scale=arguments.residual_scale))
     elif path is not None and path.is_file():
@@ -44,6 +42,13 @@ def attach_plugins(model: Any, arguments: PluginArguments, checkpoint: Path | No
             f"{', '.join(map(str, edit.ratios))} only."
         )
     return asked or edit.ratios
+
+
+def plugin_source(arguments: PluginArguments, checkpoint: Path | None) -> Path | None:
+    """Where the plugins come from: `--plugin-path`, or an original checkpoint that holds some; None if untrained."""
+    if arguments.plugin_path not in (None, "none"):
+        return Path(str(arguments.plugin_path))
+    return checkpoint if checkpoint is not None and checkpoint.is_file() and _holds_plugins(checkpoint) else None
 
 
 def saved_ratios(path: Path) -> tuple[int, ...]:
