@@ -26,7 +26,7 @@ from utils.loading import Loaded, load_t5, write_task_file
 from utils.variator.arguments import PluginArguments, TaskArguments, parse_arguments, wants_plugins
 from utils.variator.data import DataRequest, TaskData, build_data
 from utils.variator.evaluation import Evaluator
-from utils.variator.plugins import attach_plugins, plugin_source
+from utils.variator.plugins import attach_plugins, plugin_file, plugin_source
 from utils.variator.report import CostSettings, cost_row, format_table, lengths_of
 
 
@@ -128,10 +128,6 @@ class Job:
         settings = CostSettings(batch=8, length=min(128, self.task.max_input_length))
         lengths = lengths_of(self.data)
         path = plugin_source(self.plugin, self.task.checkpoint)
-        in_checkpoint = path is not None and path == self.task.checkpoint  # no file of the plugin's own to measure
-        plugin_file = (
-            None if path is None or in_checkpoint else (path / "plugin.safetensors" if path.is_dir() else path)
-        )
         rows = []
         for ratio in (1, *self.ratios):
             state = "" if ratio == 1 or path is not None else " untrained"
@@ -139,7 +135,8 @@ class Job:
             metrics = self.evaluator.at_ratio(ratio)
             costs: dict[str, Any] = {"ratio": ratio}
             if self.task.costs:
-                costs = cost_row(self.model, ratio, lengths, self.runtime, settings, plugin_file)
+                file = plugin_file(path, ratio, self.task.checkpoint)
+                costs = cost_row(self.model, ratio, lengths, self.runtime, settings, file)
             rows.append({"name": name, **metrics, **costs})
         if self.runtime.is_main:
             metric = self.data.task.selection_metric

@@ -23,15 +23,15 @@ from typing import Any
 RATIOS = (2, 4, 8)
 #: Flags of the stages by task; `wiki` is the plugins' pre-training. Chosen on seed 1.
 FINETUNE = {
-    "sst2": "--lr 5e-4 --schedule linear --warmup-step 200 --batch-size 64 --epochs 3 --valid-step 500",
-    "mrpc": "--lr 3e-4 --schedule linear --warmup-step 50 --batch-size 32 --epochs 6",
+    "sst2": "--lr 3e-4 --warmup-step 100 --clip-grad 1 --batch-size 64 --epochs 2 --valid-step 300",
+    "mrpc": "--lr 3e-4 --warmup-step 50 --clip-grad 1 --batch-size 32 --epochs 6",
 }
 ADAPT = {
-    "sst2": "--lr 1e-3 --schedule linear --warmup-step 50 --batch-size 64 --epochs 1 --valid-step 250",
-    "mrpc": "--lr 1e-3 --schedule linear --warmup-step 20 --batch-size 32 --epochs 8",
+    "sst2": "--lr 1e-3 --warmup-step 50 --batch-size 64 --epochs 1 --training-step 400 --valid-step 200",
+    "mrpc": "--lr 1e-3 --warmup-step 20 --batch-size 32 --epochs 2",
 }
-PRETRAIN = "--lr 1e-3 --schedule linear --warmup-step 50 --batch-size 32 --epochs 20 --training-step 400"
-LENGTH = {"sst2": 96, "mrpc": 128, "wiki": 224}
+PRETRAIN = "--lr 1e-3 --warmup-step 20 --batch-size 32 --epochs 20 --training-step 200 --valid-step 100"
+LENGTH = {"sst2": 96, "mrpc": 128, "wiki": 128}
 CONTROLS = ("untrained", "pretrained only", "adapted only", "adapted")
 
 
@@ -51,7 +51,7 @@ class Study:
         if (output / "result.json").is_file():
             return
         again = " --resume" if (output / "arguments.json").is_file() else ""
-        common = f"--precision bf16 --inspect-step 100 --keep-checkpoints 1 --output-path {output}"
+        common = f"--precision bf16 --schedule linear --inspect-step 50 --keep-checkpoints 1 --output-path {output}"
         command = f"{sys.executable} train_t5.py {arguments} {common}{again}"
         shown = command.replace(sys.executable, "python")
         print(f"+ {shown}", flush=True)
@@ -95,15 +95,29 @@ class Study:
             "adapted": root / "adapted" / "best",
         }
         for name, path in plugins.items():
-            costs = "" if name == "adapted" else " --no-costs"
-            self.call(root / f"valid-{name}", f"{tuned} --mode valid --mux-num {ratios} --plugin-path {path}{costs}")
+            valid = f"{tuned} --mode valid --no-costs --mux-num {ratios} --plugin-path {path}"
+            self.call(root / f"valid-{name}", valid)
+
+    def costs(self, dataset: str, seed: int) -> None:
+        """MACs, latency and memory of one seed's adapted plugins, on a machine that does nothing else."""
+        root = self.output / f"{dataset}-{seed}"
+        self.call(
+            root / "costs",
+            f"--dataset {dataset} --data-path {self.data} --model-config {self.backbone} --mode valid "
+            f"--max-input-length {LENGTH[dataset]} --random-seed {seed} --mux-num {' '.join(map(str, RATIOS))} "
+            f"--checkpoint {root / 'finetune' / 'best'} --plugin-path {root / 'adapted' / 'best'}",
+        )
 
 
-def collect(output: Path, dataset: str, seeds: list[int]) -> dict[str, dict[int, list[dict[str, Any]]]]:
+#: Rows by control and ratio, one per seed.
+Found = dict[str, dict[int, list[dict[str, Any]]]]
+
+
+def collect(output: Path, dataset: str, seeds: list[int]) -> Found:
     """Rows of `result.json` by control and ratio, one per seed that is there."""
-    found: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    found: Found = {}
     for control in CONTROLS:
-        name = control.replace(" ", "-").replace("pretrained-only", "pretrained-only")
+        name = control.replace(" ", "-")
         for seed in seeds:
             path = output / f"{dataset}-{seed}" / f"valid-{name}" / "result.json"
             if path.is_file():
@@ -117,33 +131,41 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}{deviation}"
 
 
-def table(found: dict[str, dict[int, list[dict[str, Any]]]], metric: str) -> list[str]:
+def table(found: Found, costs: dict[int, dict[str, Any]], metric: str) -> list[str]:
     """Markdown rows: metric (mean ± standard deviation over seeds), retention, costs."""
-    dense = found["adapted"][1]
+    baseline = [row[metric] for row in found["adapted"][1]]
+    shape = f"{costs[1]['latency_batch']} x {costs[1]['latency_length']}" if costs else "not measured"
     lines = [
-        f"| model | {metric} | retention | MACs / example | latency p50, 8 x 128 | plugin parameters |",
+        f"| model | {metric} | retention | MACs / example | latency p50, {shape} | plugin parameters |",
         "|---|---|---|---|---|---|",
+        f"| dense | {_spread(baseline)} | 1 | {_cost_cells(costs.get(1))} |",
     ]
-    baseline = [row[metric] for row in dense]
-    macs, latency = statistics.mean(r["macs"] for r in dense), statistics.mean(r["latency_ms"] for r in dense)
-    lines.append(f"| dense | {_spread(baseline)} | 1 | {macs / 1e6:.2f} M | {latency:.1f} ms | – |")
     for ratio in RATIOS:
         for control in reversed(CONTROLS):
             rows = found.get(control, {}).get(ratio, [])
             if not rows:
                 continue
             values = [row[metric] for row in rows]
-            kept = statistics.mean(v / d for v, d in zip(values, baseline, strict=False))
-            costs = "| | |"
-            if control == "adapted":
-                share = rows[0]["plugin_share"]
-                costs = (
-                    f"{statistics.mean(r['macs'] for r in rows) / 1e6:.2f} M | "
-                    f"{statistics.mean(r['latency_ms'] for r in rows):.1f} ms | "
-                    f"{rows[0]['plugin_params']:,} ({share:.1%})"
-                )
-            lines.append(f"| k = {ratio}, {control} | {_spread(values)} | {kept:.3f} | {costs} |")
+            kept = statistics.mean(v / d for v, d in zip(values, baseline, strict=True))
+            cells = _cost_cells(costs.get(ratio) if control == "adapted" else None)
+            lines.append(f"| k = {ratio}, {control} | {_spread(values)} | {kept:.3f} | {cells} |")
     return lines
+
+
+def _cost_cells(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "| |"
+    plugin = f"{row['plugin_params']:,} ({row['plugin_share']:.1%})" if row["ratio"] > 1 else "–"
+    return f"{row['macs'] / 1e6:.2f} M | {row['latency_ms']:.1f} ms | {plugin}"
+
+
+def read_costs(output: Path, dataset: str, seeds: list[int]) -> dict[int, dict[str, Any]]:
+    """The cost rows by ratio, of the first seed that has them."""
+    for seed in seeds:
+        path = output / f"{dataset}-{seed}" / "costs" / "result.json"
+        if path.is_file():
+            return {row["ratio"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+    return {}
 
 
 def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) -> None:
@@ -155,7 +177,8 @@ def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) 
             continue
         count = len(found["adapted"][1])
         for metric in ["accuracy"] + (["f1"] if dataset == "mrpc" else []):
-            parts += [f"### {dataset.upper()}, {metric}, {count} seed(s)", "", *table(found, metric), ""]
+            costs = read_costs(study.output, dataset, seeds)
+            parts += [f"### {dataset.upper()}, {metric}, {count} seed(s)", "", *table(found, costs, metric), ""]
     log = study.output / "commands.txt"
     commands = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     unique = [c for c in dict.fromkeys(commands) if "--resume" not in c and f"--random-seed {seeds[0]} " in c + " "]
@@ -180,11 +203,15 @@ def main() -> None:
     parser.add_argument("--residual-scale", type=float, default=10.0, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("outputs/results/variator"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/variator.md"))
+    parser.add_argument("--costs", action="store_true", help="only measure the costs of the first seed")
     parser.add_argument("--report", action="store_true", help="only write the page")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     study = Study(given.data, given.corpus, given.backbone, given.output, given.threads, given.residual_scale)
-    if not given.report:
+    if given.costs:
+        for dataset in given.datasets:
+            study.costs(dataset, given.seeds[0])
+    elif not given.report:
         for seed in given.seeds:
             for dataset in given.datasets:
                 study.task(dataset, seed)

@@ -49,6 +49,18 @@ class EditConfig(ABC):
     def own_modules(self, model: PreTrainedModel) -> dict[str, nn.Module]:
         """The modules that this edit added, by the name under which a delta file stores them."""
 
+    def parts(self) -> dict[str, EditConfig]:
+        """How the edit's delta is split into files: name of the file -> the part of the edit in it."""
+        return {self.kind: self}
+
+    def joined(self, other: EditConfig) -> EditConfig:
+        """The edit that holds what both hold, where parts can be put together again."""
+        raise ModelError(f"Two edits {self.kind!r} cannot be joined.")
+
+    def extend(self, model: PreTrainedModel) -> None:
+        """Bring a model that carries a part of this edit up to the whole, where that is possible."""
+        raise ModelError(f"The edit {self.kind!r} cannot be extended.")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form, as it stands in `config.json`."""
         fields = dataclasses.asdict(self)  # type: ignore[call-overload]
@@ -133,6 +145,13 @@ def undo_edit(model: PreTrainedModel, kind: str) -> None:
         raise ModelError(f"Only the last edit can be undone: asked for {kind!r}, the model carries {stack}.")
     present[-1].undo(model)
     _record(model, present[:-1])
+
+
+def extend_edit(model: PreTrainedModel, edit: EditConfig) -> None:
+    """Bring the model's edit of the same kind up to `edit` (see `EditConfig.extend`) and record it."""
+    present = edits_of(model)
+    edit.extend(model)
+    _record(model, [edit if e.kind == edit.kind else e for e in present])
 
 
 def build_edits(model: PreTrainedModel, descriptions: Iterable[dict[str, Any]]) -> None:

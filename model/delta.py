@@ -1,4 +1,4 @@
-"""Saving an edit alone, without the backbone: `{kind}.safetensors` beside `{kind}.json`.
+"""Saving an edit alone, without the backbone: a small safetensors file beside a JSON, one pair per part of the edit.
 
 The JSON holds the edit's settings and the sizes of the backbone that it was made for, so that a delta for
 another model is refused by name and number instead of by a stack of shape mismatches.
@@ -18,25 +18,31 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from model.backbone import family_of, spec_for
-from model.compression import EditConfig, apply_edit, delta_state, edit_from_dict, edits_of
+from model.compression import EditConfig, apply_edit, delta_state, edit_from_dict, edits_of, extend_edit
 from model.errors import ModelError
 from model.weights import read_json, read_safetensors
 
 FORMAT_VERSION = 1
 
 
-def delta_files(directory: Path, kind: str) -> tuple[Path, Path]:
-    """The weight file and the JSON file of an edit's delta in `directory`."""
-    return directory / f"{kind}.safetensors", directory / f"{kind}.json"
+def delta_files(directory: Path, name: str) -> tuple[Path, Path]:
+    """The weight file and the JSON file of one part of a delta in `directory`."""
+    return directory / f"{name}.safetensors", directory / f"{name}.json"
+
+
+def delta_parts(directory: Path, kind: str) -> list[str]:
+    """Names of the parts of a delta of `kind` in `directory`, sorted (`plugin-k2`, `plugin-k4`; or just `lora`)."""
+    names = (path.stem for path in directory.glob(f"{kind}*.json"))
+    return sorted(name for name in names if name == kind or name.startswith(f"{kind}-"))
 
 
 def is_delta(directory: Path, kind: str) -> bool:
     """Whether `directory` holds a delta of `kind`."""
-    return delta_files(directory, kind)[1].is_file()
+    return bool(delta_parts(directory, kind))
 
 
-def save_delta(model: PreTrainedModel, kind: str, directory: Path, extra: dict[str, Any] | None = None) -> Path:
-    """Write the edit `kind` of `model` into `directory` (which must exist) and return the weight file.
+def save_delta(model: PreTrainedModel, kind: str, directory: Path, extra: dict[str, Any] | None = None) -> list[Path]:
+    """Write the edit `kind` of `model` into `directory` (which must exist) and return the weight files.
 
     Args:
         extra: JSON values to keep beside the settings (how it was trained, say).
@@ -44,19 +50,67 @@ def save_delta(model: PreTrainedModel, kind: str, directory: Path, extra: dict[s
     Raises:
         ModelError: the model carries no such edit.
     """
-    edit = next((e for e in edits_of(model) if e.kind == kind), None)
+    edit = _carried(model, kind)
     if edit is None:
         raise ModelError(f"The model carries no edit {kind!r} to save.")
-    weights, description = delta_files(directory, kind)
-    save_file(delta_state(model, edit), weights, metadata={"format": "pt"})
-    content = {"format_version": FORMAT_VERSION, "edit": edit.to_dict(), "backbone": describe_backbone(model)}
-    description.write_text(json.dumps({**content, "extra": extra or {}}, indent=2) + "\n", encoding="utf-8")
-    return weights
+    written = []
+    for name, part in edit.parts().items():
+        weights, description = delta_files(directory, name)
+        save_file(delta_state(model, part), weights, metadata={"format": "pt"})
+        content = {"format_version": FORMAT_VERSION, "edit": part.to_dict(), "backbone": describe_backbone(model)}
+        description.write_text(json.dumps({**content, "extra": extra or {}}, indent=2) + "\n", encoding="utf-8")
+        written.append(weights)
+    return written
 
 
-def read_delta_edit(directory: Path, kind: str) -> tuple[EditConfig, dict[str, Any]]:
-    """The settings of a saved delta, and its whole JSON."""
-    path = delta_files(directory, kind)[1]
+def read_delta_edit(directory: Path, kind: str) -> EditConfig:
+    """The settings of a saved delta, all its parts together.
+
+    Raises:
+        ModelError: there is none, or a part cannot be read or does not agree with the others.
+    """
+    parts = [_read_part(directory, name, kind)[0] for name in delta_parts(directory, kind)]
+    if not parts:
+        raise ModelError(f"{directory} holds no {kind} (no {kind}*.json).")
+    edit = parts[0]
+    for part in parts[1:]:
+        edit = edit.joined(part)
+    return edit
+
+
+def load_delta(model: PreTrainedModel, kind: str, directory: Path) -> EditConfig:
+    """Apply the edit saved in `directory` and load its weights.
+
+    A model that carries the edit already gets the weights; plugins for further ratios or tasks join its bank.
+
+    Raises:
+        ModelError: the delta was made for a backbone of other sizes, or the file does not fit.
+    """
+    edit = read_delta_edit(directory, kind)
+    state: dict[str, Tensor] = {}
+    for name in delta_parts(directory, kind):  # all is read before the model is touched
+        _check_backbone(model, _read_part(directory, name, kind)[1], directory, kind)
+        state.update(read_safetensors(delta_files(directory, name)[0]))
+    present = _carried(model, kind)
+    if present is None:
+        apply_edit(model, edit)
+    elif present != edit:
+        try:
+            extend_edit(model, present.joined(edit))
+        except ModelError:
+            raise ModelError(
+                f"{directory}: the model already carries a {kind} with other settings: {present}."
+            ) from None
+    load_delta_state(model, edit, state, str(directory))
+    return edit
+
+
+def _carried(model: PreTrainedModel, kind: str) -> EditConfig | None:
+    return next((edit for edit in edits_of(model) if edit.kind == kind), None)
+
+
+def _read_part(directory: Path, name: str, kind: str) -> tuple[EditConfig, dict[str, Any]]:
+    path = delta_files(directory, name)[1]
     content = read_json(path)
     if content.get("format_version") != FORMAT_VERSION:
         raise ModelError(
@@ -67,25 +121,11 @@ def read_delta_edit(directory: Path, kind: str) -> tuple[EditConfig, dict[str, A
     return edit_from_dict(described), content
 
 
-def load_delta(model: PreTrainedModel, kind: str, directory: Path) -> EditConfig:
-    """Apply the edit saved in `directory` (unless the model carries it already) and load its weights.
-
-    Raises:
-        ModelError: the delta was made for a backbone of other sizes, or the file does not fit.
-    """
-    edit, content = read_delta_edit(directory, kind)
+def _check_backbone(model: PreTrainedModel, content: dict[str, Any], directory: Path, kind: str) -> None:
     expected, found = describe_backbone(model), content.get("backbone", {})
     if differing := [k for k in expected if found.get(k) != expected[k]]:
         details = ", ".join(f"{k} {found.get(k)!r} (the model has {expected[k]!r})" for k in differing)
         raise ModelError(f"{directory}: this {kind} was made for another backbone: {details}.")
-    present = next((e for e in edits_of(model) if e.kind == kind), None)
-    if present is not None and present != edit:
-        raise ModelError(f"{directory}: the model already carries a {kind} with other settings: {present}.")
-    state = read_safetensors(delta_files(directory, kind)[0])  # before the model is touched
-    if present is None:
-        apply_edit(model, edit)
-    load_delta_state(model, edit, state, str(directory))
-    return edit
 
 
 def load_delta_state(

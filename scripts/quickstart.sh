@@ -35,7 +35,7 @@ evaluate() {
         --data-path "$(task_data_of "$size" "$dataset")" --max-input-length "$(embedded_length "$dataset")"
         --random-seed 1 --output-path "$folder")
     # Without a file that says so: the backbone's own units, not those of the published plugins.
-    [[ "$2" == none ]] && command+=(--residual-scale 1)
+    [[ "$2" == none ]] && command+=(--residual-scale "$EMBEDDED_RESIDUAL_SCALE")
     if [[ $DRY_RUN == 0 && $OVERWRITE == 0 ]] && why="$(is_current "$folder" "${command[*]}" "${inputs[@]}")"; then
         say "evaluation of the $1 plugins: skipped, $folder is complete"
         return 0

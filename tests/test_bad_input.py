@@ -159,10 +159,10 @@ def test_ratio_that_the_plugin_file_lacks(tiny: Tiny, tmp_path: Path) -> None:
 def test_truncated_safetensors_file(tiny: Tiny, tmp_path: Path, share: float) -> None:
     """A cut plugin file is refused with its name and its size, whatever is left of it."""
     plugin = plugin_directory(tiny.model, tmp_path / "plugin")
-    file = plugin / "plugin.safetensors"
+    file = plugin / "plugin-k4.safetensors"
     size = int(file.stat().st_size * share)
     os.truncate(file, size)
-    with pytest.raises(ModelError, match=rf"plugin\.safetensors \({size} bytes\) is not a whole safetensors file"):
+    with pytest.raises(ModelError, match=rf"plugin-k4\.safetensors \({size} bytes\) is not a whole safetensors file"):
         run(tiny.sst2(tmp_path / "run", "--distil", "hidden", "--plugin-path", plugin))
 
 
@@ -262,7 +262,7 @@ def test_ratio_larger_than_the_sequence(tiny: Tiny, ratio: int) -> None:
 def test_ratio_larger_than_every_row_in_a_run(tiny: Tiny, tmp_path: Path) -> None:
     """Training and validating at k = 64 on rows of about 15 tokens works."""
     run(tiny.sst2(tmp_path / "run", "--distil", "hidden", "--mux-num", 64, "--training-step", 2))
-    assert load_file(tmp_path / "run" / "best" / "plugin.safetensors")
+    assert load_file(tmp_path / "run" / "best" / "plugin-k64.safetensors")
 
 
 # --- the output directory ------------------------------------------------------------------------------------

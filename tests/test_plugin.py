@@ -1,85 +1,23 @@
-"""Variator's plugins: the maths, padding, training, size and cost, and the published file format."""
+"""Variator's plugins: the maths, calling the model, training, size and cost."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import T5Config, T5ForConditionalGeneration
+from torch import Tensor
 
 from metric.cost import count_macs, parameter_counts
 from metric.formulas import t5_encoder_macs
 from model import ModelError, PluginConfig, apply_edit, set_ratio, undo_edit, use_ratio
-from model.compression import delta_state
 from model.heads import Seq2SeqHead, VerbalizerHead
 from model.plugin.mux import MuxLayer, demux, mux
 from model.plugin.objective import Distil, PluginObjective, freeze_for
-from model.plugin.published import (
-    convert_modelcenter,
-    load_published_plugin,
-    read_published_plugin,
-    save_published_plugin,
-)
 from model.plugin.surgery import plugin_layers, plugin_modules
-
-VOCABULARY = 40
-RATIOS = (2, 3, 4, 8)
+from tests.helpers_plugin import RATIOS, VOCABULARY, close, encode, noise, rows, tiny_t5, with_plugins
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def tiny_t5(attention: str = "sdpa", **sizes: Any) -> Any:
-    torch.manual_seed(3)
-    config = T5Config(
-        **{
-            **{"vocab_size": VOCABULARY, "d_model": 12, "d_kv": 5, "num_heads": 2, "d_ff": 18},
-            **{"num_layers": 2, "num_decoder_layers": 2, "dropout_rate": 0.0},
-            **sizes,
-        },
-        decoder_start_token_id=0,
-        attn_implementation=attention,
-    )
-    return T5ForConditionalGeneration(config).eval()
-
-
-def with_plugins(
-    ratios: tuple[int, ...] = RATIOS, zero_padded_rows: bool = False, scale: float = 100.0, seed: int = 4, **sizes: Any
-) -> Any:
-    """A tiny T5 whose plugins are far from doing nothing."""
-    model = tiny_t5(**sizes)
-    apply_edit(model, PluginConfig(ratios, 6, scale, zero_padded_rows))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for ffn in plugin_layers(model):
-            for parameter in ffn.bank.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model
-
-
-def rows(*lengths: int, to: int) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of rows of these lengths, padded to `to`."""
-    ids, mask = torch.zeros(len(lengths), to, dtype=torch.long), torch.zeros(len(lengths), to, dtype=torch.long)
-    for i, length in enumerate(lengths):
-        ids[i, :length] = torch.randint(3, VOCABULARY, (length,), generator=torch.Generator().manual_seed(10 + i))
-        mask[i, :length] = 1
-    return ids, mask
-
-
-@torch.no_grad()
-def encode(model: Any, ratio: int, ids: Tensor, mask: Tensor | None) -> Tensor:
-    with use_ratio(model, ratio):
-        return model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
 # the maths
@@ -177,36 +115,7 @@ def test_the_layer_feeds_the_ffn_one_vector_per_group() -> None:
     close(out, demux(2 * seen[0], x, a.w_in.weight, a.w_in.bias, a.w_out.weight, a.w_out.bias))
 
 
-# padding
-
-
-@pytest.mark.parametrize("zero_rows", [False, True], ids=["native", "published"])
-@pytest.mark.parametrize("ratio", RATIOS)
-def test_results_do_not_depend_on_the_amount_of_padding(ratio: int, zero_rows: bool) -> None:
-    """A row gives the same alone, in a batch with a longer one, and padded by any number of positions."""
-    model = with_plugins(zero_padded_rows=zero_rows)
-    alone = encode(model, ratio, *rows(5, to=5))[0]
-    assert alone.shape == (5, 12)
-    assert not torch.allclose(alone, encode(model, 1, *rows(5, to=5))[0], atol=1e-3)
-    for to in (5, 6, 8, 9, 13, 24):
-        close(encode(model, ratio, *rows(5, to=to))[0, :5], alone)
-    for other in (1, 7, 11):
-        close(encode(model, ratio, *rows(5, other, to=max(5, other)))[0, :5], alone)
-
-
-@pytest.mark.parametrize("zero_rows", [False, True], ids=["native", "published"])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize("length", [1, 3, 7])
-def test_any_length_equals_padding_by_hand(length: int, ratio: int, masked: bool, zero_rows: bool) -> None:
-    """Lengths that are no multiple of k, k above the length included: as if the caller had padded to one."""
-    model = with_plugins(zero_padded_rows=zero_rows)
-    full = length + -length % ratio
-    ids, mask = rows(length, length, to=length)
-    expected = encode(model, ratio, *rows(length, length, to=full))[:, :length]
-    found = encode(model, ratio, ids, mask if masked else None)
-    assert found.shape == (2, length, 12)
-    close(found, expected, 1e-6)
+# calling the model
 
 
 @torch.no_grad()
@@ -224,22 +133,6 @@ def test_every_way_to_call_the_encoder_gives_the_same() -> None:
         start = torch.zeros(2, 1, dtype=torch.long)
         by_embedding = model(inputs_embeds=embedded, attention_mask=mask, decoder_input_ids=start).logits
         assert torch.equal(by_embedding, model(ids, mask, decoder_input_ids=start).logits)
-
-
-@torch.no_grad()
-def test_no_output_shows_the_added_rows() -> None:
-    """Hidden states and attention probabilities have the caller's length, in either return form."""
-    model = with_plugins(attention="eager")
-    ids, mask = rows(7, 4, to=7)
-    with use_ratio(model, 4):
-        ask = {"input_ids": ids, "attention_mask": mask, "output_hidden_states": True, "output_attentions": True}
-        named = model.get_encoder()(**ask)
-        plain = model.get_encoder()(**ask, return_dict=False)
-    assert {h.shape for h in named.hidden_states} == {(2, 7, 12)}
-    assert {a.shape for a in named.attentions} == {(2, 2, 7, 7)}
-    for found, expected in zip(plain, named.to_tuple(), strict=True):
-        for one, other in zip(found, expected, strict=True):
-            assert torch.equal(one, other)
 
 
 @torch.no_grad()
@@ -418,108 +311,3 @@ def test_counted_macs_equal_the_formula_at_every_ratio(ratio: int, gated: bool) 
     counted = count_macs(lambda: model.get_encoder()(input_ids=torch.ones(1, 24, dtype=torch.long)))
     shape: dict[str, Any] = {"d_model": 12, "inner": 10, "d_ff": 18, "num_layers": 2, "length": 24, "bottleneck": 6}
     assert counted == t5_encoder_macs(**shape, gated=gated, ratio=ratio, adapter_per_group=True)
-
-
-# published files
-
-
-def test_published_files_round_trip(tmp_path: Path) -> None:
-    """Half-precision tensors under the original's names, in its order; loading gives the same model."""
-    model = with_plugins((2, 4), zero_padded_rows=True)
-    path = tmp_path / "plugin-t5_tiny-mux_4.pkl"
-    save_published_plugin(model, 4, path)
-    state = torch.load(path, weights_only=True)
-    parts = ("mux_layer", "demux_adapter.w_in", "demux_adapter.w_out")
-    order = [f"mux_layer.{i}.{part}.{kind}" for i in range(2) for part in parts for kind in ("weight", "bias")]
-    assert list(state) == order
-    assert {tensor.dtype for tensor in state.values()} == {torch.float16}
-    assert read_published_plugin(path)[0] == 4
-
-    fresh = tiny_t5()
-    edit = load_published_plugin(fresh, path)
-    assert edit == PluginConfig((4,), 6, 100.0, zero_padded_rows=True)
-    loaded = delta_state(fresh, edit)
-    assert all(torch.equal(loaded[f"ratio_4.{name}"], tensor.float()) for name, tensor in state.items())
-    with torch.no_grad():
-        for module in plugin_modules(model, 4):
-            for parameter in module.parameters():
-                parameter.copy_(parameter.half())
-    ids, mask = rows(7, 4, to=7)
-    assert torch.equal(encode(fresh, 4, ids, mask), encode(model, 4, ids, mask))
-    save_published_plugin(fresh, 4, tmp_path / "again.pkl")
-    again = torch.load(tmp_path / "again.pkl", weights_only=True)
-    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
-
-
-def test_published_plugins_load_into_a_bank_and_from_a_full_checkpoint(tmp_path: Path) -> None:
-    """One ratio of a bank is replaced, the others stay; the T5 tensors of a full checkpoint are not looked at."""
-    source, bank = with_plugins((4,), seed=5), with_plugins((2, 4))
-    path = tmp_path / "best_model.pt"
-    save_published_plugin(source, 4, path)
-    torch.save({"t5.input_embedding.weight": torch.zeros(2, 2), **torch.load(path, weights_only=True)}, path)
-    edit = PluginConfig((2, 4), 6)
-    before = {name: tensor.clone() for name, tensor in delta_state(bank, edit).items()}
-    load_published_plugin(bank, path)
-    after = delta_state(bank, edit)
-    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"ratio_4"}
-
-
-def test_published_plugins_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    """Another width, another depth, another unit, another ratio, no plugin at all: each is named."""
-    path = tmp_path / "plugin.pkl"
-    save_published_plugin(with_plugins((4,)), 4, path)
-    changes: list[tuple[dict[str, Any], str]] = [
-        ({"d_model": 16}, "2 of width 16"),
-        ({"num_layers": 3}, "3 of width 12"),
-    ]
-    for change, has in changes:
-        model = tiny_t5(**change)
-        with pytest.raises(ModelError, match=f"made for 2 layers of width 12, the model has {has}"):
-            load_published_plugin(model, path)
-        assert not plugin_layers(model)
-    for bank in (with_plugins((4,), scale=1.0), with_plugins((2,))):
-        with pytest.raises(ModelError, match="needs a bank with that ratio and residual scale 100"):
-            load_published_plugin(bank, path)
-    with pytest.raises(ModelError, match="Only a plugin of residual scale 100"):
-        save_published_plugin(with_plugins((4,), scale=1.0), 4, tmp_path / "native.pkl")
-    torch.save({"t5.input_embedding.weight": torch.zeros(2, 2)}, path)
-    with pytest.raises(ModelError, match="holds no plugin"):
-        load_published_plugin(tiny_t5(), path)
-
-
-def test_incomplete_published_plugins_are_refused(tmp_path: Path) -> None:
-    """A file without one tensor is a sentence, whichever tensor it is."""
-    path = tmp_path / "plugin.pkl"
-    save_published_plugin(with_plugins((4,)), 4, path)
-    state = torch.load(path, weights_only=True)
-    for name in state:
-        torch.save({key: tensor for key, tensor in state.items() if key != name}, path)
-        model = tiny_t5()
-        with pytest.raises(ModelError, match=f"holds an incomplete plugin.*first {name}|holds no plugin.*{name}"):
-            load_published_plugin(model, path)
-        assert not plugin_layers(model)
-
-
-def test_strange_backbone_tensors_are_refused_by_name() -> None:
-    """A tensor that no ModelCenter T5 has is named, wherever in the name the strangeness lies."""
-    for name in (
-        "encoder.layers.0.self_att.self_attention.project_z.weight",
-        "encoder.layers.0.ffn.ffn.w_in.w_9.weight",
-        "t5.encoder.rows.0",
-    ):
-        with pytest.raises(ModelError, match=f"{name.removeprefix('t5.')} is not a tensor of a ModelCenter T5"):
-            convert_modelcenter({name: torch.zeros(1)})
-
-
-def test_zeroed_rows_match_the_originals_attention() -> None:
-    """With `zero_padded_rows` the attention output of padded rows is 0, of real rows what it was."""
-    seen: dict[bool, Tensor] = {}
-    ids, mask = rows(7, 4, to=8)
-    for zero in (False, True):
-        model = with_plugins((4,), zero_padded_rows=zero)
-        attention: nn.Module = model.encoder.block[0].layer[0].SelfAttention
-        attention.register_forward_hook(lambda _m, _a, output, zero=zero: seen.__setitem__(zero, output[0].detach()))
-        encode(model, 4, ids, mask)
-    assert not seen[True][mask == 0].any()
-    assert seen[False][mask == 0].any()
-    assert torch.equal(seen[True][mask == 1], seen[False][mask == 1])

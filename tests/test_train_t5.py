@@ -33,6 +33,9 @@ from utils.variator.evaluation import Evaluator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+#: What a stage that trains ratios 2 and 4 saves.
+PLUGIN_FILES = ("plugin-k2.safetensors", "plugin-k4.safetensors")
+
 
 class Stages:
     """The stages of the method, each made once: backbone, plugin pre-training, fine-tuning, adaptation."""
@@ -89,12 +92,15 @@ def test_fine_tuning_learns_and_writes_its_files(tiny: Tiny, stages: Stages) -> 
 
 
 def test_plugin_pretraining_saves_the_plugins_alone(tiny: Tiny, stages: Stages) -> None:
-    """best/ holds plugin tensors of both ratios and nothing of the backbone."""
-    edit, content = read_delta_edit(stages.wiki / "best", "plugin")
+    """best/ holds one file of plugin tensors per ratio and nothing of the backbone."""
+    edit = read_delta_edit(stages.wiki / "best", "plugin")
     assert isinstance(edit, PluginConfig) and edit.ratios == (2, 4) and edit.residual_scale == 1.0
-    assert content["backbone"]["width"] == 32
-    names = load_file(stages.wiki / "best" / "plugin.safetensors")
-    assert len(names) == 2 * 2 * 6 and all(name.startswith(("ratio_2.", "ratio_4.")) for name in names)
+    assert {path.name for path in (stages.wiki / "best").glob("*.safetensors")} == set(PLUGIN_FILES)
+    for ratio, file in zip((2, 4), PLUGIN_FILES, strict=True):
+        described = json.loads((stages.wiki / "best" / file).with_suffix(".json").read_text())
+        assert described["backbone"]["width"] == 32 and described["extra"] == {"dataset": "wiki"}
+        names = load_file(stages.wiki / "best" / file)
+        assert len(names) == 2 * 6 and all(name.startswith(f"ratio_{ratio}.") for name in names)
     losses = [row["loss"] for row in rows_of(stages.wiki) if row["split"] == "train"]
     assert losses[-1] < losses[0]
 
@@ -104,9 +110,7 @@ def test_adaptation_starts_from_the_pretrained_plugin(tiny: Tiny, stages: Stages
     plugin = stages.wiki / "best"
     adapt = ("--checkpoint", stages.glue / "best", "--distil", "hidden", "--plugin-path", plugin)
     run([*tiny.sst2(tmp_path / "run", *adapt), "--lr", "0", "--weight-decay", "0"])
-    assert_same_tensors(
-        load_file(tmp_path / "run" / "best" / "plugin.safetensors"), load_file(plugin / "plugin.safetensors")
-    )
+    assert_same_tensors(tensors_under(tmp_path / "run" / "best"), tensors_under(plugin))
 
 
 @pytest.mark.parametrize("distil", ["hidden", "task-hidden", "task"])
@@ -130,9 +134,9 @@ def test_distillation_changes_plugins_only(
     backbone = {n.replace("base_layer.", ""): t for n, t in state.items() if ".bank." not in n}
     before = dict(AutoModelForSeq2SeqLM.from_pretrained(stages.glue / "best").named_parameters())
     assert_same_tensors(backbone, before)
-    old = load_file(stages.wiki / "best" / "plugin.safetensors")
+    old = tensors_under(stages.wiki / "best")
     assert len(load_file(tmp_path / "run" / "checkpoints" / "step-00000003" / "model.safetensors")) == len(old)
-    after = load_file(tmp_path / "run" / "best" / "plugin.safetensors")
+    after = tensors_under(tmp_path / "run" / "best")
     assert all(not torch.equal(after[name], old[name]) for name in old)
 
 
@@ -142,13 +146,13 @@ def test_backbone_pretraining(tiny: Tiny, tmp_path: Path) -> None:
     trained, start = tensors_under(tmp_path / "run" / "best"), tensors_under(tiny.model)
     assert trained.keys() == start.keys()
     assert any(not torch.equal(trained[name], start[name]) for name in start)
-    assert not (tmp_path / "run" / "best" / "plugin.json").exists()
+    assert not list((tmp_path / "run" / "best").glob("plugin*"))
 
 
 def test_none_means_untrained_plugins(tiny: Tiny, tmp_path: Path) -> None:
     """--plugin-path none, as in the original's scripts, starts from untrained plugins."""
     run(tiny.sst2(tmp_path / "run", "--distil", "hidden", "--plugin-path", "none", "--training-step", 1))
-    edit, _ = read_delta_edit(tmp_path / "run" / "best", "plugin")
+    edit = read_delta_edit(tmp_path / "run" / "best", "plugin")
     assert isinstance(edit, PluginConfig) and edit.ratios == (4,)
 
 
@@ -167,8 +171,8 @@ def test_valid_reports_the_dense_model_and_every_ratio(tiny: Tiny, stages: Stage
         k = row["ratio"]
         plugin = 0 if k == 1 else 2 * (32 * k * k + k + 2 * 32 * 64 + 64 + 64 * 32 + 32)
         assert row["num_params"] == dense + plugin
-    size = (stages.mux / "best" / "plugin.safetensors").stat().st_size
-    assert [row["delta_bytes"] for row in rows] == [0, size, size]
+    sizes = [(stages.mux / "best" / file).stat().st_size for file in PLUGIN_FILES]
+    assert [row["delta_bytes"] for row in rows] == [0, *sizes]
 
 
 def test_macs_fall_with_the_ratio_where_the_ffn_is_large(tiny: Tiny, tmp_path: Path) -> None:
@@ -277,7 +281,7 @@ def test_lora_then_plugins_on_top(tiny: Tiny, stages: Stages, tmp_path: Path) ->
     assert any(bool(tensor.any()) for name, tensor in names.items() if name.endswith("lora_B"))
     assert not (lora / "best" / "model.safetensors").exists()
     run(tiny.sst2(mux, "--checkpoint", lora / "best", "--distil", "hidden", "--mux-num", 4))
-    assert {p.name for p in (mux / "best").glob("*.safetensors")} == {"plugin.safetensors"}
+    assert {p.name for p in (mux / "best").glob("*.safetensors")} == {"plugin-k4.safetensors"}
     rows = valid(tiny, tmp_path / "valid", "--checkpoint", lora / "best", "--plugin-path", mux / "best")
     assert [row["ratio"] for row in rows] == [1, 4]
     assert rows[0]["accuracy"] == result_of(lora)["best_value"]  # the dense row carries the LoRA
@@ -349,7 +353,7 @@ def test_published_plugin_as_start(tiny: Tiny, tmp_path: Path) -> None:
     assert [row["name"] for row in rows] == ["dense", "k=4"]
     assert rows[1]["delta_bytes"] == (tmp_path / "plugin.pkl").stat().st_size
     run(tiny.sst2(tmp_path / "run", "--distil", "hidden", "--plugin-path", tmp_path / "plugin.pkl"))
-    edit, _ = read_delta_edit(tmp_path / "run" / "best", "plugin")
+    edit = read_delta_edit(tmp_path / "run" / "best", "plugin")
     assert isinstance(edit, PluginConfig) and edit.ratios == (4,) and edit.residual_scale == 100.0
 
 

@@ -251,7 +251,7 @@ def die_after_save(number: int) -> None:
 
 def original_checkpoint(model: T5ForConditionalGeneration, path: Path) -> Path:
     """Write a T5 v1.0 as the original's `best_model.pt`: ModelCenter's names and units."""
-    from model.plugin.published import _hugging_face_name
+    from model.modelcenter import _hugging_face_name
 
     attention = [f"self_attention.{name}.weight" for name in ("project_q", "project_k", "project_v", "attention_out")]
     inner = {

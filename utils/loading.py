@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
 
 from model.delta import is_delta, load_delta
-from model.plugin.published import ORIGINAL_DECODER_START, config_from_modelcenter, convert_modelcenter
+from model.modelcenter import config_from_modelcenter, convert_modelcenter
+from model.plugin.published import ORIGINAL_DECODER_START
 from model.weights import read_json, read_torch_file
 from utils.errors import UserError
 
@@ -26,8 +27,9 @@ class Loaded(NamedTuple):
     decoder_start: int | None
 
 
-def load_t5(model_config: str, checkpoint: Path | None) -> Loaded:
+def load_t5(model_config: str, checkpoint: Path | None, tokenizer: bool = True) -> Loaded:
     """The T5 of `model_config` with the weights of `checkpoint` where one is given. Dropout is set to 0.
+    With `tokenizer=False` none is loaded.
 
     Raises:
         UserError, ModelError: something is missing or does not fit, named in one sentence.
@@ -45,8 +47,8 @@ def load_t5(model_config: str, checkpoint: Path | None) -> Loaded:
     if checkpoint is not None and (checkpoint / TASK_FILE).is_file():
         decoder_start = read_json(checkpoint / TASK_FILE).get("decoder_start")
     has_tokenizer = directory is not None and (directory / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(str(directory) if has_tokenizer else model_config)
-    return Loaded(model, tokenizer, decoder_start)
+    loaded = load_tokenizer(str(directory) if has_tokenizer else model_config) if tokenizer else None
+    return Loaded(model, loaded, decoder_start)
 
 
 def load_tokenizer(source: str) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from model.compression import EditConfig, is_positive, is_whole, register_edit
 from model.errors import ModelError
-from model.plugin.surgery import attach_modules, detach_modules, plugin_layers
+from model.plugin.state import Choice
+from model.plugin.surgery import attach_modules, detach_modules, fill_bank, plugin_modules
+
+Compat = Literal["native", "grouping", "original"]
 
 
 @register_edit
@@ -23,7 +26,12 @@ class PluginConfig(EditConfig):
         bottleneck: hidden size of the adapter that undoes the compression; 64 in the paper.
         residual_scale: S, the backbone's residual stream over the one that the parameters are made for: 100 for
             published plugins and for the original's training dynamics on a Hugging Face T5, 1 for native units.
-        zero_padded_rows: set the attention output of padded rows to 0, as the original's attention does.
+        tasks: names of the tasks that have plugins of their own on this backbone; "" is the only one by default.
+        compat: how padding is treated.
+            native: padded positions are left out of their group, so that a sequence's output does not depend on how
+                its batch was padded;
+            grouping: the original's groups, which ignore the mask (what published plugins were trained with);
+            original: also its attention output of 0 on padded rows and its layer-norm epsilon of 1e-2.
     """
 
     kind: ClassVar[str] = "plugin"
@@ -31,7 +39,8 @@ class PluginConfig(EditConfig):
     ratios: tuple[int, ...] = (4,)
     bottleneck: int = 64
     residual_scale: float = 100.0
-    zero_padded_rows: bool = False
+    tasks: tuple[str, ...] = ("",)
+    compat: Compat = "native"
 
     def __post_init__(self) -> None:
         given: Any = self.ratios
@@ -45,18 +54,61 @@ class PluginConfig(EditConfig):
         if not is_positive(self.residual_scale):
             raise ModelError(f"The residual scale must be a number above 0, found {self.residual_scale!r}.")
 
+        names: Any = self.tasks
+        if not isinstance(names, tuple | list) or not names or not all(_is_task_name(name) for name in names):
+            raise ModelError(f"Task names are words without '.', '-' or '/', found {names!r}.")
+        object.__setattr__(self, "tasks", tuple(dict.fromkeys(names)))
+        if self.compat not in get_args(Compat):
+            raise ModelError(f"compat is one of {', '.join(get_args(Compat))}, found {self.compat!r}.")
+
+    @property
+    def choices(self) -> list[Choice]:
+        """Every task with every ratio."""
+        return [Choice(ratio, task) for task in self.tasks for ratio in self.ratios]
+
     def apply(self, model: PreTrainedModel) -> None:
         """Wrap every encoder FFN; `base_layer` keeps the dense one. The ratio in use is 1 afterwards."""
-        attach_modules(model, self.ratios, self.bottleneck, self.residual_scale, self.zero_padded_rows)
+        attach_modules(model, self.compat)
+        fill_bank(model, self.choices, self.bottleneck, self.residual_scale)
 
     def undo(self, model: PreTrainedModel) -> None:
         """Hang the dense FFNs back; logits are bit-identical to those before `apply`."""
         detach_modules(model)
 
     def own_modules(self, model: PreTrainedModel) -> dict[str, nn.Module]:
-        """`ratio_{k}.mux_layer.{layer}` -> plugin; the part behind the first dot is the published name."""
+        """`[task.]ratio_{k}.mux_layer.{layer}` -> plugin; what follows the ratio is the published name."""
         return {
-            f"ratio_{k}.mux_layer.{i}": ffn.bank[str(k)]
-            for k in self.ratios
-            for i, ffn in enumerate(plugin_layers(model))
+            f"{prefix_of(choice)}mux_layer.{i}": plugin
+            for choice in self.choices
+            for i, plugin in enumerate(plugin_modules(model, choice.ratio, choice.task))
         }
+
+    def parts(self) -> dict[str, EditConfig]:
+        """One delta file per ratio: `plugin-k4`; of a named task `plugin-sst2-k4`."""
+        return {
+            "-".join(["plugin", *([choice.task] if choice.task else []), f"k{choice.ratio}"]): replace(
+                self, ratios=(choice.ratio,), tasks=(choice.task,)
+            )
+            for choice in self.choices
+        }
+
+    def joined(self, other: EditConfig) -> PluginConfig:
+        """A bank with the ratios and tasks of both; all other settings must agree."""
+        assert isinstance(other, PluginConfig)
+        if (differing := replace(other, ratios=self.ratios, tasks=self.tasks)) != self:
+            raise ModelError(f"Plugins with other settings cannot share a bank: {differing} and {self}.")
+        ratios, tasks = dict.fromkeys(self.ratios + other.ratios), dict.fromkeys(self.tasks + other.tasks)
+        return replace(self, ratios=tuple(sorted(ratios)), tasks=tuple(tasks))
+
+    def extend(self, model: PreTrainedModel) -> None:
+        """Bring a model's bank up to this config: what is missing is added untrained, nothing is removed."""
+        fill_bank(model, self.choices, self.bottleneck, self.residual_scale)
+
+
+def prefix_of(choice: Choice) -> str:
+    """What stands before the published name of a plugin's tensors."""
+    return f"{choice.task}.ratio_{choice.ratio}." if choice.task else f"ratio_{choice.ratio}."
+
+
+def _is_task_name(name: Any) -> bool:
+    return isinstance(name, str) and not set(name) & set(".-/")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from model.errors import ModelError
 
 
-def mux(x_BLD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def mux(x_BLD: Tensor, weight: Tensor, bias: Tensor, mask_BL: Tensor | None = None) -> Tensor:
     """Squeeze every group of K consecutive vectors into their weighted sum.
 
     The K weights of a group are the softmax of one linear map (K·D -> K) of the group's concatenated vectors.
@@ -30,6 +30,9 @@ def mux(x_BLD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x_BLD: input of the FFN, after its layer norm.
         weight: (K, K·D).
         bias: (K,).
+        mask_BL: 1 for real positions. Padded ones then weigh nothing and their vectors are not looked at, so
+            the result does not depend on what stands in them. None keeps the original's grouping, which mixes
+            them in.
 
     Returns:
         (B, G, D).
@@ -42,8 +45,16 @@ def mux(x_BLD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if length % ratio:
         raise ModelError(f"A sequence of {length} positions cannot be cut into groups of {ratio}: pad it first.")
     groups = length // ratio
+    if mask_BL is not None:
+        x_BLD = x_BLD * mask_BL.unsqueeze(-1).to(x_BLD.dtype)
     scores_BGK = F.linear(x_BLD.reshape(batch, groups, ratio * width), weight, bias)
-    weights_BGK = scores_BGK.float().softmax(-1) if scores_BGK.dtype != torch.float64 else scores_BGK.softmax(-1)
+    scores_BGK = scores_BGK.to(torch.promote_types(scores_BGK.dtype, torch.float32))
+    if mask_BL is not None:
+        padded_BGK = mask_BL.view(batch, groups, ratio) == 0
+        # A group of padding alone has zeros to weigh: any finite weights will do.
+        lowest = torch.finfo(scores_BGK.dtype).min
+        scores_BGK = scores_BGK.masked_fill(padded_BGK, lowest)
+    weights_BGK = scores_BGK.softmax(-1)
     grouped_BGKD = x_BLD.reshape(batch, groups, ratio, width)
     return (weights_BGK.to(x_BLD.dtype).unsqueeze(2) @ grouped_BGKD).squeeze(2)
 
@@ -122,10 +133,10 @@ class MuxLayer(nn.Module):
             nn.init.normal_(linear.weight, std=0.01)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x_BLD: Tensor, ffn: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(self, x_BLD: Tensor, ffn: Callable[[Tensor], Tensor], mask_BL: Tensor | None = None) -> Tensor:
         """Run `ffn` on L/K vectors instead of L. The FFN comes as an argument so that FSDP sees this call."""
         w_in, w_out = self.demux_adapter.w_in, self.demux_adapter.w_out
-        y_BGD = ffn(mux(x_BLD, self.mux_layer.weight, self.mux_layer.bias))
+        y_BGD = ffn(mux(x_BLD, self.mux_layer.weight, self.mux_layer.bias, mask_BL))
         return demux(y_BGD, x_BLD, w_in.weight, w_in.bias, w_out.weight, w_out.bias, self.scale)
 
     def extra_repr(self) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
@@ -11,9 +11,30 @@ from torch import nn
 from model.backbone import describe_stacks, spec_for
 from model.errors import ModelError
 from model.plugin.bank import EncoderPadding, PluginFFN
+from model.plugin.mux import MuxLayer
+from model.plugin.state import Choice, PluginState
 
-#: Attribute of a model under which its padding hooks are kept (not a module: it owns no parameters).
-_PADDING = "_plugin_padding"
+#: Epsilon of the original's layer norm (1e-6 on a stream of 1/100) in Hugging Face units.
+ORIGINAL_EPSILON = 1e-2
+
+#: Attribute of a model under which its plugin runtime is kept (not a module: it owns no parameters).
+_RUNTIME = "_plugin_runtime"
+
+
+class PluginRuntime:
+    """What attaching added to a model besides modules: the switch, the hooks, the former epsilons."""
+
+    def __init__(self, model: Any, compat: str) -> None:
+        self.state = PluginState(set())
+        self.padding = EncoderPadding(model, spec_for(model), self.state, zero_rows=compat == "original")
+        self.epsilons = set_epsilon(model, ORIGINAL_EPSILON) if compat == "original" else {}
+
+    def remove(self, model: Any) -> None:
+        """Take everything off again."""
+        self.padding.remove()
+        modules = dict(model.named_modules())
+        for name, epsilon in self.epsilons.items():
+            modules[name].variance_epsilon = epsilon
 
 
 def plugin_layers(model: Any) -> list[PluginFFN]:
@@ -23,70 +44,98 @@ def plugin_layers(model: Any) -> list[PluginFFN]:
     ]
 
 
-def attach_modules(model: Any, ratios: tuple[int, ...], bottleneck: int, scale: float, zero_padded_rows: bool) -> None:
-    """Wrap every encoder FFN of `model` in a `PluginFFN` on the FFN's device and in its dtype."""
-    spec = spec_for(model)
-    layers = spec.encoder_layers(model)
+def attach_modules(model: Any, compat: str) -> None:
+    """Wrap every encoder FFN of `model` in a `PluginFFN` with an empty bank."""
+    layers = spec_for(model).encoder_layers(model)
     if not layers:
         raise ModelError(f"No encoder FFN to attach a plugin to was found: {describe_stacks(model)}.")
-    width = spec.sizes(model.config).width
+    runtime = PluginRuntime(model, compat)
     for layer in layers:
-        ffn = layer.ffn.module
-        reference = next(ffn.parameters())
-        wrapped = PluginFFN(ffn, width, ratios, bottleneck, scale)
-        wrapped.bank.to(device=reference.device, dtype=reference.dtype)
-        wrapped.train(ffn.training)
+        wrapped = PluginFFN(layer.ffn.module, runtime.state, masks_groups=compat == "native")
+        wrapped.train(layer.ffn.module.training)
         layer.ffn.replace(wrapped)
-    setattr(model, _PADDING, EncoderPadding(model, spec, zero_padded_rows))
+    setattr(model, _RUNTIME, runtime)
+
+
+def fill_bank(model: Any, choices: Iterable[Choice], bottleneck: int, scale: float) -> None:
+    """Add freshly initialised plugins for those of `choices` that the bank lacks."""
+    width, state = spec_for(model).sizes(model.config).width, _state(model)
+    assert state is not None
+    for choice in choices:
+        if choice.key not in state.available:
+            for ffn in plugin_layers(model):
+                ffn.add(choice.key, MuxLayer(width, choice.ratio, bottleneck, scale))
+            state.available.add(choice.key)
 
 
 def detach_modules(model: Any) -> None:
-    """Put the dense FFNs back and remove the padding hooks."""
+    """Put the dense FFNs back and remove hooks and epsilons."""
     for layer in spec_for(model).encoder_layers(model):
         wrapped = layer.ffn.module
         assert isinstance(wrapped, PluginFFN)
         layer.ffn.replace(wrapped.base_layer)
-    getattr(model, _PADDING).remove()
-    delattr(model, _PADDING)
+    getattr(model, _RUNTIME).remove(model)
+    delattr(model, _RUNTIME)
 
 
-def available_ratios(model: Any) -> tuple[int, ...]:
-    """The ratios that `set_ratio` accepts: 1 and those of the bank."""
-    layers = plugin_layers(model)
-    return (1, *(int(k) for k in layers[0].bank)) if layers else (1,)
+def available_ratios(model: Any, task: str = "") -> tuple[int, ...]:
+    """The ratios that `set_ratio` accepts for a task: 1 and those of the bank."""
+    state = _state(model)
+    keys = state.available if state else set()
+    ratios = (int(key.rpartition("-")[2]) for key in keys if key.rpartition("-")[0] == task)
+    return (1, *sorted(ratios))
 
 
 def current_ratio(model: Any) -> int:
-    """The ratio in use (1 when plugins are off or absent)."""
-    layers = plugin_layers(model)
-    return layers[0].ratio if layers else 1
+    """The ratio in use in this thread (1 when plugins are off or absent)."""
+    state = _state(model)
+    return state.choice.ratio if state else 1
 
 
-def set_ratio(model: Any, ratio: int) -> None:
-    """Use the plugins of `ratio` from now on; 1 switches them off. Nothing is copied.
+def set_ratio(model: Any, ratio: int, task: str = "") -> None:
+    """Use the plugins of `ratio` from now on, in every thread; 1 switches them off. Costs O(1), copies nothing.
 
     Raises:
-        ModelError: the bank has no such ratio.
+        ModelError: the bank has no such ratio, or no such task.
     """
-    if ratio not in (allowed := available_ratios(model)):
-        raise ModelError(f"The model has no plugins for ratio {ratio}; it has: {', '.join(map(str, allowed))}.")
-    for ffn in plugin_layers(model):
-        ffn.ratio = ratio
-    if padding := getattr(model, _PADDING, None):
-        padding.ratio = ratio
+    choice, state = _checked(model, ratio, task)
+    if state is not None:
+        state.select(choice)
 
 
-@contextmanager
-def use_ratio(model: Any, ratio: int) -> Iterator[None]:
-    """`set_ratio` for the duration of a block; the former ratio comes back even after an exception."""
-    before = current_ratio(model)
-    set_ratio(model, ratio)
-    try:
-        yield
-    finally:
-        set_ratio(model, before)
+def use_ratio(model: Any, ratio: int, task: str = "") -> AbstractContextManager[None]:
+    """Use the plugins of `ratio` inside a `with` block, in this thread only; the former choice comes back in any case.
+
+    Raises:
+        ModelError: the bank has no such ratio, or no such task.
+    """
+    choice, state = _checked(model, ratio, task)
+    return (state or PluginState(set())).override(choice)
 
 
-def plugin_modules(model: Any, ratio: int) -> list[nn.Module]:
+def plugin_modules(model: Any, ratio: int, task: str = "") -> list[nn.Module]:
     """The plugins of one ratio, in layer order."""
-    return [ffn.bank[str(ratio)] for ffn in plugin_layers(model)]
+    return [ffn.bank[Choice(ratio, task).key] for ffn in plugin_layers(model)]
+
+
+def _state(model: Any) -> PluginState | None:
+    runtime: PluginRuntime | None = getattr(model, _RUNTIME, None)
+    return runtime.state if runtime else None
+
+
+def _checked(model: Any, ratio: int, task: str) -> tuple[Choice, PluginState | None]:
+    choice, state = Choice(ratio, task), _state(model)
+    if ratio != 1 and (state is None or choice.key not in state.available):
+        allowed = ", ".join(map(str, available_ratios(model, task)))
+        named = f" of task {task!r}" if task else ""
+        raise ModelError(f"The model has no plugins{named} for ratio {ratio}; it has: {allowed}.")
+    return choice, state
+
+
+def set_epsilon(model: Any, epsilon: float) -> dict[str, float]:
+    """Set every layer norm's epsilon; gives the former ones by module name."""
+    former = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "variance_epsilon"):
+            former[name], module.variance_epsilon = module.variance_epsilon, epsilon
+    return former

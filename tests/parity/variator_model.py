@@ -13,11 +13,11 @@ from model import LoraConfig, PluginConfig, apply_edit, use_ratio
 from model.delta import load_delta_state
 from model.heads import Seq2SeqHead, VerbalizerHead
 from model.losses import token_cross_entropy
+from model.modelcenter import convert_modelcenter
 from model.plugin.mux import MuxLayer
 from model.plugin.objective import PluginObjective, freeze_for
 from model.plugin.published import (
     ORIGINAL_DECODER_START,
-    convert_modelcenter,
     load_published_plugin,
     original_logit_scale,
 )
@@ -54,7 +54,7 @@ def _recording_ffn(output: Tensor, seen: list[Tensor]) -> Callable[[Tensor], Ten
 def _with_plugin(arrays: dict[str, Tensor], config: dict[str, Any], original: bool, key: str = "plugin") -> Any:
     model = build_t5(config, part(arrays, "w"), original)
     plugin = part(arrays, key)
-    edit = PluginConfig((config["k"],), config.get("mid_dim", 64), 100.0, zero_padded_rows=original)
+    edit = PluginConfig((config["k"],), config.get("mid_dim", 64), 100.0, compat="original" if original else "grouping")
     apply_edit(model, edit)
     load_delta_state(model, edit, {f"ratio_{config['k']}.{k}": v for k, v in plugin.items()}, "the golden plugin")
     return model
@@ -113,7 +113,9 @@ def check_lora(directory: Path, name: str) -> None:
         used = {k: v for k, v in tensors.items() if k.rsplit(".", 1)[0] in known}
         load_delta_state(model, lora, used, "the golden LoRA")
         k = t5["config"]["k"]
-        edit = PluginConfig((k,), t5["config"].get("mid_dim", 64), 100.0, zero_padded_rows=mode == "orig")
+        edit = PluginConfig(
+            (k,), t5["config"].get("mid_dim", 64), 100.0, compat="original" if mode == "orig" else "grouping"
+        )
         apply_edit(model, edit)
         load_delta_state(model, edit, {f"ratio_{k}.{n}": v for n, v in part(t5_arrays, "plugin").items()}, "plugin")
         for switch, ratio in (("off", 1), ("on", k)):
@@ -204,7 +206,7 @@ def check_published(directory: Path, name: str) -> None:
         sources = {"plugin": (part(inputs, "w"), plugin_file), "full": (converted, full_file)}
         for what, (weights, file) in sources.items():
             model = build_t5(t5["config"], weights, mode == "orig")
-            load_published_plugin(model, file, match_attention=mode == "orig")
+            load_published_plugin(model, file, compat="original" if mode == "orig" else "grouping")
             for switch, ratio in (("off", 1), ("on", k)):
                 if expected_arrays := part(arrays, f"{what}/{mode}_{switch}"):
                     with use_ratio(model, ratio):

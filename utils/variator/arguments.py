@@ -84,6 +84,11 @@ class PluginArguments:
     )
     task_ratio: float = flag(1.0, "Weight of the task loss in --distil task-hidden.")
     delta_tuning: bool = flag(False, "LoRA (r=16, alpha=32) on q and v of self-attention instead of the whole T5.")
+    compat: Literal["native", "grouping", "original"] | None = flag(
+        None,
+        "How plugins treat padding: native leaves it out of the groups, grouping mixes it in as the original does, "
+        "original also copies its padded rows and layer-norm epsilon. Default: native, grouping for published files.",
+    )
     residual_scale: float = flag(
         100.0,
         "Units of the plugins' parameters: 100 as published (and for pre-trained T5), 1 for a T5 made here.",

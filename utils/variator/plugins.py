@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model import PluginConfig, apply_edit, find_edit
-from model.delta import is_delta, load_delta, read_delta_edit
+from model.delta import delta_files, is_delta, load_delta, read_delta_edit
 from model.plugin.published import load_published_plugin, read_published_plugin
 from model.weights import read_torch_file
 from utils.errors import UserError
@@ -27,12 +27,13 @@ def attach_plugins(model: Any, arguments: PluginArguments, checkpoint: Path | No
     asked = tuple(k for k in arguments.mux_num if k > 1)
     path = plugin_source(arguments, checkpoint)
     if path is None and find_edit(model, PluginConfig) is None:
-        apply_edit(model, PluginConfig(ratios=asked or (DEFAULT_RATIO,), residual_scale=arguments.residual_scale))
+        ratios, scale = asked or (DEFAULT_RATIO,), arguments.residual_scale
+        apply_edit(model, PluginConfig(ratios=ratios, residual_scale=scale, compat=arguments.compat or "native"))
     elif path is not None and path.is_file():
-        load_published_plugin(model, path)
+        load_published_plugin(model, path, arguments.compat or "grouping")
     elif path is not None:
         if not is_delta(path, "plugin"):
-            raise UserError(f"--plugin-path {path} holds no plugin (no plugin.json), nor is it a published .pkl.")
+            raise UserError(f"--plugin-path {path} holds no plugin (no plugin-k*.json), nor is it a published .pkl.")
         load_delta(model, "plugin", path)
     edit = find_edit(model, PluginConfig)
     assert edit is not None
@@ -55,9 +56,16 @@ def saved_ratios(path: Path) -> tuple[int, ...]:
     """The ratios in a plugin directory or file."""
     if path.is_file():
         return (read_published_plugin(path)[0],)
-    edit, _ = read_delta_edit(path, "plugin")
+    edit = read_delta_edit(path, "plugin")
     assert isinstance(edit, PluginConfig)
     return edit.ratios
+
+
+def plugin_file(path: Path | None, ratio: int, checkpoint: Path | None) -> Path | None:
+    """The file that holds the plugins of `ratio` alone; None where there is no such file to measure."""
+    if path is None or path == checkpoint or ratio == 1:
+        return None
+    return path if path.is_file() else delta_files(path, f"plugin-k{ratio}")[0]
 
 
 def _holds_plugins(checkpoint: Path) -> bool:

@@ -1,0 +1,175 @@
+"""The edits and backbones on which the contract of every edit is tested. A new edit joins by an entry in `CASES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import T5Config, T5ForConditionalGeneration
+
+from model import LoraConfig, PluginConfig, apply_edit, find_edit, use_ratio
+from model.compression import EditConfig
+from model.plugin.objective import freeze_for
+from model.plugin.state import Choice
+
+VOCABULARY = 50
+
+#: Gating and depths of the tiny T5s; gated ones have a head of their own, as T5 v1.1 has.
+BACKBONES: dict[str, dict[str, Any]] = {
+    "relu": {"feed_forward_proj": "relu", "num_layers": 2, "num_decoder_layers": 2},
+    "gated_deep_decoder": {"feed_forward_proj": "gated-gelu", "num_layers": 1, "num_decoder_layers": 3},
+    "gated_deep_encoder": {"feed_forward_proj": "gated-gelu", "num_layers": 3, "num_decoder_layers": 1},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One edit and what the contract needs to know of it.
+
+    Attributes:
+        edit: the edit under test.
+        freeze: leaves exactly its parameters to be trained.
+        identity: the edit at the setting that changes nothing (default: `edit`, switched off or as initialised).
+        reversible: whether it can be undone.
+        refused: settings that may not be built, with a word of the message.
+    """
+
+    edit: EditConfig
+    freeze: Callable[[Any], None]
+    identity: EditConfig | None = None
+    reversible: bool = True
+    refused: tuple[tuple[dict[str, Any], str], ...] = ()
+
+
+def _train_plugins(model: Any) -> None:
+    freeze_for(model, "hidden", delta_tuning=False)
+
+
+def _train_lora(model: Any) -> None:
+    freeze_for(model, "no", delta_tuning=True)
+
+
+CASES: dict[str, Case] = {
+    "plugin": Case(
+        PluginConfig(ratios=(2,), bottleneck=5, residual_scale=1.0),
+        _train_plugins,
+        refused=(
+            ({"ratios": ()}, "ratios"),
+            ({"ratios": (1,)}, "at least 2"),
+            ({"ratios": (2.5,)}, "whole numbers"),
+            ({"ratios": 4}, "whole numbers"),
+            ({"ratios": (True,)}, "whole numbers"),
+            ({"ratios": (4, 2, 4)}, "once"),
+            ({"bottleneck": 0}, "bottleneck"),
+            ({"bottleneck": 2.0}, "bottleneck"),
+            ({"residual_scale": 0.0}, "residual scale"),
+            ({"residual_scale": float("nan")}, "residual scale"),
+            ({"residual_scale": "100"}, "residual scale"),
+            ({"tasks": ()}, "Task names"),
+            ({"tasks": "sst2"}, "Task names"),
+            ({"tasks": ("mnli-mm",)}, "Task names"),
+            ({"tasks": ("a.b",)}, "Task names"),
+            ({"tasks": (4,)}, "Task names"),
+            ({"compat": "orignal"}, "native, grouping, original"),
+        ),
+    ),
+    "plugin_bank": Case(PluginConfig(ratios=(4, 2, 3), bottleneck=7), _train_plugins),
+    "plugin_tasks": Case(PluginConfig(ratios=(2, 4), bottleneck=5, tasks=("sst2", "mrpc")), _train_plugins),
+    "plugin_published": Case(PluginConfig(ratios=(4,), compat="original"), _train_plugins),
+    "lora": Case(
+        LoraConfig(rank=3, alpha=6.0),
+        _train_lora,
+        refused=(
+            ({"rank": 0}, "rank"),
+            ({"rank": 2.0}, "rank"),
+            ({"alpha": 0.0}, "alpha"),
+            ({"alpha": float("inf")}, "alpha"),
+        ),
+    ),
+}
+# Field values survive JSON whatever the entry says, so the stack is tested with two of the entries above.
+STACK = ("lora", "plugin_bank")
+
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
+some_backbone = "gated_deep_decoder"
+
+
+def build_t5(backbone: str, seed: int = 0, **sizes: int) -> Any:
+    """A random T5 of one of `BACKBONES`; the same seed gives the same bits."""
+    torch.manual_seed(seed)
+    gated = "gated" in backbone
+    config = T5Config(
+        **{
+            **{"vocab_size": VOCABULARY, "d_model": 16, "d_kv": 6, "num_heads": 2, "d_ff": 20, "dropout_rate": 0.0},
+            **BACKBONES[backbone],
+            **sizes,
+        },
+        tie_word_embeddings=not gated,
+        decoder_start_token_id=0,
+    )
+    model = T5ForConditionalGeneration(config).eval()
+    if gated:
+        model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight))
+    return model
+
+
+def inputs() -> dict[str, Tensor]:
+    """Two rows of unlike length; 7 is a multiple of no ratio in use."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(2, 7, dtype=torch.long)
+    mask[1, 4:] = 0
+    ids = torch.randint(3, VOCABULARY, (2, 7), generator=generator) * mask
+    decoder = torch.randint(3, VOCABULARY, (2, 3), generator=generator)
+    return {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": decoder}
+
+
+@torch.no_grad()
+def logits(model: Any) -> Tensor:
+    """Logits of `inputs()`."""
+    return model(**inputs()).logits
+
+
+def choices(model: Any) -> list[Choice]:
+    """The dense model and every ratio of every task."""
+    edit = find_edit(model, PluginConfig)
+    return [Choice(1), *(edit.choices if edit else [])]
+
+
+def logits_by_choice(model: Any) -> dict[str, Tensor]:
+    """Logits of the dense model and of every plugin, by its name in the bank."""
+    found = {}
+    for choice in choices(model):
+        with use_ratio(model, *choice):
+            found[choice.key] = logits(model).contiguous()
+    return found
+
+
+def own_parameters(model: Any, edit: EditConfig) -> dict[int, nn.Parameter]:
+    """The edit's parameters by identity."""
+    return {id(p): p for module in edit.own_modules(model).values() for p in module.parameters()}
+
+
+def scramble(model: Any, edit: EditConfig, seed: int = 7) -> None:
+    """Give the edit's own parameters values at which it shows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in own_parameters(model, edit).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+
+def edited(case: Case, backbone: str = some_backbone) -> Any:
+    """A T5 with the case's edit, far from doing nothing."""
+    model = build_t5(backbone)
+    apply_edit(model, case.edit)
+    scramble(model, case.edit)
+    return model
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """The same names and bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -1,0 +1,66 @@
+"""Convert a T5 between ModelCenter (the original release's library) and Hugging Face.
+
+python -m utils.convert_t5 MODELCENTER_DIR HF_DIR
+python -m utils.convert_t5 HF_DIR MODELCENTER_DIR --to modelcenter
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from model.compression import edits_of
+from model.modelcenter import config_to_modelcenter, to_modelcenter
+from utils.engine import atomic_directory, write_json
+from utils.errors import UserError, run_as_script
+from utils.loading import load_t5
+
+_TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def to_hugging_face(source: Path, target: Path) -> None:
+    """Write the T5 of a ModelCenter directory (config.json, pytorch_model.pt) as a Hugging Face directory."""
+    model = load_t5(str(source), None, tokenizer=False).model
+    with atomic_directory(target) as partial:
+        model.save_pretrained(partial)
+        _copy_tokenizer(source, partial)
+
+
+def to_model_center(source: Path, target: Path) -> None:
+    """Write a dense Hugging Face T5 as a ModelCenter directory, in half precision as the original's."""
+    model = load_t5(str(source), None, tokenizer=False).model
+    if edits := edits_of(model):
+        raise UserError(f"{source} carries {' + '.join(e.kind for e in edits)}: only a dense T5 can be converted.")
+    state = to_modelcenter(model.state_dict(), tied=bool(model.config.scale_decoder_outputs), prefix="")
+    with atomic_directory(target) as partial:
+        torch.save({name: tensor.half() for name, tensor in state.items()}, partial / "pytorch_model.pt")
+        write_json(partial / "config.json", config_to_modelcenter(model.config))
+        _copy_tokenizer(source, partial)
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file() and not (target / name).exists():
+            shutil.copyfile(source / name, target / name)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m utils.convert_t5", description=str(__doc__).split("\n")[0])
+    parser.add_argument("source", type=Path, help="directory to read")
+    parser.add_argument("target", type=Path, help="directory to write; must not exist")
+    parser.add_argument("--to", choices=("hf", "modelcenter"), default="hf", help="default: %(default)s")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given = parser.parse_args()
+    if given.target.exists():
+        raise UserError(f"{given.target} exists already: name a new directory.")
+    (to_hugging_face if given.to == "hf" else to_model_center)(given.source, given.target)
+    print(f"made: {given.target}")
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)
