@@ -21,6 +21,7 @@ class Settings:
     """Common flags of a benchmark."""
 
     json: Path | None
+    page: Path | None
     threads: int
     repeats: int
     device: torch.device
@@ -30,6 +31,7 @@ def parser(prog: str, description: str, repeats: int) -> argparse.ArgumentParser
     """A parser with the flags that every benchmark takes."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{prog}", description=description)
     made.add_argument("--json", type=Path, help="write the rows to this file")
+    made.add_argument("--page", type=Path, help="put the table into this Markdown page, between its markers")
     made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: %(default)s)")
     made.add_argument("--repeats", type=int, default=repeats, help="timed pairs per row (default: %(default)s)")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
@@ -39,7 +41,9 @@ def parser(prog: str, description: str, repeats: int) -> argparse.ArgumentParser
 def settings_from(arguments: argparse.Namespace) -> Settings:
     """Apply the common flags to this process and return them."""
     torch.set_num_threads(arguments.threads)
-    return Settings(arguments.json, arguments.threads, arguments.repeats, torch.device(arguments.device))
+    return Settings(
+        arguments.json, arguments.page, arguments.threads, arguments.repeats, torch.device(arguments.device)
+    )
 
 
 def compare(
@@ -83,8 +87,36 @@ def report(rows: Sequence[dict[str, Any]], settings: Settings) -> None:
             f"{row['macs_ratio']:>10.3f} {row['quotient']:>8.3f}"
         )
     versions = environment()["versions"]
-    print(f"{settings.threads} threads on {settings.device}, torch {versions['torch']}; medians over pairs A B A B …")
+    note = f"{settings.threads} threads on {settings.device}, torch {versions['torch']}; medians over pairs A B A B …"
+    print(note)
+    if settings.page is not None:
+        write_measured(settings.page, [*markdown_table(rows), "", note])
+        print(f"made: {settings.page}")
     if settings.json is not None:
         settings.json.parent.mkdir(parents=True, exist_ok=True)
         settings.json.write_text(json.dumps(list(rows), indent=2) + "\n", encoding="utf-8")
         print(f"made: {settings.json}")
+
+
+def markdown_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows of a comparison as Markdown lines."""
+    lines = [
+        "| | batch x length | dense ms | compressed ms | wall-clock ratio (quartiles) | MACs ratio | quotient |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['name']} | {row['batch']} x {row['length']} | {row['dense_ms']:.1f} | "
+            f"{row['compressed_ms']:.1f} | "
+            f"{row['wall_ratio']:.2f} ({row['wall_ratio_p25']:.2f} - {row['wall_ratio_p75']:.2f}) | "
+            f"{row['macs_ratio']:.2f} | {row['quotient']:.2f} |"
+        )
+    return lines
+
+
+def write_measured(page: Path, lines: Sequence[str]) -> None:
+    """Replace what stands between a page's markers, so that no measured number is typed by hand."""
+    begin, end = "<!-- measured -->", "<!-- /measured -->"
+    head, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, _, tail = rest.partition(end)
+    page.write_text(f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{tail}", encoding="utf-8")

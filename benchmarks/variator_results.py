@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import write_measured
+
 RATIOS = (2, 4, 8)
 #: Flags of the stages by task; `wiki` is the plugins' pre-training. Chosen on seed 1.
 FINETUNE = {
@@ -182,11 +184,24 @@ def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) 
     log = study.output / "commands.txt"
     commands = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     unique = [c for c in dict.fromkeys(commands) if "--resume" not in c and f"--random-seed {seeds[0]} " in c + " "]
-    block = "\n".join(parts) + "\n### Commands (first seed)\n\n```\n" + "\n".join(unique) + "\n```\n"
-    text = page.read_text(encoding="utf-8")
-    begin, end = "<!-- measured -->", "<!-- /measured -->"
-    head, rest = text.split(begin)
-    page.write_text(f"{head}{begin}\n{block}{end}{rest.split(end)[1]}", encoding="utf-8")
+    write_measured(page, [*parts, "### Commands (first seed)", "", "```", *unique, "```"])
+
+
+def write_summary(study: Study, datasets: list[str], seeds: list[int], page: Path) -> None:
+    """The README's few rows: dense and adapted plugins by ratio."""
+    ratios = " | ".join(f"k = {k}" for k in RATIOS)
+    lines = [f"| task | dense accuracy | {ratios} |", "|---|---|" + "---|" * len(RATIOS)]
+    for dataset in datasets:
+        found = collect(study.output, dataset, seeds).get("adapted", {})
+        if not found:
+            continue
+        dense = statistics.mean(row["accuracy"] for row in found[1])
+        cells = []
+        for ratio in RATIOS:
+            value = statistics.mean(row["accuracy"] for row in found[ratio])
+            cells.append(f"{value:.3f} ({value / dense:.1%} kept)")
+        lines.append(f"| {dataset.upper()} ({len(found[1])} seeds) | {dense:.3f} | {' | '.join(cells)} |")
+    write_measured(page, lines)
 
 
 def main() -> None:
@@ -216,6 +231,7 @@ def main() -> None:
             for dataset in given.datasets:
                 study.task(dataset, seed)
     write_page(study, given.datasets, given.seeds, given.page)
+    write_summary(study, given.datasets, given.seeds, Path("README.md"))
     print(f"made: {given.page}")
 
 

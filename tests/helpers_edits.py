@@ -79,7 +79,11 @@ CASES: dict[str, Case] = {
     ),
     "plugin_bank": Case(PluginConfig(ratios=(4, 2, 3), bottleneck=7), _train_plugins),
     "plugin_tasks": Case(PluginConfig(ratios=(2, 4), bottleneck=5, tasks=("sst2", "mrpc")), _train_plugins),
-    "plugin_published": Case(PluginConfig(ratios=(4,), compat="original"), _train_plugins),
+    "plugin_original": Case(
+        PluginConfig(ratios=(4,), compat="original"),
+        _train_plugins,
+        identity=PluginConfig(ratios=(4,), compat="grouping"),  # the original's epsilon changes the dense model too
+    ),
     "lora": Case(
         LoraConfig(rank=3, alpha=6.0),
         _train_lora,
@@ -162,11 +166,11 @@ def scramble(model: Any, edit: EditConfig, seed: int = 7) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
 
-def edited(case: Case, backbone: str = some_backbone) -> Any:
+def edited(case: Case, backbone: str = some_backbone, seed: int = 7) -> Any:
     """A T5 with the case's edit, far from doing nothing."""
     model = build_t5(backbone)
     apply_edit(model, case.edit)
-    scramble(model, case.edit)
+    scramble(model, case.edit, seed)
     return model
 
 

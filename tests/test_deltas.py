@@ -10,15 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSeq2SeqLM
 
 from model import (
     LoraConfig,
     ModelError,
     PluginConfig,
     apply_edit,
+    available_ratios,
+    current_ratio,
     edits_of,
+    find_edit,
+    set_ratio,
+    undo_edit,
+    use_ratio,
 )
-from model.delta import load_delta, save_delta
+from model.delta import load_delta, read_delta_edit, save_delta
 from tests.helpers_edits import (
     BACKBONES,
     CASES,
@@ -38,6 +45,8 @@ from tests.helpers_edits import (
 )
 
 pytestmark = pytest.mark.usefixtures("single_thread")
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # save and load
 
@@ -181,3 +190,124 @@ def test_a_delta_with_other_settings_than_the_models_is_refused(case: Case, tmp_
 def test_saving_an_edit_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="carries no edit 'plugin'"):
         save_delta(build_t5(some_backbone), "plugin", tmp_path)
+
+
+# one pair of files per ratio and task
+
+
+def bank_of(*ratios: int, seed: int = 7, tasks: tuple[str, ...] = ("",), bottleneck: int = 5) -> Any:
+    """A T5 whose plugins of these ratios and tasks show."""
+    edit = PluginConfig(ratios, bottleneck, tasks=tasks)
+    return edited(Case(edit, lambda _: None), seed=seed)
+
+
+def test_a_bank_is_saved_as_one_small_pair_of_files_per_ratio(tmp_path: Path) -> None:
+    """Each safetensors file holds one ratio, each JSON describes it alone, and nothing of the backbone is in them."""
+    model = bank_of(2, 4)
+    written = save_delta(model, "plugin", tmp_path, {"dataset": "sst2"})
+    assert written == [tmp_path / "plugin-k2.safetensors", tmp_path / "plugin-k4.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("plugin-k2.json", "plugin-k2.safetensors"),
+        *("plugin-k4.json", "plugin-k4.safetensors"),
+    ]
+    for ratio, path in zip((2, 4), written, strict=True):
+        names = load_file(path)
+        assert names and all(name.startswith(f"ratio_{ratio}.mux_layer.") for name in names)
+        described = json.loads(path.with_suffix(".json").read_text())
+        assert described["edit"]["ratios"] == [ratio] and described["extra"] == {"dataset": "sst2"}
+    assert read_delta_edit(tmp_path, "plugin") == PluginConfig((2, 4), 5)
+
+
+def test_one_ratio_of_a_saved_bank_can_be_handed_on_alone(tmp_path: Path) -> None:
+    """A directory with one pair of a bank's files loads as the plugin of that ratio."""
+    model = bank_of(2, 4)
+    save_delta(model, "plugin", tmp_path)
+    for path in tmp_path.glob("plugin-k2.*"):
+        path.unlink()
+    plain = build_t5(some_backbone)
+    assert load_delta(plain, "plugin", tmp_path) == PluginConfig((4,), 5)
+    assert available_ratios(plain) == (1, 4)
+    assert torch.equal(logits_by_choice(plain)["4"], logits_by_choice(model)["4"])
+
+
+def test_loading_ratios_extends_the_bank_and_leaves_its_plugins_alone(tmp_path: Path) -> None:
+    """2 and 8 join 4: the config names all three, 4 keeps its parameters, and the whole survives save and load."""
+    model, source = bank_of(4, seed=1), bank_of(2, 8, seed=2)
+    save_delta(source, "plugin", tmp_path)
+    kept = {id(p): p.clone() for p in own_parameters(model, PluginConfig((4,), 5)).values()}
+    set_ratio(model, 4)
+    before, expected = logits_by_choice(model)["4"], logits_by_choice(source)
+    load_delta(model, "plugin", tmp_path)
+    assert find_edit(model, PluginConfig) == PluginConfig((2, 4, 8), 5)
+    assert available_ratios(model) == (1, 2, 4, 8) and current_ratio(model) == 4
+    after = own_parameters(model, PluginConfig((4,), 5))
+    assert after.keys() == kept.keys() and all(torch.equal(after[key], kept[key]) for key in kept)
+    found = logits_by_choice(model)
+    assert torch.equal(found["4"], before)
+    assert same({k: found[k] for k in ("1", "2", "8")}, expected)
+    model.save_pretrained(tmp_path / "whole")
+    assert same(logits_by_choice(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "whole").eval()), found)
+
+
+def test_loading_a_ratio_that_is_there_replaces_it_alone(tmp_path: Path) -> None:
+    model, source = bank_of(2, 4, seed=1), bank_of(4, 8, seed=2)
+    before, expected = logits_by_choice(model), logits_by_choice(source)
+    save_delta(source, "plugin", tmp_path)
+    load_delta(model, "plugin", tmp_path)
+    assert same(logits_by_choice(model), {**before, **expected})
+
+
+def test_several_tasks_share_one_backbone(tmp_path: Path) -> None:
+    """Each task's plugins are those that were trained for it, from its own files, through `Auto…` classes too."""
+    model = bank_of(4, tasks=("sst2", "mrpc"))
+    found = logits_by_choice(model)
+    assert not torch.equal(found["sst2-4"], found["mrpc-4"])
+    with use_ratio(model, 4, task="mrpc"):
+        assert torch.equal(logits(model), found["mrpc-4"])
+    assert available_ratios(model, "mrpc") == (1, 4) and available_ratios(model) == (1,)
+    with pytest.raises(ModelError, match="no plugins of task 'rte' for ratio 4; it has: 1"):
+        set_ratio(model, 4, task="rte")
+
+    save_delta(model, "plugin", tmp_path)
+    assert sorted(path.stem for path in tmp_path.glob("*.json")) == ["plugin-mrpc-k4", "plugin-sst2-k4"]
+    plain = build_t5(some_backbone)
+    load_delta(plain, "plugin", tmp_path)
+    assert same(logits_by_choice(plain), found)
+    plain.save_pretrained(tmp_path / "whole")
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "whole").eval()
+    assert same(logits_by_choice(loaded), found)
+    undo_edit(loaded, "plugin")
+    assert torch.equal(logits(loaded), found["1"])
+
+
+def test_a_task_joins_a_model_that_serves_another(tmp_path: Path) -> None:
+    """Plugins of a second task are loaded into the bank; the first task's results stay to the bit."""
+    model, source = bank_of(4, seed=1, tasks=("sst2",)), bank_of(4, seed=2, tasks=("mrpc",))
+    before, expected = logits_by_choice(model), logits_by_choice(source)
+    save_delta(source, "plugin", tmp_path)
+    load_delta(model, "plugin", tmp_path)
+    assert same(logits_by_choice(model), {**before, **expected})
+
+
+def test_parts_that_do_not_agree_are_refused(tmp_path: Path) -> None:
+    """Two files of one directory with unlike bottlenecks are no bank; the model is not touched."""
+    save_delta(bank_of(2, bottleneck=5), "plugin", tmp_path)
+    save_delta(bank_of(4, bottleneck=6), "plugin", tmp_path)
+    model = build_t5(some_backbone)
+    with pytest.raises(ModelError, match="Plugins with other settings cannot share a bank"):
+        load_delta(model, "plugin", tmp_path)
+    assert edits_of(model) == []
+
+
+def test_parts_of_unlike_tasks_and_ratios_load_without_inventing_plugins(tmp_path: Path) -> None:
+    """A directory with sst2 at 4 and mrpc at 2 holds two plugins; no third appears untrained."""
+    sst2, mrpc = bank_of(4, seed=1, tasks=("sst2",)), bank_of(2, seed=2, tasks=("mrpc",))
+    for source in (sst2, mrpc):
+        save_delta(source, "plugin", tmp_path)
+    plain = build_t5(some_backbone)
+    try:
+        load_delta(plain, "plugin", tmp_path)
+    except ModelError:
+        assert edits_of(plain) == []  # refused as a whole
+        return
+    assert available_ratios(plain, "sst2") == (1, 4) and available_ratios(plain, "mrpc") == (1, 2)

@@ -177,7 +177,7 @@ def test_illegal_stacks_are_refused_with_the_legal_order(kinds: tuple[str, str],
 @each_backbone
 @each_case
 def test_gradients_reach_exactly_the_edits_parameters(case: Case, backbone: str) -> None:
-    """After its freeze, every own parameter of every ratio and task gets a gradient that is not zero, and nothing else does."""
+    """After its freeze, every own parameter of every choice gets a gradient that is not zero, and nothing else does."""
     model = edited(case, backbone)
     case.freeze(model)
     model.train()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from model import (
     ModelError,
@@ -16,12 +20,16 @@ from model import (
     set_ratio,
     use_ratio,
 )
+from model.plugin import surgery
+from model.plugin.bank import PluginFFN
+from model.plugin.surgery import plugin_layers
 from tests.helpers_edits import (
     CASES,
     VOCABULARY,
     build_t5,
     edited,
     inputs,
+    logits,
     logits_by_choice,
     same,
     some_backbone,
@@ -80,3 +88,102 @@ def test_each_ratio_of_a_bank_is_the_plugin_alone() -> None:
         for prefix, module in single.own_modules(alone).items():
             module.load_state_dict({n: state[f"{prefix}.{n}"] for n in module.state_dict()})
         assert torch.equal(logits_by_choice(alone)[str(ratio)], together[str(ratio)])
+
+
+# the cost of a switch
+
+
+def test_switching_touches_no_layer(bank: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`set_ratio` and `use_ratio` neither walk the layers nor change any module: one object says what is in use."""
+    expected = logits_by_choice(bank)
+    layers = plugin_layers(bank)
+    before = [{name: id(value) for name, value in vars(module).items()} for module in bank.modules()]
+
+    def walked(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the layers were walked")
+
+    monkeypatch.setattr(surgery, "plugin_layers", walked)
+    monkeypatch.setattr(surgery, "spec_for", walked)
+    for module_type in (nn.Module, PluginFFN):
+        for name in ("modules", "named_modules", "children", "named_children", "parameters", "named_parameters"):
+            monkeypatch.setattr(module_type, name, walked)
+    for ratio in (2, 3, 4, 1, 4):
+        set_ratio(bank, ratio)
+        assert current_ratio(bank) == ratio
+    with use_ratio(bank, 2):
+        assert current_ratio(bank) == 2
+    monkeypatch.undo()
+
+    assert [{name: id(value) for name, value in vars(module).items()} for module in bank.modules()] == before
+    assert len({id(layer.state) for layer in layers}) == 1
+    assert torch.equal(logits(bank), expected["4"])
+    set_ratio(bank, 1)
+    assert torch.equal(logits(bank), expected["1"])
+
+
+# threads
+
+
+def in_a_thread(what: Callable[[], Any]) -> Any:
+    """The result of `what`, run in another thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(what).result(timeout=60)
+
+
+def test_threads_run_different_ratios_of_one_model_at_the_same_time(bank: Any) -> None:
+    """Three forwards that wait for each other inside the encoder give what each gives by itself."""
+    lengths = {2: 7, 3: 5, 4: 6}  # each thread's batch needs other padding and another mask
+    batches = {}
+    for ratio, length in lengths.items():
+        batch = inputs()
+        batches[ratio] = {**batch, **{key: batch[key][:, :length] for key in ("input_ids", "attention_mask")}}
+
+    @torch.no_grad()
+    def run(ratio: int) -> Tensor:
+        with use_ratio(bank, ratio):
+            return bank(**batches[ratio]).logits
+
+    expected = {ratio: run(ratio) for ratio in lengths}
+    barrier = threading.Barrier(len(lengths))
+
+    def wait(*_: Any) -> None:
+        barrier.wait(timeout=60)
+
+    # Before every FFN all threads are inside the encoder, and none has left it.
+    handles = [layer.register_forward_pre_hook(wait) for layer in plugin_layers(bank)]
+    handles += [layer.register_forward_hook(wait) for layer in plugin_layers(bank)]
+    try:
+        with ThreadPoolExecutor(len(lengths)) as pool:
+            found = dict(zip(lengths, pool.map(run, lengths, timeout=60), strict=True))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for ratio in lengths:
+        assert torch.equal(found[ratio], expected[ratio]), ratio
+    assert current_ratio(bank) == 1
+
+
+def test_use_ratio_is_of_its_thread_and_set_ratio_of_all(bank: Any) -> None:
+    """A `with` block here is not seen there; what is set here is, and there too; overrides win inside their block."""
+    expected = logits_by_choice(bank)
+    set_ratio(bank, 3)
+    with use_ratio(bank, 4):
+        assert current_ratio(bank) == 4
+        assert in_a_thread(lambda: current_ratio(bank)) == 3
+        assert torch.equal(in_a_thread(lambda: logits(bank)), expected["3"])
+        in_a_thread(lambda: set_ratio(bank, 2))
+        assert current_ratio(bank) == 4
+        assert torch.equal(logits(bank), expected["4"])
+    assert current_ratio(bank) == 2
+    assert torch.equal(in_a_thread(lambda: logits(bank)), expected["2"])
+
+
+def test_models_do_not_share_their_ratio(bank: Any) -> None:
+    """A block on one model leaves another model's ratio, and that of a pickled copy, as they are."""
+    other, twin = edited(CASES["plugin_bank"]), pickle.loads(pickle.dumps(bank))
+    expected = logits_by_choice(bank)
+    with use_ratio(bank, 4):
+        assert (current_ratio(other), current_ratio(twin)) == (1, 1)
+        set_ratio(twin, 2)
+        assert torch.equal(logits(twin), expected["2"])
+        assert current_ratio(bank) == 4 and torch.equal(logits(bank), expected["4"])
