@@ -25,14 +25,14 @@ from benchmarks.common import write_measured
 RATIOS = (2, 4, 8)
 #: Flags of the stages by task; `wiki` is the plugins' pre-training. Chosen on seed 1.
 FINETUNE = {
-    "sst2": "--lr 3e-4 --warmup-step 100 --clip-grad 1 --batch-size 64 --epochs 2 --valid-step 300",
-    "mrpc": "--lr 3e-4 --warmup-step 50 --clip-grad 1 --batch-size 32 --epochs 6",
+    "sst2": "--lr 3e-4 --warmup-step 50 --clip-grad 1 --batch-size 64 --epochs 2 --valid-step 300",
+    "mrpc": "--lr 3e-4 --warmup-step 50 --clip-grad 1 --batch-size 32 --epochs 4",
 }
 ADAPT = {
-    "sst2": "--lr 1e-3 --warmup-step 50 --batch-size 64 --epochs 1 --training-step 400 --valid-step 200",
+    "sst2": "--lr 1e-3 --warmup-step 50 --batch-size 64 --epochs 1 --training-step 250 --valid-step 125",
     "mrpc": "--lr 1e-3 --warmup-step 20 --batch-size 32 --epochs 2",
 }
-PRETRAIN = "--lr 1e-3 --warmup-step 20 --batch-size 32 --epochs 20 --training-step 200 --valid-step 100"
+PRETRAIN = "--lr 1e-3 --warmup-step 20 --batch-size 32 --epochs 20 --training-step 150 --valid-step 150"
 LENGTH = {"sst2": 96, "mrpc": 128, "wiki": 128}
 CONTROLS = ("untrained", "pretrained only", "adapted only", "adapted")
 

@@ -14,6 +14,7 @@ possible, and which of the model's parameters are its own. The list of a model's
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -145,6 +146,18 @@ def undo_edit(model: PreTrainedModel, kind: str) -> None:
         raise ModelError(f"Only the last edit can be undone: asked for {kind!r}, the model carries {stack}.")
     present[-1].undo(model)
     _record(model, present[:-1])
+
+
+def join_edits(edits: Sequence[EditConfig]) -> EditConfig:
+    """The edit that holds what all of `edits` hold.
+
+    Raises:
+        ModelError: they do not go together, or the whole would also hold parts that none of them has (untrained ones).
+    """
+    whole = functools.reduce(lambda one, other: one.joined(other), edits)
+    if gaps := sorted(set(whole.parts()).difference(*(edit.parts() for edit in edits))):
+        raise ModelError(f"Together they lack {', '.join(gaps)}: every task of a bank has plugins for the same ratios.")
+    return whole
 
 
 def extend_edit(model: PreTrainedModel, edit: EditConfig) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from model.backbone import family_of, spec_for
-from model.compression import EditConfig, apply_edit, delta_state, edit_from_dict, edits_of, extend_edit
+from model.compression import EditConfig, apply_edit, delta_state, edit_from_dict, edits_of, extend_edit, join_edits
 from model.errors import ModelError
 from model.weights import read_json, read_safetensors
 
@@ -72,10 +72,10 @@ def read_delta_edit(directory: Path, kind: str) -> EditConfig:
     parts = [_read_part(directory, name, kind)[0] for name in delta_parts(directory, kind)]
     if not parts:
         raise ModelError(f"{directory} holds no {kind} (no {kind}*.json).")
-    edit = parts[0]
-    for part in parts[1:]:
-        edit = edit.joined(part)
-    return edit
+    try:
+        return join_edits(parts)
+    except ModelError as error:
+        raise ModelError(f"{directory}: {error}") from None
 
 
 def load_delta(model: PreTrainedModel, kind: str, directory: Path) -> EditConfig:
@@ -96,11 +96,12 @@ def load_delta(model: PreTrainedModel, kind: str, directory: Path) -> EditConfig
         apply_edit(model, edit)
     elif present != edit:
         try:
-            extend_edit(model, present.joined(edit))
-        except ModelError:
+            whole = join_edits([present, edit])
+        except ModelError as error:
             raise ModelError(
-                f"{directory}: the model already carries a {kind} with other settings: {present}."
+                f"{directory}: the model already carries a {kind} with other settings ({present}). {error}"
             ) from None
+        extend_edit(model, whole)
     load_delta_state(model, edit, state, str(directory))
     return edit
 

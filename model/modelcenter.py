@@ -22,6 +22,10 @@ _FFN_NAMES = {
     "ffn.w_in.w_1.weight": ("wi_1", 10),
     "ffn.w_out.weight": ("wo", 10),
 }
+_SIZES = (
+    *("vocab_size", "dim_model", "dim_head", "dim_ff"),
+    *("num_heads", "num_encoder_layers", "num_decoder_layers"),
+)
 _FIXED_NAMES = {
     "input_embedding.weight": ("shared.weight", 100),
     "output_projection.weight": ("lm_head.weight", 1),
@@ -118,7 +122,13 @@ def _modelcenter_name(name: str) -> str:
 
 
 def config_from_modelcenter(values: dict[str, Any]) -> T5Config:
-    """A Hugging Face config from ModelCenter's `config.json`."""
+    """A Hugging Face config from ModelCenter's `config.json`.
+
+    Raises:
+        ModelError: a size is missing.
+    """
+    if missing := [name for name in _SIZES if name not in values]:
+        raise ModelError(f"The ModelCenter config lacks {', '.join(missing)}.")
     gated = str(values.get("ffn_activate_fn", "relu")).startswith("gated")
     return T5Config(
         vocab_size=values["vocab_size"],

@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # models of a few thousand parameters are fastest on one thread
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

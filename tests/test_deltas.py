@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -299,15 +300,15 @@ def test_parts_that_do_not_agree_are_refused(tmp_path: Path) -> None:
     assert edits_of(model) == []
 
 
-def test_parts_of_unlike_tasks_and_ratios_load_without_inventing_plugins(tmp_path: Path) -> None:
-    """A directory with sst2 at 4 and mrpc at 2 holds two plugins; no third appears untrained."""
-    sst2, mrpc = bank_of(4, seed=1, tasks=("sst2",)), bank_of(2, seed=2, tasks=("mrpc",))
-    for source in (sst2, mrpc):
-        save_delta(source, "plugin", tmp_path)
+def test_a_bank_never_gets_plugins_that_nobody_trained(tmp_path: Path) -> None:
+    """sst2 at 4 and mrpc at 2, in one directory or one by one, are refused with what is missing."""
+    sst2, mrpc = bank_of(4, tasks=("sst2",)), bank_of(2, tasks=("mrpc",))
+    save_delta(mrpc, "plugin", tmp_path)
+    with pytest.raises(ModelError, match=r"already carries a plugin.*lack plugin-mrpc-k4, plugin-sst2-k2"):
+        load_delta(sst2, "plugin", tmp_path)
+    assert available_ratios(sst2, "sst2") == (1, 4) and available_ratios(sst2, "mrpc") == (1,)
+    save_delta(sst2, "plugin", tmp_path)
     plain = build_t5(some_backbone)
-    try:
+    with pytest.raises(ModelError, match="lack plugin-mrpc-k4, plugin-sst2-k2: every task of a bank"):
         load_delta(plain, "plugin", tmp_path)
-    except ModelError:
-        assert edits_of(plain) == []  # refused as a whole
-        return
-    assert available_ratios(plain, "sst2") == (1, 4) and available_ratios(plain, "mrpc") == (1, 2)
+    assert edits_of(plain) == []

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
 
 from model.delta import is_delta, load_delta
@@ -17,6 +19,8 @@ from utils.errors import UserError
 
 #: Written beside a fine-tuned model: what its task head was trained with.
 TASK_FILE = "task.json"
+#: T5 v1.1 has an output projection of its own. Transformers ties every new T5 and unties it on loading.
+_HEAD = "lm_head.weight"
 
 
 class Loaded(NamedTuple):
@@ -103,7 +107,11 @@ def _from_directory(source: str) -> Any:
 
 def _load_original(model: Any, path: Path) -> None:
     state = convert_modelcenter(read_torch_file(path), str(path))
-    expected = {k for k in model.state_dict() if not k.endswith("embed_tokens.weight") and k != "lm_head.weight"}
+    expected = {k for k in model.state_dict() if not k.endswith("embed_tokens.weight") and k != _HEAD}
+    if model.config.scale_decoder_outputs:  # tied: the head is the embedding
+        state.pop(_HEAD, None)
+    else:
+        expected.add(_HEAD)
     if missing := sorted(expected - set(state)):
         raise UserError(
             f"{path} lacks {len(missing)} tensors of this T5, {missing[0]} for one: is --model-config right?"
@@ -114,6 +122,8 @@ def _load_original(model: Any, path: Path) -> None:
             raise UserError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, --model-config gives {tuple(shapes[name].shape)}."
             )
+    if _HEAD in state and model.lm_head.weight is model.shared.weight:  # loading would overwrite the embedding
+        model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
     model.load_state_dict(state, strict=False)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from model.compression import apply_edit, delta_state, extend_edit, find_edit
+from model.compression import apply_edit, delta_state, extend_edit, find_edit, join_edits
 from model.delta import load_delta_state
 from model.errors import ModelError
 from model.plugin.config import Compat, PluginConfig, prefix_of
@@ -80,7 +80,7 @@ def load_published_plugin(
     if present is None:
         apply_edit(model, edit)
     else:
-        extend_edit(model, present.joined(edit))
+        extend_edit(model, join_edits([present, edit]))
     prefix = prefix_of(Choice(ratio, task))
     load_delta_state(model, edit, {prefix + k: v for k, v in state.items()}, str(path))
     return edit
