@@ -42,13 +42,8 @@ class Job:
         run: RunArguments,
     ) -> None:
         assert task.model_config and task.dataset and task.data_path and run.output_path
-        self.task, self.plugin, self.optimisation, self.evaluation, self.run = (
-            task,
-            plugin,
-            optimisation,
-            evaluation,
-            run,
-        )
+        self.task, self.plugin, self.run = task, plugin, run
+        self.optimisation, self.evaluation = optimisation, evaluation
         if run.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the library warns of forks otherwise
         self.runtime = Runtime(run.precision, "t5", run.random_seed)
@@ -59,10 +54,8 @@ class Job:
             apply_edit(self.model, LoraConfig())
         self.ratios = attach_plugins(self.model, plugin, task.checkpoint) if wants_plugins(plugin) else ()
         self.model.to(self.runtime.device)
-        if task.decoder_start is not None:
-            self.decoder_start = task.decoder_start
-        else:
-            self.decoder_start = self.loaded.decoder_start or 0
+        trained_with = self.loaded.decoder_start or 0
+        self.decoder_start = trained_with if task.decoder_start is None else task.decoder_start
         request = DataRequest(
             task.dataset,
             task.data_path,

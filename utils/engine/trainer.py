@@ -95,6 +95,9 @@ class Trainer:
         if newest is not None:
             self.progress = load_checkpoint(newest, self.module, self.optimizer)
         self.forward = runtime.accelerator.prepare(self.module)
+        # In fp16 the optimizer must undo the loss scaling and skip overflows: Accelerate's wrapper does.
+        fp16 = runtime.precision == "fp16"
+        self._stepper = runtime.accelerator.prepare_optimizer(self.optimizer) if fp16 else self.optimizer
         self.log = RunLog(directory.path, runtime.is_main, self.progress.step)
         if newest is not None:
             self.log.line(f"resumed from {newest} (step {self.progress.step}, epoch {self.progress.epoch})")
@@ -177,8 +180,8 @@ class Trainer:
                 totals[key] = totals.get(key, torch.zeros_like(value)) + value * share
         trained = list(trainable_parameters(self.module).values())
         norm = accelerator.clip_grad_norm_(trained, self.config.clip_norm or math.inf)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._stepper.step()
+        self._stepper.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.batch += len(group)
         self.progress.tokens += tokens
