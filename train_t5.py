@@ -22,7 +22,7 @@ from utils.arguments import EvaluationArguments, OptimisationArguments, RunArgum
 from utils.engine import RunDirectory, Runtime, Trainer, write_json
 from utils.engine.optimisation import Schedule
 from utils.errors import run_as_script
-from utils.loading import Loaded, load_t5, write_task_file
+from utils.loading import Loaded, load_t5, set_dropout, write_task_file
 from utils.variator.arguments import PluginArguments, TaskArguments, parse_arguments, wants_plugins
 from utils.variator.data import DataRequest, TaskData, build_data
 from utils.variator.evaluation import Evaluator
@@ -53,6 +53,7 @@ class Job:
         if plugin.delta_tuning and find_edit(self.model, LoraConfig) is None:
             apply_edit(self.model, LoraConfig())
         self.ratios = attach_plugins(self.model, plugin, task.checkpoint) if wants_plugins(plugin) else ()
+        set_dropout(self.model, task.dropout)
         self.model.to(self.runtime.device)
         trained_with = self.loaded.decoder_start or 0
         self.decoder_start = trained_with if task.decoder_start is None else task.decoder_start
@@ -74,8 +75,8 @@ class Job:
     def train(self) -> None:
         """Fit, keep the best, and say what was made."""
         assert self.data.train is not None and self.task.dataset is not None
-        freeze_for(self.model, self.plugin.distil, self.plugin.delta_tuning)
         ratios = self.ratios if self.plugin.distil != "no" else ()
+        freeze_for(self.model, self.plugin.distil, self.plugin.delta_tuning, ratios)
         objective = PluginObjective(self.model, self.data.head, self.plugin.distil, ratios, self.plugin.task_ratio)
         schedule: Schedule = "linear" if self.task.dataset == "wiki" else "constant"
         trainer = Trainer(

@@ -89,15 +89,16 @@ class Study:
         if dataset in FINETUNE_AGAIN:
             again = f"--checkpoint {root / 'finetune' / 'best'} {FINETUNE_AGAIN[dataset]}"
             self.call(best.parent, f"{base} {again}")
-        tuned = f"{base} --checkpoint {best} --residual-scale {self.scale:g}"
+        tuned = f"{base} --checkpoint {best}"
         pretrained = self.wiki(seed)
-        for name, start in (("adapted", pretrained), ("adapted-only", "none")):
+        untrained = f"none --residual-scale {self.scale:g}"
+        for name, start in (("adapted", pretrained), ("adapted-only", untrained)):
             self.call(
                 root / name,
                 f"{tuned} --distil hidden --mux-num {ratios} --plugin-path {start} {ADAPT[dataset]}",
             )
         plugins = {
-            "untrained": "none",
+            "untrained": untrained,
             "pretrained-only": pretrained,
             "adapted-only": root / "adapted-only" / "best",
             "adapted": root / "adapted" / "best",

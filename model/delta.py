@@ -7,7 +7,7 @@ another model is refused by name and number instead of by a stack of shape misma
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,32 +63,32 @@ def save_delta(model: PreTrainedModel, kind: str, directory: Path, extra: dict[s
     return written
 
 
-def read_delta_edit(directory: Path, kind: str) -> EditConfig:
-    """The settings of a saved delta, all its parts together.
+def read_delta_edit(directory: Path, kind: str, parts: Sequence[str] = ()) -> EditConfig:
+    """The settings of a saved delta, those of its `parts` together (default: all).
 
     Raises:
         ModelError: there is none, or a part cannot be read or does not agree with the others.
     """
-    parts = [_read_part(directory, name, kind)[0] for name in delta_parts(directory, kind)]
-    if not parts:
+    edits = [_read_part(directory, name, kind)[0] for name in parts or delta_parts(directory, kind)]
+    if not edits:
         raise ModelError(f"{directory} holds no {kind} (no {kind}*.json).")
     try:
-        return join_edits(parts)
+        return join_edits(edits)
     except ModelError as error:
         raise ModelError(f"{directory}: {error}") from None
 
 
-def load_delta(model: PreTrainedModel, kind: str, directory: Path) -> EditConfig:
-    """Apply the edit saved in `directory` and load its weights.
+def load_delta(model: PreTrainedModel, kind: str, directory: Path, parts: Sequence[str] = ()) -> EditConfig:
+    """Apply the edit saved in `directory` and load its weights; of several parts, those named (default: all).
 
     A model that carries the edit already gets the weights; plugins for further ratios or tasks join its bank.
 
     Raises:
         ModelError: the delta was made for a backbone of other sizes, or the file does not fit.
     """
-    edit = read_delta_edit(directory, kind)
+    edit = read_delta_edit(directory, kind, parts)
     state: dict[str, Tensor] = {}
-    for name in delta_parts(directory, kind):  # all is read before the model is touched
+    for name in parts or delta_parts(directory, kind):  # all is read before the model is touched
         _check_backbone(model, _read_part(directory, name, kind)[1], directory, kind)
         state.update(read_safetensors(delta_files(directory, name)[0]))
     present = _carried(model, kind)

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
 
-from model.delta import is_delta, load_delta
+from model import LoraConfig, apply_edit, find_edit
+from model.delta import is_delta, load_delta, load_delta_state
 from model.modelcenter import config_from_modelcenter, convert_modelcenter
 from model.plugin.published import ORIGINAL_DECODER_START
 from model.weights import read_json, read_torch_file
@@ -45,14 +46,25 @@ def load_t5(model_config: str, checkpoint: Path | None, tokenizer: bool = True) 
     decoder_start = None
     if checkpoint is not None and checkpoint.is_file():
         _load_original(model, checkpoint)
+        _load_original_lora(model, checkpoint)
         decoder_start = ORIGINAL_DECODER_START
     elif checkpoint is not None and directory is None:
         load_delta(model, "lora", checkpoint)
-    if checkpoint is not None and (checkpoint / TASK_FILE).is_file():
-        decoder_start = read_json(checkpoint / TASK_FILE).get("decoder_start")
+    trained = checkpoint if checkpoint is not None else Path(model_config)
+    if (trained / TASK_FILE).is_file():
+        decoder_start = read_json(trained / TASK_FILE).get("decoder_start")
     has_tokenizer = directory is not None and (directory / "tokenizer_config.json").is_file()
     loaded = load_tokenizer(str(directory) if has_tokenizer else model_config) if tokenizer else None
     return Loaded(model, loaded, decoder_start)
+
+
+def set_dropout(model: Any, rate: float) -> None:
+    """Dropout of all layers and attention probabilities; the saved config keeps 0, as evaluation needs none."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = rate
 
 
 def load_tokenizer(source: str) -> Any:
@@ -97,7 +109,8 @@ def _from_directory(source: str) -> Any:
         config = AutoConfig.from_pretrained(source)
         if hasattr(config, "dropout_rate"):
             config.dropout_rate = 0.0  # the original trains without dropout, and so do all golden numbers
-        return AutoModelForSeq2SeqLM.from_pretrained(source, config=config)
+        # Parameters are float32 whatever the file holds: lower precision is autocast's (`--precision`).
+        return AutoModelForSeq2SeqLM.from_pretrained(source, config=config, dtype=torch.float32)
     except SafetensorError as error:
         files = ", ".join(f"{p.name} ({p.stat().st_size} bytes)" for p in sorted(path.glob("*.safetensors")))
         raise UserError(f"{source}: {files or 'the weight file'} is not a whole safetensors file: {error}.") from error
@@ -125,6 +138,18 @@ def _load_original(model: Any, path: Path) -> None:
     if _HEAD in state and model.lm_head.weight is model.shared.weight:  # loading would overwrite the embedding
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
     model.load_state_dict(state, strict=False)
+
+
+def _load_original_lora(model: Any, path: Path) -> None:
+    """The LoRA matrices of a full original checkpoint that was trained with `--delta-tuning`, if it holds any."""
+    state = {k: v for k, v in read_torch_file(path).items() if k.startswith("project_") and ".lora_" in k}
+    if not state:
+        return
+    edit = LoraConfig(rank=next(v.shape[0] for k, v in state.items() if k.endswith("lora_A")))
+    if find_edit(model, LoraConfig) is None:
+        apply_edit(model, edit)
+    used = edit.own_modules(model)  # the original also made decoder entries beyond the decoder's depth
+    load_delta_state(model, edit, {k: v for k, v in state.items() if k.rpartition(".")[0] in used}, str(path))
 
 
 def _first_line(error: Exception) -> str:

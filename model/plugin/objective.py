@@ -13,7 +13,7 @@ from model.errors import ModelError
 from model.heads import Batch, HeadOutput
 from model.lora import LoraConfig
 from model.losses import hidden_mse, token_accuracy, token_cross_entropy
-from model.plugin.surgery import plugin_layers, use_ratio
+from model.plugin.surgery import plugin_layers, plugin_modules, use_ratio
 
 Distil = Literal["hidden", "task-hidden", "task", "no"]
 Head = Callable[[PreTrainedModel, Batch], HeadOutput]
@@ -87,18 +87,19 @@ class PluginObjective(nn.Module):
         return (mse + task * self.task_ratio if self.distil == "task-hidden" else mse), logs
 
 
-def freeze_for(model: PreTrainedModel, distil: Distil, delta_tuning: bool) -> None:
+def freeze_for(model: PreTrainedModel, distil: Distil, delta_tuning: bool, ratios: Sequence[int] | None = None) -> None:
     """Set `requires_grad` so that exactly the parameters of the stage are trained.
 
-    Distillation trains the plugins, `no` with LoRA the LoRA matrices, `no` without it the whole model.
+    Distillation trains the plugins of `ratios` (default: all of the bank), `no` with LoRA the LoRA matrices, `no`
+    without it the whole model except plugins, which it does not run.
     """
-    if distil == "no" and not delta_tuning:
-        model.requires_grad_(True)
-        return
-    model.requires_grad_(False)
-    if distil != "no":
+    model.requires_grad_(distil == "no" and not delta_tuning)
+    if distil == "no" or ratios is None:
         for ffn in plugin_layers(model):
-            ffn.bank.requires_grad_(True)
+            ffn.bank.requires_grad_(distil != "no")
     else:
+        for plugin in (plugin for ratio in ratios for plugin in plugin_modules(model, ratio)):
+            plugin.requires_grad_(True)
+    if distil == "no" and delta_tuning:
         for module in LoraConfig().own_modules(model).values():
             module.requires_grad_(True)

@@ -180,6 +180,8 @@ class Trainer:
                 totals[key] = totals.get(key, torch.zeros_like(value)) + value * share
         trained = list(trainable_parameters(self.module).values())
         norm = accelerator.clip_grad_norm_(trained, self.config.clip_norm or math.inf)
+        if self.runtime.precision != "fp16":  # there, the loss scaling skips such a step by itself
+            self._check_finite(float(totals["loss"]), float(norm or 0.0))
         self._stepper.step()
         self._stepper.zero_grad(set_to_none=True)
         self.progress.step += 1
@@ -189,14 +191,19 @@ class Trainer:
         self.progress.seconds += seconds
         self._report(totals, float(norm) if norm is not None else math.nan, lr, tokens / seconds)
 
+    def _check_finite(self, loss: float, norm: float) -> None:
+        for what, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"The {what} became {value} at step {self.progress.step + 1}: lower --lr or use --precision fp32."
+                )
+
     def _report(self, totals: dict[str, Tensor], norm: float, lr: float, rate: float) -> None:
         step = self.progress.step
         if step % self.config.inspect_step and step != 1:
             self.log.advance()
             return
         values = {key: float(value) for key, value in totals.items()}
-        if not math.isfinite(values["loss"]):
-            raise UserError(f"The loss became {values['loss']} at step {step}: lower --lr or use --precision fp32.")
         self.log.advance(f"loss {values['loss']:.4f}, {rate:,.0f} tokens/s")
         text = " | ".join(f"{key}: {value:.4f}" for key, value in values.items())
         left = self._time_left()

@@ -60,6 +60,7 @@ class TaskArguments:
         "Token that starts the decoder in classification: 0 (<pad>, as T5 was pre-trained) or 2 (<unk>, as the "
         "original fine-tuned). Default: what the checkpoint was trained with, 2 for an original .pt, else 0.",
     )
+    dropout: float = flag(0.0, "Dropout while the T5 itself is trained (--distil no); the original has none.")
     logit_scale: Literal["hf", "original"] = flag(
         "hf",
         "Temperature of the task loss: hf, or the original's raw logits (times sqrt(d)/100 for tied T5).",
@@ -89,9 +90,9 @@ class PluginArguments:
         "How plugins treat padding: native leaves it out of the groups, grouping mixes it in as the original does, "
         "original also copies its padded rows and layer-norm epsilon. Default: native, grouping for published files.",
     )
-    residual_scale: float = flag(
-        100.0,
-        "Units of the plugins' parameters: 100 as published (and for pre-trained T5), 1 for a T5 made here.",
+    residual_scale: float | None = flag(
+        None,
+        "Units of new plugins: 100 as published (default), less for a T5 with a smaller residual stream.",
     )
 
 
@@ -118,10 +119,24 @@ def parse_arguments(
             "--distil no trains the T5 without plugins, so --mux-num and --plugin-path would be ignored: "
             "name a loss (--distil hidden), or use --mode valid"
         )
-    problems += _out_of_range(*parsed)
+    problems += _without_effect(task, plugin) + _out_of_range(*parsed)
     if problems:
         raise UserError("; ".join(problems) + ".")
     return parsed
+
+
+def _without_effect(task: TaskArguments, plugin: PluginArguments) -> list[str]:
+    """Settings that would be ignored."""
+    problems = []
+    if task.dropout and plugin.distil != "no":
+        problems.append("--dropout is for training the T5 (--distil no): a teacher needs its exact hidden states")
+    if task.mode == "train" and plugin.distil != "no" and plugin.mux_num == [1]:
+        problems.append("--mux-num 1 leaves no plugin to train: name a ratio of at least 2")
+    if plugin.task_ratio != 1.0 and plugin.distil != "task-hidden":
+        problems.append(f"--task-ratio has no effect with --distil {plugin.distil}, only with task-hidden")
+    if plugin.plugin_path not in (None, "none") and plugin.residual_scale is not None:
+        problems.append("--residual-scale is for new plugins: those of --plugin-path bring their own")
+    return problems
 
 
 def _out_of_range(*groups: object) -> list[str]:
@@ -132,11 +147,13 @@ def _out_of_range(*groups: object) -> list[str]:
         for name, least in _AT_LEAST.items()
         if not values[name] >= least
     ]
+    if not 0 <= values["dropout"] < 1:
+        problems.append(f"--dropout must be at least 0 and below 1, found {values['dropout']}")
     if any(k < 1 for k in values["mux_num"]):
         problems.append(f"--mux-num takes whole numbers of at least 1, found {values['mux_num']}")
     if len(set(values["mux_num"])) < len(values["mux_num"]):
         problems.append(f"--mux-num takes each ratio once, found {values['mux_num']}")
-    if not values["residual_scale"] > 0:
+    if values["residual_scale"] is not None and not values["residual_scale"] > 0:
         problems.append(f"--residual-scale must be above 0, found {values['residual_scale']}")
     return problems
 

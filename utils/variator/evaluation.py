@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import sentinel_id
 from metric.glue import compute
 from metric.squad import squad_scores
 from model import available_ratios, use_ratio
@@ -24,8 +23,7 @@ class Evaluator:
     """Gives a model's validation metrics.
 
     Args:
-        max_batches: stop after this many batches (0: never); for corpora, which have no exact end.
-        decoder_start: for generated answers.
+        max_batches: stop after this many batches (0: never); for corpora only, whose metrics need no exact end.
     """
 
     def __init__(self, runtime: Runtime, model: Any, tokenizer: Any, data: TaskData, max_batches: int = 0) -> None:
@@ -59,7 +57,8 @@ class Evaluator:
     def _batches(self) -> Iterator[tuple[Batch, int]]:
         """Batches on the device, with the number of their rows that count on this process."""
         batches: Iterable[Batch] = self.data.valid.batches(0)
-        bar = tqdm(islice(batches, self.max_batches or None), "validating", leave=False, disable=self._silent())
+        limit = self.max_batches if self.data.task.kind == "span_corruption" else 0
+        bar = tqdm(islice(batches, limit or None), "validating", leave=False, disable=self._silent())
         for batch in bar:
             yield self.runtime.to_device(batch), int(batch["num_rows"])
 
@@ -96,10 +95,8 @@ class Evaluator:
         return {"accuracy": correct_sum / count, "loss": loss_sum / count}
 
     def _squad(self) -> dict[str, float]:
-        last = 0
-        while last < 99 and f"<extra_id_{last + 1}>" in self.tokenizer.get_vocab():
-            last += 1
-        sentinels = [sentinel_id(self.tokenizer, i) for i in range(last + 1)]
+        vocabulary = self.tokenizer.get_vocab()
+        sentinels = [vocabulary[name] for i in range(100) if (name := f"<extra_id_{i}>") in vocabulary]
         found: list[tuple[str, str]] = []
         for batch, counted in self._batches():
             ids = generate_answers(self.model, batch, sentinels, self.tokenizer.eos_token_id)

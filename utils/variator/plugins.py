@@ -7,7 +7,7 @@ from typing import Any
 
 from model import PluginConfig, apply_edit, find_edit
 from model.delta import delta_files, is_delta, load_delta, read_delta_edit
-from model.plugin.published import load_published_plugin, read_published_plugin
+from model.plugin.published import PUBLISHED_SCALE, load_published_plugin, read_published_plugin
 from model.weights import read_torch_file
 from utils.errors import UserError
 from utils.variator.arguments import PluginArguments
@@ -26,23 +26,28 @@ def attach_plugins(model: Any, arguments: PluginArguments, checkpoint: Path | No
     """
     asked = tuple(k for k in arguments.mux_num if k > 1)
     path = plugin_source(arguments, checkpoint)
+    if path is not None:
+        _check_ratios(asked, saved_ratios(path), path)
     if path is None and find_edit(model, PluginConfig) is None:
-        ratios, scale = asked or (DEFAULT_RATIO,), arguments.residual_scale
+        ratios, scale = asked or (DEFAULT_RATIO,), arguments.residual_scale or PUBLISHED_SCALE
         apply_edit(model, PluginConfig(ratios=ratios, residual_scale=scale, compat=arguments.compat or "native"))
     elif path is not None and path.is_file():
         load_published_plugin(model, path, arguments.compat or "grouping")
     elif path is not None:
-        if not is_delta(path, "plugin"):
-            raise UserError(f"--plugin-path {path} holds no plugin (no plugin-k*.json), nor is it a published .pkl.")
-        load_delta(model, "plugin", path)
+        # Only what was asked for: other ratios of the file must not pass for trained with these.
+        load_delta(model, "plugin", path, [f"plugin-k{k}" for k in asked])
     edit = find_edit(model, PluginConfig)
     assert edit is not None
-    if missing := sorted(set(asked) - set(edit.ratios)):
-        raise UserError(
-            f"--mux-num {' '.join(map(str, missing))}: the plugins of {path or 'the model'} have the ratios "
-            f"{', '.join(map(str, edit.ratios))} only."
-        )
+    _check_ratios(asked, edit.ratios, "the model")
     return asked or edit.ratios
+
+
+def _check_ratios(asked: tuple[int, ...], there: tuple[int, ...], source: Path | str) -> None:
+    if missing := sorted(set(asked) - set(there)):
+        raise UserError(
+            f"--mux-num {' '.join(map(str, missing))}: the plugins of {source} have the ratios "
+            f"{', '.join(map(str, there))} only."
+        )
 
 
 def plugin_source(arguments: PluginArguments, checkpoint: Path | None) -> Path | None:
@@ -53,9 +58,15 @@ def plugin_source(arguments: PluginArguments, checkpoint: Path | None) -> Path |
 
 
 def saved_ratios(path: Path) -> tuple[int, ...]:
-    """The ratios in a plugin directory or file."""
+    """The ratios in a plugin directory or file.
+
+    Raises:
+        UserError, ModelError: it holds no plugins, or they cannot be read.
+    """
     if path.is_file():
         return (read_published_plugin(path)[0],)
+    if not is_delta(path, "plugin"):
+        raise UserError(f"--plugin-path {path} holds no plugin (no plugin-k*.json), nor is it a published .pkl.")
     edit = read_delta_edit(path, "plugin")
     assert isinstance(edit, PluginConfig)
     return edit.ratios
