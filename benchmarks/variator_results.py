@@ -160,7 +160,7 @@ def table(found: Found, costs: dict[int, dict[str, Any]], metric: str) -> list[s
             if not rows:
                 continue
             values = [row[metric] for row in rows]
-            kept = statistics.mean(v / d for v, d in zip(values, baseline, strict=True))
+            kept = statistics.mean(v / d for v, d in zip(values, baseline, strict=False))
             cells = _cost_cells(costs.get(ratio) if control == "adapted" else None)
             lines.append(f"| k = {ratio}, {control} | {_spread(values)} | {kept:.3f} | {cells} |")
     return lines
@@ -195,6 +195,7 @@ def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) 
             parts += [f"### {dataset.upper()}, {metric}, {count} seed(s)", "", *table(found, costs, metric), ""]
     log = study.output / "commands.txt"
     commands = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    commands = [command.replace(study.data, "GLUE_DIR") for command in commands]
     unique = [c for c in dict.fromkeys(commands) if "--resume" not in c and f"--random-seed {seeds[0]} " in c + " "]
     write_measured(page, [*parts, "### Commands (first seed)", "", "```", *unique, "```"])
 
