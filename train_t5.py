@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from model import find_edit
+from model import PluginConfig, find_edit
 from model.compression import apply_edit, edits_of
 from model.delta import save_delta
 from model.lora import LoraConfig
@@ -52,6 +52,8 @@ class Job:
         self.model: Any = self.loaded.model
         if plugin.delta_tuning and find_edit(self.model, LoraConfig) is None:
             apply_edit(self.model, LoraConfig())
+        source = plugin_source(plugin, task.checkpoint)
+        self.untrained = source is None and find_edit(self.model, PluginConfig) is None
         self.ratios = attach_plugins(self.model, plugin, task.checkpoint) if wants_plugins(plugin) else ()
         set_dropout(self.model, task.dropout)
         self.model.to(self.runtime.device)
@@ -124,8 +126,7 @@ class Job:
         path = plugin_source(self.plugin, self.task.checkpoint)
         rows = []
         for ratio in (1, *self.ratios):
-            state = "" if ratio == 1 or path is not None else " untrained"
-            name = "dense" if ratio == 1 else f"k={ratio}{state}"
+            name = "dense" if ratio == 1 else f"k={ratio}{' untrained' if self.untrained else ''}"
             metrics = self.evaluator.at_ratio(ratio)
             costs: dict[str, Any] = {"ratio": ratio}
             if self.task.costs:

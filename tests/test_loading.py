@@ -13,7 +13,7 @@ from model import LoraConfig, PluginConfig, apply_edit, available_ratios, find_e
 from model.compression import delta_state
 from model.delta import save_delta
 from model.plugin.objective import freeze_for
-from tests.tiny import Tiny, original_checkpoint, run
+from tests.tiny import Tiny, original_checkpoint, result_of, run
 from utils.errors import UserError
 from utils.loading import load_t5, set_dropout
 
@@ -96,3 +96,36 @@ def test_settings_that_would_be_ignored_are_refused(tiny: Tiny, tmp_path: Path, 
     """A setting without effect is an error, never silence."""
     with pytest.raises(UserError, match=said):
         run(tiny.sst2(tmp_path / "run", *flags.split()))
+
+
+def test_compat_of_saved_plugins_cannot_be_changed(tiny: Tiny, tmp_path: Path) -> None:
+    """--compat that differs from what the plugins were trained with is refused, not ignored."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(tiny.model)
+    apply_edit(model, PluginConfig(ratios=(2,)))
+    (tmp_path / "plugins").mkdir()
+    save_delta(model, "plugin", tmp_path / "plugins")
+    flags = ("--mode", "valid", "--no-costs", "--plugin-path", tmp_path / "plugins")
+    with pytest.raises(UserError, match=r"--compat original: .* were trained with native"):
+        run(tiny.sst2(tmp_path / "run", *flags, "--compat", "original"))
+    run(tiny.sst2(tmp_path / "same", *flags, "--compat", "native"))
+
+
+def test_plugins_inside_a_model_directory_are_not_called_untrained(tiny: Tiny, tmp_path: Path) -> None:
+    """A saved model that carries its plugins is evaluated with them, under their plain name."""
+    model = load_t5(str(tiny.model), None)
+    apply_edit(model.model, PluginConfig(ratios=(4,)))
+    model.model.save_pretrained(tmp_path / "small")
+    model.tokenizer.save_pretrained(tmp_path / "small")
+    arguments = tiny.sst2(tmp_path / "run", "--mode", "valid", "--no-costs", "--mux-num", 4)
+    run([str(tmp_path / "small") if value == str(tiny.model) else value for value in arguments])
+    assert [row["name"] for row in result_of(tmp_path / "run")["rows"]] == ["dense", "k=4"]
+
+
+def test_help_is_grouped_and_shows_both_spellings(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help has a group per subject; hyphens and underscores are both there."""
+    with pytest.raises(SystemExit) as stop:
+        run(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and "--max-input-length" in text and "--max_input_length" in text
+    for title in ("task:", "plugins:", "training:", "evaluation and checkpoints:", "run:", "accepted without effect"):
+        assert title in text, title

@@ -34,6 +34,9 @@ def attach_plugins(model: Any, arguments: PluginArguments, checkpoint: Path | No
     elif path is not None and path.is_file():
         load_published_plugin(model, path, arguments.compat or "grouping")
     elif path is not None:
+        saved = read_delta_edit(path, "plugin")
+        if isinstance(saved, PluginConfig) and arguments.compat not in (None, saved.compat):
+            raise UserError(f"--compat {arguments.compat}: the plugins of {path} were trained with {saved.compat}.")
         # Only what was asked for: other ratios of the file must not pass for trained with these.
         load_delta(model, "plugin", path, [f"plugin-k{k}" for k in asked])
     edit = find_edit(model, PluginConfig)
