@@ -52,9 +52,9 @@ class Job:
         self.model: Any = self.loaded.model
         if plugin.delta_tuning and find_edit(self.model, LoraConfig) is None:
             apply_edit(self.model, LoraConfig())
-        source = plugin_source(plugin, task.checkpoint)
-        self.untrained = source is None and find_edit(self.model, PluginConfig) is None
-        self.ratios = attach_plugins(self.model, plugin, task.checkpoint) if wants_plugins(plugin) else ()
+        self.plugin_source = plugin_source(plugin, task.checkpoint) if wants_plugins(plugin) else None
+        self.untrained = self.plugin_source is None and find_edit(self.model, PluginConfig) is None
+        self.ratios = attach_plugins(self.model, plugin, self.plugin_source) if wants_plugins(plugin) else ()
         set_dropout(self.model, task.dropout)
         self.model.to(self.runtime.device)
         trained_with = self.loaded.decoder_start or 0
@@ -123,14 +123,13 @@ class Job:
         """Evaluate the dense model and every ratio; print and save the table."""
         settings = CostSettings(batch=8, length=min(128, self.task.max_input_length))
         lengths = lengths_of(self.data)
-        path = plugin_source(self.plugin, self.task.checkpoint)
         rows = []
         for ratio in (1, *self.ratios):
             name = "dense" if ratio == 1 else f"k={ratio}{' untrained' if self.untrained else ''}"
             metrics = self.evaluator.at_ratio(ratio)
             costs: dict[str, Any] = {"ratio": ratio}
             if self.task.costs:
-                file = plugin_file(path, ratio, self.task.checkpoint)
+                file = plugin_file(self.plugin_source, ratio, self.task.checkpoint)
                 costs = cost_row(self.model, ratio, lengths, self.runtime, settings, file)
             rows.append({"name": name, **metrics, **costs})
         if self.runtime.is_main:

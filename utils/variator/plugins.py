@@ -15,17 +15,19 @@ from utils.variator.arguments import PluginArguments
 DEFAULT_RATIO = 4
 
 
-def attach_plugins(model: Any, arguments: PluginArguments, checkpoint: Path | None) -> tuple[int, ...]:
+def attach_plugins(model: Any, arguments: PluginArguments, path: Path | None) -> tuple[int, ...]:
     """Attach the plugins that the flags ask for, and return the ratios to work with (never 1).
 
     A ratio that `--mux-num` names must be in the file of `--plugin-path`; without `--plugin-path` the plugins
-    start untrained. An original checkpoint may hold the plugins itself.
+    start untrained.
+
+    Args:
+        path: where the plugins come from, as `plugin_source` says.
 
     Raises:
         UserError, ModelError: a ratio is missing, or the file does not fit the model.
     """
     asked = tuple(k for k in arguments.mux_num if k > 1)
-    path = plugin_source(arguments, checkpoint)
     if path is not None:
         _check_ratios(asked, saved_ratios(path), path)
     if path is None and find_edit(model, PluginConfig) is None:
