@@ -28,10 +28,8 @@ FINETUNE = {
     "sst2": "--lr 3e-4 --warmup-step 50 --clip-grad 1 --batch-size 64 --epochs 2 --valid-step 300",
     "mrpc": "--lr 3e-4 --warmup-step 50 --clip-grad 1 --batch-size 32 --epochs 4",
 }
-#: A second round from the first one's best model: after two epochs SST-2 still rose.
-FINETUNE_AGAIN = {"sst2": "--lr 2e-4 --warmup-step 50 --clip-grad 1 --batch-size 64 --epochs 2 --valid-step 300"}
 ADAPT = {
-    "sst2": "--lr 1e-3 --warmup-step 50 --batch-size 64 --epochs 1 --training-step 250 --valid-step 125",
+    "sst2": "--lr 1e-3 --warmup-step 50 --batch-size 64 --epochs 1 --training-step 300 --valid-step 100",
     "mrpc": "--lr 1e-3 --warmup-step 20 --batch-size 32 --epochs 2",
 }
 PRETRAIN = "--lr 1e-3 --warmup-step 20 --batch-size 32 --epochs 20 --training-step 150 --valid-step 150"
@@ -86,9 +84,6 @@ class Study:
         )
         self.call(root / "finetune", f"{base} {FINETUNE[dataset]}")
         best = self.best(dataset, seed)
-        if dataset in FINETUNE_AGAIN:
-            again = f"--checkpoint {root / 'finetune' / 'best'} {FINETUNE_AGAIN[dataset]}"
-            self.call(best.parent, f"{base} {again}")
         tuned = f"{base} --checkpoint {best}"
         pretrained = self.wiki(seed)
         untrained = f"none --residual-scale {self.scale:g}"
@@ -109,8 +104,7 @@ class Study:
 
     def best(self, dataset: str, seed: int) -> Path:
         """The fine-tuned model that the plugins are adapted to."""
-        stage = "finetune-again" if dataset in FINETUNE_AGAIN else "finetune"
-        return self.output / f"{dataset}-{seed}" / stage / "best"
+        return self.output / f"{dataset}-{seed}" / "finetune" / "best"
 
     def costs(self, dataset: str, seed: int) -> None:
         """MACs, latency and memory of one seed's adapted plugins, on a machine that does nothing else."""

@@ -33,6 +33,8 @@ def build_backbone(size: BackboneSize, tokenizer: PreTrainedTokenizerFast, seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = T5ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.shared.weight.mul_(size.embedding_deviation)
     _give_encoder_heads_a_direction(model)
     return model
 
