@@ -14,6 +14,7 @@ import torch
 
 from metric.cost import PairedTiming, interleaved_ratio
 from utils.engine import environment
+from utils.pages import write_measured
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,3 @@ def markdown_table(rows: Sequence[dict[str, Any]]) -> list[str]:
             f"{row['macs_ratio']:.2f} | {row['quotient']:.2f} |"
         )
     return lines
-
-
-def write_measured(page: Path, lines: Sequence[str]) -> None:
-    """Replace what stands between a page's markers, so that no measured number is typed by hand."""
-    begin, end = "<!-- measured -->", "<!-- /measured -->"
-    head, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, _, tail = rest.partition(end)
-    page.write_text(f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{tail}", encoding="utf-8")

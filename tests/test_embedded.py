@@ -294,6 +294,20 @@ def test_backbone_is_seeded_and_leaves_the_generator_alone(tokenizer: PreTrained
     assert first.config.decoder_start_token_id == 0 and first.config.dropout_rate == 0.0
 
 
+def test_matching_heads_start_by_looking_at_the_same_word(tokenizer: PreTrainedTokenizerFast) -> None:
+    """In a sentence with one word twice, the matching head's largest logit is the other occurrence."""
+    size = BACKBONE_SIZES["tiny"]
+    model = build_backbone(size, tokenizer, 1)
+    words = torch.tensor([5, 9, 7, 11, 5, 8])  # token 5 at positions 0 and 4
+    attention = model.encoder.block[0].layer[0].SelfAttention
+    states = model.encoder.block[0].layer[0].layer_norm(model.shared(words))
+    rows = slice(3 * size.d_kv, 4 * size.d_kv)
+    logits = attention.q(states)[:, rows] @ attention.k(states)[:, rows].T
+    logits = logits + attention.compute_bias(6, 6)[0, 3]
+    assert logits[0].argmax() == 4 and logits[4].argmax() == 0
+    assert logits[0, 4] > logits[0, [0, 1, 2, 3, 5]].max() + 2
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A corpus that takes no time."""

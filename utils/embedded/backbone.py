@@ -12,6 +12,9 @@ from utils.embedded.sizes import BackboneSize
 # Attention logits: what a step away costs, and what the side a head does not look to costs.
 _BIAS_PER_STEP = 0.7
 _BIAS_WRONG_SIDE = 4.0
+# What a matching head gives a position for itself, and, on average, for the same word elsewhere.
+_BIAS_ITSELF = -8.0
+_LOGIT_SAME_WORD = 8.0
 
 
 def build_backbone(size: BackboneSize, tokenizer: PreTrainedTokenizerFast, seed: int) -> T5ForConditionalGeneration:
@@ -33,9 +36,11 @@ def build_backbone(size: BackboneSize, tokenizer: PreTrainedTokenizerFast, seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = T5ForConditionalGeneration(config)
-    with torch.no_grad():
-        model.shared.weight.mul_(size.embedding_deviation)
-    _give_encoder_heads_a_direction(model)
+        with torch.no_grad():
+            model.shared.weight.mul_(size.embedding_deviation)
+        _give_encoder_heads_a_direction(model)
+        if size.matching_head:
+            _make_heads_match_words(model)
     return model
 
 
@@ -62,6 +67,29 @@ def _give_encoder_heads_a_direction(model: T5ForConditionalGeneration) -> None:
     with torch.no_grad():
         for head in range(weight.shape[1]):
             weight[:, head] += torch.cat(starts[head % len(starts)])
+
+
+def _make_heads_match_words(model: T5ForConditionalGeneration) -> None:
+    """Starts every fourth head of the encoder layers with equal query and key weights: the same word gets 8, another
+    one 0 on average, the position itself nothing.
+
+    A T5 of this size does not find out by itself within a thousand steps that two words are the same one. (With this
+    start the grammar's entailment task is at 0.99 after 300 steps, without it at 0.77 after 600.)
+    """
+    encoder = model.encoder
+    bias = encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    size, width = model.config.d_kv, model.config.d_model
+    with torch.no_grad():
+        for head in range(3, model.config.num_heads, 4):
+            rows = slice(head * size, (head + 1) * size)
+            bias[:, head] = 0.0
+            bias[0, head] = _BIAS_ITSELF
+            for block in encoder.block:
+                attention = block.layer[0].SelfAttention
+                # Orthonormal rows take size/width of the squared norm of a normalised vector, which is the width.
+                projection = torch.linalg.qr(torch.randn(width, size)).Q.T * (_LOGIT_SAME_WORD / size) ** 0.5
+                attention.q.weight[rows] = projection
+                attention.k.weight[rows] = projection
 
 
 def write_backbone(folder: Path, size: BackboneSize, tokenizer: PreTrainedTokenizerFast, seed: int) -> int:

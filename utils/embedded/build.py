@@ -29,7 +29,7 @@ from utils.embedded.tasks import TASK_FILES, write_glue, write_squad
 from utils.errors import UserError
 
 # Counted up whenever the generators change what they make, so that what is cached is made again.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 5
 _LIBRARY_BYTES = 1_500_000
 _GRAMMAR_BYTES = 1_500_000
 
@@ -66,25 +66,31 @@ def build(size: str, paths: EmbeddedPaths, *, extra_text: Sequence[Path] = (), s
     for file in extra_text:
         if not file.is_file():
             raise UserError(f"--extra-text {file}: no such file")
-    data_settings = {
-        "format": FORMAT_VERSION,
-        "seed": seed,
-        "library_bytes": _LIBRARY_BYTES,
-        "grammar_bytes": _GRAMMAR_BYTES,
-    }
-    _once(paths.data, data_settings, lambda folder: _write_data(folder, seed, say), "tasks and corpus", say)
+    data_settings = build_data(paths.data, seed, say)
     backbone_settings = {
         **data_settings,
         "size": asdict(BACKBONE_SIZES[size]),
         "extra_text": [_digest(file) for file in extra_text],
     }
-    _once(
+    make_once(
         paths.backbone,
         backbone_settings,
         lambda folder: _write_backbone(folder, size, paths.data / "corpus", extra_text, seed, say),
         f"untrained {size} T5 and tokenizer",
         say,
     )
+
+
+def build_data(folder: Path, seed: int, say: Say) -> dict[str, Any]:
+    """Makes tasks and corpus, or says that they are there already; gives the settings they are made with."""
+    settings = {
+        "format": FORMAT_VERSION,
+        "seed": seed,
+        "library_bytes": _LIBRARY_BYTES,
+        "grammar_bytes": _GRAMMAR_BYTES,
+    }
+    make_once(folder, settings, lambda partial: _write_data(partial, seed, say), "tasks and corpus", say)
+    return settings
 
 
 def _write_data(folder: Path, seed: int, say: Say) -> dict[str, Any]:
@@ -120,7 +126,9 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _once(folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]], what: str, say: Say) -> None:
+def make_once(
+    folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]], what: str, say: Say
+) -> None:
     """Lets `write` make `folder` (by way of a temporary one), unless it was made with these settings."""
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     manifest = folder / "manifest.json"

@@ -3,8 +3,9 @@
 Every generator takes a `random.Random` and returns plain strings, so that the same seed gives the same text
 on every machine. Words are separated from punctuation as in GLUE's SST-2.
 
-The answer is not a matter of one word: an opinion may be negated, and of two clauses the main one decides;
-the two sentences of a pair share nearly all of their words, and differ in who did what.
+The answer is not a matter of one word: an opinion may be negated, and of two clauses the main one decides; the two
+sentences of a pair have to be compared, across word order and synonyms. Pairs that do not match differ in most of what
+they say: a T5 of two million parameters that is trained for a minute finds that (0.98), but not a single changed word.
 """
 
 from __future__ import annotations
@@ -95,12 +96,13 @@ def draw_facts(rng: random.Random, count: int) -> list[Fact]:
     return [replace(draw_fact(rng), person=person, thing=thing) for person, thing in zip(people, things, strict=True)]
 
 
-def change(rng: random.Random, fact: Fact, slots: tuple[str, ...]) -> Fact:
-    """`fact` with one of `slots` set to another value."""
-    slot = rng.choice(slots)
-    current = getattr(fact, slot)
-    values = [value for value in SLOTS[slot] if value != current]
-    return replace(fact, **{slot: rng.choice(values)})  # type: ignore[arg-type]
+def change(rng: random.Random, fact: Fact, slots: tuple[str, ...], count: int = 1) -> Fact:
+    """`fact` with `count` of `slots` set to other values."""
+    changed = {
+        slot: rng.choice([value for value in SLOTS[slot] if value != getattr(fact, slot)])
+        for slot in rng.sample(slots, count)
+    }
+    return replace(fact, **changed)  # type: ignore[arg-type]
 
 
 def tell(rng: random.Random, fact: Fact, *, short: bool = False) -> str:
@@ -151,87 +153,64 @@ QUESTION_SLOTS = ("person", "thing", "place", "day", "colour")
 
 
 def paraphrase(rng: random.Random, label: int) -> tuple[str, str]:
-    """Two tellings of one fact (label 1), or of two facts that differ in one slot (0)."""
+    """Two tellings of one fact (label 1), or of two facts that differ in four of six slots (0)."""
     fact = draw_fact(rng)
-    other = fact if label else change(rng, fact, tuple(SLOTS))
+    other = fact if label else change(rng, fact, tuple(SLOTS), 4)
     return f"{tell(rng, fact)} .", f"{tell(rng, other)} ."
 
 
 def entailment(rng: random.Random, label: int) -> tuple[str, str]:
-    """A premise of two facts and a hypothesis that follows (label 0) or does not (1).
-
-    A hypothesis that does not follow mixes the two facts (the right thing, the wrong person) as often as it
-    brings in a word the premise does not have.
-    """
+    """A premise of two facts and a hypothesis that follows (label 0), or one with three of four slots changed (1)."""
     first, second = draw_facts(rng, 2)
     link = rng.choice(("and", "while"))
     premise = f"{tell(rng, first, short=True)} {link} {tell(rng, second, short=True)} ."
-    claim, other = rng.sample((first, second), 2)
+    claim = rng.choice((first, second))
     if label == 1:
-        claim = (
-            replace(claim, person=other.person)
-            if rng.random() < 0.5
-            else change(rng, claim, ("person", "thing", "colour"))
-        )
+        claim = change(rng, claim, ("person", "thing", "colour", "action"), 3)
     return premise, f"{tell(rng, claim, short=True)} ."
 
 
 def inference(rng: random.Random, label: int) -> tuple[str, str]:
-    """A premise and a hypothesis that it entails (label 0), leaves open (1) or contradicts (2)."""
+    """A premise and a hypothesis that it entails (label 0), leaves open (1: somebody else) or contradicts (2)."""
     fact = draw_fact(rng)
     premise = f"{tell(rng, fact)} ."
     plain = words.ACTIONS[fact.action][2 + rng.randrange(2)]
-    past = words.ACTIONS[fact.action][rng.randrange(2)]
-    if label == 0:
+    if label == 2:
         return premise, rng.choice(
             (
-                f"{tell(rng, fact, short=True)} .",
-                f"{fact.person} was at the {fact.place} .",
-                f"{fact.person} {past} something on {fact.day} .",
+                f"{fact.person} did not {plain} the {fact.colour} {fact.thing} .",
+                f"{fact.person} was not at the {fact.place} on {fact.day} .",
+                f"the {fact.colour} {fact.thing} was not at the {fact.place} .",
             )
         )
     if label == 1:
-        stranger = change(rng, fact, ("person",)).person
-        return premise, rng.choice(
-            (
-                f"{fact.person} {past} the {fact.thing} {rng.choice(words.REASONS)} .",
-                f"{stranger} was at the {fact.place} .",
-                f"{stranger} {past} something on {fact.day} .",
-            )
-        )
+        fact = change(rng, fact, tuple(SLOTS), len(SLOTS))
+    past = words.ACTIONS[fact.action][rng.randrange(2)]
     return premise, rng.choice(
         (
-            f"{fact.person} did not {plain} the {fact.thing} .",
-            f"{tell(rng, change(rng, fact, ('colour',)), short=True)} .",
-            f"{fact.person} was not at the {fact.place} .",
+            f"{tell(rng, fact, short=True)} .",
+            f"{fact.person} was at the {fact.place} on {fact.day} .",
+            f"{fact.person} {past} something on {fact.day} .",
         )
     )
 
 
 def answerability(rng: random.Random, label: int) -> tuple[str, str]:
-    """A question and a sentence that answers it (label 0) or does not (1)."""
+    """A question and a sentence that answers it (label 0), or one on another fact (1)."""
     fact = draw_fact(rng)
-    slot = rng.choice(("place", "day", "thing", "person"))
-    question, _ = ask(rng, fact, slot)
-    if label == 0:
-        return question, f"{tell(rng, fact)} ."
-    if slot in ("place", "day") and rng.random() < 0.3:
-        return question, f"{tell(rng, fact, short=True)} ."
-    other = change(rng, fact, ("person", "action") if slot == "thing" else ("thing", "action"))
-    return question, f"{tell(rng, other)} ."
+    question, _ = ask(rng, fact, rng.choice(("place", "day", "thing", "person")))
+    told = fact if label == 0 else change(rng, fact, tuple(SLOTS), len(SLOTS))
+    return question, f"{tell(rng, told)} ."
 
 
 def question_pair(rng: random.Random, label: int) -> tuple[str, str]:
-    """Two questions that ask the same (label 1), or about something else, or for something else (0)."""
+    """Two questions that ask the same (label 1), or two on different facts, often for something else too (0)."""
     fact = draw_fact(rng)
     slot = rng.choice(QUESTION_SLOTS)
     first, _ = ask(rng, fact, slot)
     if label == 1:
         return first, ask(rng, fact, slot)[0]
-    if rng.random() < 0.4:
-        return first, ask(rng, fact, rng.choice([other for other in QUESTION_SLOTS if other != slot]))[0]
-    asked = {"person": ("thing", "action"), "thing": ("person", "action")}.get(slot, ("person", "thing"))
-    return first, ask(rng, change(rng, fact, asked), slot)[0]
+    return first, ask(rng, change(rng, fact, tuple(SLOTS), len(SLOTS)), rng.choice(QUESTION_SLOTS))[0]
 
 
 @dataclass(frozen=True)

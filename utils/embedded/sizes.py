@@ -11,7 +11,8 @@ class BackboneSize:
 
     `embedding_deviation` is what the embeddings start with; T5's own is 1. Adam moves an entry by about the learning
     rate per step in which its word occurs, so with 1 a rare word keeps its random vector. The grammar has no rare
-    words, and learns faster with 1; on real text 0.1 is better (docs/results/variator.md).
+    words, and learns faster with 1; on real text 0.1 is better (docs/results/variator.md). `matching_head`: one head in
+    four of every encoder layer starts by looking at the same word elsewhere, which tasks on pairs need.
     """
 
     d_model: int
@@ -22,11 +23,19 @@ class BackboneSize:
     num_decoder_layers: int
     vocab_size: int
     embedding_deviation: float = 1.0
+    matching_head: bool = False
 
 
 BACKBONE_SIZES = {
     "tiny": BackboneSize(
-        d_model=128, d_ff=512, num_heads=4, d_kv=32, num_layers=4, num_decoder_layers=2, vocab_size=3000
+        d_model=128,
+        d_ff=512,
+        num_heads=4,
+        d_kv=32,
+        num_layers=4,
+        num_decoder_layers=2,
+        vocab_size=3000,
+        matching_head=True,
     ),
     "mini": BackboneSize(
         d_model=256,

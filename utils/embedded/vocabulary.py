@@ -56,4 +56,3 @@ ACTIONS = (
     ("cleaned", "washed", "clean", "wash"),
     ("moved", "carried", "move", "carry"),
 )
-REASONS = ("for a friend", "because it was cheap", "after a long search", "with some help", "before lunch")

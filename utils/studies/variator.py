@@ -1,6 +1,6 @@
 """Variator on real data: the whole pipeline over seeds, its controls, and the table in docs/results/variator.md.
 
-    python -m benchmarks.variator_results --data GLUE_DIR --corpus CORPUS_DIR --backbone MODEL_DIR --threads 2
+    python -m utils.studies.variator --data GLUE_DIR --corpus CORPUS_DIR --backbone MODEL_DIR --threads 2
 
 Per seed: pre-train the plugins on text; per task: fine-tune, adapt the plugins (from pre-trained ones and from
 nothing), evaluate. Every stage is a call of `train_t5.py`; one that has its result.json is not run again, and
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import write_measured
+from utils.pages import write_measured
 
 RATIOS = (2, 4, 8)
 #: Flags of the stages by task; `wiki` is the plugins' pre-training. Chosen on seed 1.
@@ -190,7 +190,9 @@ def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) 
     log = study.output / "commands.txt"
     commands = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     commands = [command.replace(study.data, "GLUE_DIR") for command in commands]
-    unique = [c for c in dict.fromkeys(commands) if "--resume" not in c and f"--random-seed {seeds[0]} " in c + " "]
+    # A stage that was run again stands in the log twice: the last call made what is there.
+    latest = {command.rpartition("--output-path ")[2]: command for command in commands if "--resume" not in command}
+    unique = [c for c in latest.values() if f"--random-seed {seeds[0]} " in c + " "]
     write_measured(page, [*parts, "### Commands (first seed)", "", "```", *unique, "```"])
 
 
@@ -208,14 +210,24 @@ def write_summary(study: Study, datasets: list[str], seeds: list[int], page: Pat
             value = statistics.mean(row["accuracy"] for row in found[ratio])
             cells.append(f"{value:.3f} ({value / dense:.1%} kept)")
         lines.append(f"| {dataset.upper()} ({len(found[1])} seeds) | {dense:.3f} | {' | '.join(cells)} |")
-    write_measured(page, lines)
+    write_measured(page, lines, "variator")
+
+
+def write_rows(study: Study, datasets: list[str], seeds: list[int], path: Path) -> None:
+    """Every row of every control and seed as JSON, with what was measured of its costs."""
+    rows = [
+        {"dataset": dataset, "control": control, **row}
+        for dataset in datasets
+        for control, per_ratio in collect(study.output, dataset, seeds).items()
+        for found in per_ratio.values()
+        for row in found
+    ]
+    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.variator_results", description=str(__doc__).split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m utils.studies.variator", description=str(__doc__).split("\n")[0])
     parser.add_argument("--data", required=True, help="folder with GLUE TSV folders (SST-2, MRPC)")
     parser.add_argument("--corpus", required=True, help="folder of the pre-training corpus")
     parser.add_argument("--backbone", required=True, help="pre-trained T5 directory")
@@ -225,6 +237,10 @@ def main() -> None:
     parser.add_argument("--residual-scale", type=float, default=10.0, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("outputs/results/variator"))
     parser.add_argument("--page", type=Path, default=Path("docs/results/variator.md"))
+    parser.add_argument("--json", type=Path, help="write all rows to this file")
+    parser.add_argument(
+        "--readme", type=Path, default=Path("README.md"), help="page of the summary (default: %(default)s)"
+    )
     parser.add_argument("--costs", action="store_true", help="only measure the costs of the first seed")
     parser.add_argument("--report", action="store_true", help="only write the page")
     given = parser.parse_args()
@@ -238,7 +254,9 @@ def main() -> None:
             for dataset in given.datasets:
                 study.task(dataset, seed)
     write_page(study, given.datasets, given.seeds, given.page)
-    write_summary(study, given.datasets, given.seeds, Path("README.md"))
+    write_summary(study, given.datasets, given.seeds, given.readme)
+    if given.json is not None:
+        write_rows(study, given.datasets, given.seeds, given.json)
     print(f"made: {given.page}")
 
 
