@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
 import statistics
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.errors import run_as_script
 from utils.pages import write_measured
+from utils.studies.runner import Runner, spread
 
 RATIOS = (2, 4, 8)
 #: Flags of the stages by task; `wiki` is the plugins' pre-training. Chosen on seed 1.
@@ -44,23 +42,18 @@ class Study:
     data: str
     corpus: str
     backbone: str
-    output: Path
-    threads: int
+    runner: Runner
     scale: float
 
+    @property
+    def output(self) -> Path:
+        """The study's folder."""
+        return self.runner.output
+
     def call(self, output: Path, arguments: str) -> None:
-        """Run `train_t5.py` unless `output` is complete; resume what was interrupted."""
-        if (output / "result.json").is_file():
-            return
-        again = " --resume" if (output / "arguments.json").is_file() else ""
+        """One stage."""
         common = f"--precision bf16 --schedule linear --inspect-step 50 --keep-checkpoints 1 --output-path {output}"
-        command = f"{sys.executable} train_t5.py {arguments} {common}{again}"
-        shown = command.replace(sys.executable, "python")
-        print(f"+ {shown}", flush=True)
-        with open(self.output / "commands.txt", "a", encoding="utf-8") as log:
-            log.write(shown + "\n")
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        subprocess.run(shlex.split(command), check=True, env=environment)
+        self.runner.run(output, f"train_t5.py {arguments} {common}")
 
     def wiki(self, seed: int) -> Path:
         """Plugins pre-trained on text."""
@@ -129,14 +122,10 @@ def collect(output: Path, dataset: str, seeds: list[int]) -> Found:
         for seed in seeds:
             path = output / f"{dataset}-{seed}" / f"valid-{name}" / "result.json"
             if path.is_file():
-                for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
-                    found.setdefault(control, {}).setdefault(row["ratio"], []).append(row)
+                rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+                for row in rows:
+                    found.setdefault(control, {}).setdefault(row["ratio"], []).append({**row, "dense": rows[0]})
     return found
-
-
-def _spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
 
 
 def table(found: Found, costs: dict[int, dict[str, Any]], metric: str) -> list[str]:
@@ -146,7 +135,7 @@ def table(found: Found, costs: dict[int, dict[str, Any]], metric: str) -> list[s
     lines = [
         f"| model | {metric} | retention | MACs / example | latency p50, {shape} | plugin parameters |",
         "|---|---|---|---|---|---|",
-        f"| dense | {_spread(baseline)} | 1 | {_cost_cells(costs.get(1))} |",
+        f"| dense | {spread(baseline)} | 1 | {_cost_cells(costs.get(1))} |",
     ]
     for ratio in RATIOS:
         for control in reversed(CONTROLS):
@@ -154,9 +143,9 @@ def table(found: Found, costs: dict[int, dict[str, Any]], metric: str) -> list[s
             if not rows:
                 continue
             values = [row[metric] for row in rows]
-            kept = statistics.mean(v / d for v, d in zip(values, baseline, strict=False))
+            kept = statistics.mean(row[metric] / row["dense"][metric] for row in rows)
             cells = _cost_cells(costs.get(ratio) if control == "adapted" else None)
-            lines.append(f"| k = {ratio}, {control} | {_spread(values)} | {kept:.3f} | {cells} |")
+            lines.append(f"| k = {ratio}, {control} | {spread(values)} | {kept:.3f} | {cells} |")
     return lines
 
 
@@ -187,13 +176,9 @@ def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) 
         for metric in ["accuracy"] + (["f1"] if dataset == "mrpc" else []):
             costs = read_costs(study.output, dataset, seeds)
             parts += [f"### {dataset.upper()}, {metric}, {count} seed(s)", "", *table(found, costs, metric), ""]
-    log = study.output / "commands.txt"
-    commands = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    commands = [command.replace(study.data, "GLUE_DIR") for command in commands]
-    # A stage that was run again stands in the log twice: the last call made what is there.
-    latest = {command.rpartition("--output-path ")[2]: command for command in commands if "--resume" not in command}
-    unique = [c for c in latest.values() if f"--random-seed {seeds[0]} " in c + " "]
-    write_measured(page, [*parts, "### Commands (first seed)", "", "```", *unique, "```"])
+    commands = [command.replace(study.data, "GLUE_DIR") for command in study.runner.commands()]
+    unique = [command for command in commands if f"--random-seed {seeds[0]} " in command + " "]
+    write_measured(page, [*parts, "### Commands (first seed)", "", "```", *unique, "```"], "variator")
 
 
 def write_summary(study: Study, datasets: list[str], seeds: list[int], page: Path) -> None:
@@ -244,8 +229,7 @@ def main() -> None:
     parser.add_argument("--costs", action="store_true", help="only measure the costs of the first seed")
     parser.add_argument("--report", action="store_true", help="only write the page")
     given = parser.parse_args()
-    given.output.mkdir(parents=True, exist_ok=True)
-    study = Study(given.data, given.corpus, given.backbone, given.output, given.threads, given.residual_scale)
+    study = Study(given.data, given.corpus, given.backbone, Runner(given.output, given.threads), given.residual_scale)
     if given.costs:
         for dataset in given.datasets:
             study.costs(dataset, given.seeds[0])
@@ -261,4 +245,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main, debug=False)
