@@ -9,9 +9,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load, which takes seconds: no traceback
 
 from model import PluginConfig, find_edit
 from model.compression import apply_edit, edits_of
@@ -22,8 +26,15 @@ from utils.arguments import EvaluationArguments, OptimisationArguments, RunArgum
 from utils.engine import RunDirectory, Runtime, Trainer, write_json
 from utils.engine.optimisation import Schedule
 from utils.errors import run_as_script
+from utils.hints import python
 from utils.loading import Loaded, load_t5, set_dropout, write_task_file
-from utils.variator.arguments import PluginArguments, TaskArguments, parse_arguments, wants_plugins
+from utils.variator.arguments import (
+    PluginArguments,
+    TaskArguments,
+    choose_decoder_start,
+    parse_arguments,
+    wants_plugins,
+)
 from utils.variator.data import DataRequest, TaskData, build_data
 from utils.variator.evaluation import Evaluator
 from utils.variator.plugins import attach_plugins, plugin_file, plugin_source
@@ -57,8 +68,7 @@ class Job:
         self.ratios = attach_plugins(self.model, plugin, self.plugin_source) if wants_plugins(plugin) else ()
         set_dropout(self.model, task.dropout)
         self.model.to(self.runtime.device)
-        trained_with = self.loaded.decoder_start or 0
-        self.decoder_start = trained_with if task.decoder_start is None else task.decoder_start
+        self.decoder_start = choose_decoder_start(task, self.loaded.decoder_start)
         request = DataRequest(
             task.dataset,
             task.data_path,
@@ -70,8 +80,11 @@ class Job:
             run.num_workers,
         )
         self.data: TaskData = build_data(request, self.loaded.tokenizer, self.model.config, self.ratios, self.runtime)
-        self.directory = RunDirectory(run.output_path, arguments, run.resume, run.overwrite, self.runtime.is_main)
-        self.runtime.barrier()  # the others look for checkpoints only after an overwritten run is gone
+        path, rank, world_size = run.output_path, self.runtime.rank, self.runtime.world_size
+        # Together: the others look for checkpoints only after an overwritten run is gone.
+        self.directory = self.runtime.together(
+            lambda: RunDirectory(path, arguments, run.resume, run.overwrite, rank == 0, world_size)
+        )
         self.evaluator = Evaluator(self.runtime, self.model, self.loaded.tokenizer, self.data, evaluation.valid_batches)
 
     def train(self) -> None:
@@ -166,7 +179,7 @@ class Job:
     def next_hint(self) -> str:
         """The command that uses what was made."""
         base = (
-            f"python train_t5.py --dataset {self.task.dataset} --data-path {self.task.data_path} "
+            f"{python()} train_t5.py --dataset {self.task.dataset} --data-path {self.task.data_path} "
             f"--model-config {self.task.model_config}"
         )
         if self.plugin.distil != "no":

@@ -54,14 +54,14 @@ def encode_classification(
 
 
 def squad_decoder(
-    answer_ids: Sequence[int], sentinels: tuple[int, int], target_length: int
+    answer_ids: Sequence[int], sentinels: tuple[int, int], target_length: int, start: int = DECODER_START
 ) -> tuple[list[int], list[int]]:
     """Decoder input ``start, <extra_id_0>, answer`` and labels ``ignored, answer, <extra_id_1>`` (Variator).
 
     The answer is cut so that either has at most ``target_length`` tokens.
     """
     answer = list(answer_ids[: target_length - 2])
-    return [DECODER_START, sentinels[0], *answer], [IGNORED, *answer, sentinels[1]]
+    return [start, sentinels[0], *answer], [IGNORED, *answer, sentinels[1]]
 
 
 def encode_squad(
@@ -71,8 +71,9 @@ def encode_squad(
     seed: int = 0,
     epoch: int = 0,
     target_length: int = 32,
+    decoder_start: int = DECODER_START,
 ) -> list[Feature]:
-    """Questions with their contexts, and one gold answer each as the target.
+    """Questions with their contexts, and one gold answer each as the target, behind ``decoder_start``.
 
     Where a question has several gold answers, (seed, epoch, question id) decide which one is the target.
 
@@ -87,7 +88,7 @@ def encode_squad(
     features = []
     answers = token_ids(tokenizer, chosen) if chosen else []
     for index, (ids, answer) in enumerate(zip(prompts, answers, strict=True)):
-        decoder, labels = squad_decoder(answer, sentinels, target_length)
+        decoder, labels = squad_decoder(answer, sentinels, target_length, decoder_start)
         features.append(Feature(index, ids, decoder_input_ids=array("i", decoder), labels=array("i", labels)))
     return features
 

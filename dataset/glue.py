@@ -41,7 +41,7 @@ class GlueExample:
         return (self.text_a,) if self.text_b is None else (self.text_a, self.text_b)
 
 
-def read_glue(task: Task, data_path: str | Path, split: str) -> list[GlueExample]:
+def read_glue(task: Task, data_path: str | Path, split: str, file: str | None = None) -> list[GlueExample]:
     """Every row of one split, in file order.
 
     Args:
@@ -49,6 +49,7 @@ def read_glue(task: Task, data_path: str | Path, split: str) -> list[GlueExample
         data_path: a folder written by ``save_to_disk``, a folder with GLUE's TSV files, a parent of either
             (``data_path/sst2``, ``data_path/glue/sst2``, ``data_path/SST-2`` …), or the word ``hub``.
         split: train, valid or test. Test labels are None where GLUE hides them.
+        file: name of another TSV file with the columns of that split (``train_aug.tsv``); no saved dataset then.
 
     Raises:
         DataError: nothing to read there, or a row is broken; the message names file and line.
@@ -56,17 +57,18 @@ def read_glue(task: Task, data_path: str | Path, split: str) -> list[GlueExample
     which = known_split(split)
     if not task.hub_name:
         raise DataError(f"{task.name} is not a GLUE task")
-    if str(data_path) == HUB:
+    if str(data_path) == HUB and file is None:
         rows = load_hub(_HUB_REPOSITORY, task.hub_name, task.hub_split(which))
         return _from_saved(task, rows, f"hub:{_HUB_REPOSITORY}/{task.hub_name}", which)
     root = Path(data_path)
     folders = candidate_folders(root, (task.name, task.hub_name, task.folder))
+    name = file or task.split_file(which)
     for folder in folders:
-        if is_saved_dataset(folder):
+        if file is None and is_saved_dataset(folder):
             return _from_saved(task, load_saved(folder, task.hub_split(which)), str(folder), which)
-        if (folder / task.split_file(which)).is_file():
-            return _from_tsv(task, folder / task.split_file(which), which)
-    raise DataError(not_found(root, folders, f"{task.split_file(which)} of {task.name}"))
+        if (folder / name).is_file():
+            return _from_tsv(task, folder / name, which)
+    raise DataError(not_found(root, folders, f"{name} of {task.name}"))
 
 
 # --- TSV ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from model.auto import register
 from model.compression import EditConfig, apply_edit, edits_of, find_edit, undo_edit
+from model.decomposition import DecompositionConfig, optimize_for_inference, relative_errors
 from model.errors import ModelError
 from model.lora import LoraConfig
 from model.plugin import PluginConfig, available_ratios, current_ratio, set_ratio, use_ratio
@@ -9,6 +10,7 @@ from model.plugin import PluginConfig, available_ratios, current_ratio, set_rati
 register()
 
 __all__ = [
+    "DecompositionConfig",
     "EditConfig",
     "LoraConfig",
     "ModelError",
@@ -18,6 +20,8 @@ __all__ = [
     "current_ratio",
     "edits_of",
     "find_edit",
+    "optimize_for_inference",
+    "relative_errors",
     "set_ratio",
     "undo_edit",
     "use_ratio",

@@ -11,8 +11,20 @@ from typing import Any
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     AutoModelForTextEncoding,
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
@@ -57,9 +69,66 @@ class CompressedT5EncoderModel(_BuildsEdits, T5EncoderModel):
     config_class = CompressedT5Config
 
 
+class CompressedBertConfig(BertConfig):
+    """A BERT config with the list of edits (`compression`), in stacking order."""
+
+    model_type = COMPRESSED_PREFIX + "bert"
+
+    compression: list[dict[str, Any]] | None = None
+
+
+class CompressedBertModel(_BuildsEdits, BertModel):
+    """BERT without a head, with the edits of its config."""
+
+    config_class = CompressedBertConfig
+
+
+class CompressedBertForMaskedLM(_BuildsEdits, BertForMaskedLM):
+    """BERT with its masked-language-model head and the edits of its config."""
+
+    config_class = CompressedBertConfig
+
+
+class CompressedBertForPreTraining(_BuildsEdits, BertForPreTraining):
+    """BERT with the two heads of its pre-training and the edits of its config."""
+
+    config_class = CompressedBertConfig
+
+
+class CompressedBertForSequenceClassification(_BuildsEdits, BertForSequenceClassification):
+    """BERT with a classifier of whole sequences and the edits of its config."""
+
+    config_class = CompressedBertConfig
+
+
+class CompressedBertForTokenClassification(_BuildsEdits, BertForTokenClassification):
+    """BERT with a classifier of tokens and the edits of its config."""
+
+    config_class = CompressedBertConfig
+
+
+class CompressedBertForQuestionAnswering(_BuildsEdits, BertForQuestionAnswering):
+    """BERT with a head for answer spans and the edits of its config."""
+
+    config_class = CompressedBertConfig
+
+
+_BERT_HEADS = (
+    (AutoModel, CompressedBertModel),
+    (AutoModelForMaskedLM, CompressedBertForMaskedLM),
+    (AutoModelForPreTraining, CompressedBertForPreTraining),
+    (AutoModelForSequenceClassification, CompressedBertForSequenceClassification),
+    (AutoModelForTokenClassification, CompressedBertForTokenClassification),
+    (AutoModelForQuestionAnswering, CompressedBertForQuestionAnswering),
+)
+
+
 def register() -> None:
     """Make the compressed classes known to Transformers; repeating it changes nothing."""
     AutoConfig.register(CompressedT5Config.model_type, CompressedT5Config, exist_ok=True)
     AutoModelForSeq2SeqLM.register(CompressedT5Config, CompressedT5ForConditionalGeneration, exist_ok=True)
     AutoModel.register(CompressedT5Config, CompressedT5Model, exist_ok=True)
     AutoModelForTextEncoding.register(CompressedT5Config, CompressedT5EncoderModel, exist_ok=True)
+    AutoConfig.register(CompressedBertConfig.model_type, CompressedBertConfig, exist_ok=True)
+    for auto_class, head in _BERT_HEADS:
+        auto_class.register(CompressedBertConfig, head, exist_ok=True)

@@ -49,10 +49,19 @@ class AttentionSlots:
 
 @dataclass(frozen=True)
 class LayerSlots:
-    """One Transformer layer: its self-attention and its feed-forward network."""
+    """One Transformer layer: its self-attention and its feed-forward network.
+
+    Attributes:
+        attention: the self-attention.
+        ffn: the whole feed-forward network, None where the family keeps it in no module of its own (BERT).
+        ffn_in: its input projections, two where it is gated.
+        ffn_out: its output projection.
+    """
 
     attention: AttentionSlots
-    ffn: Slot
+    ffn: Slot | None
+    ffn_in: tuple[Slot, ...]
+    ffn_out: Slot
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class BackboneSpec:
         encoder_layers: gives the slots of every encoder layer.
         decoder_layers: the same for the decoder, empty where there is none.
         sizes: gives the encoder's sizes.
+        embeddings: gives the slot of the word embedding.
     """
 
     family: str
@@ -84,6 +94,7 @@ class BackboneSpec:
     encoder_layers: Callable[[Any], list[LayerSlots]]
     decoder_layers: Callable[[Any], list[LayerSlots]]
     sizes: Callable[[Any], BackboneSizes]
+    embeddings: Callable[[Any], Slot]
 
 
 def _t5_layers(stack: Any) -> list[LayerSlots]:
@@ -93,7 +104,11 @@ def _t5_layers(stack: Any) -> list[LayerSlots]:
         attention = AttentionSlots(
             Slot(block.layer[0], "SelfAttention"), *(Slot(self_attention, name) for name in "qkvo")
         )
-        layers.append(LayerSlots(attention=attention, ffn=Slot(block.layer[-1], "DenseReluDense")))
+        whole = block.layer[-1].DenseReluDense
+        ffn = getattr(whole, "base_layer", whole)  # with plugins, the dense one is inside
+        ffn_in = tuple(Slot(ffn, name) for name in ("wi", "wi_0", "wi_1") if hasattr(ffn, name))
+        slot = Slot(block.layer[-1], "DenseReluDense")
+        layers.append(LayerSlots(attention=attention, ffn=slot, ffn_in=ffn_in, ffn_out=Slot(ffn, "wo")))
     return layers
 
 
@@ -114,9 +129,52 @@ T5 = BackboneSpec(
     encoder_layers=lambda model: _t5_layers(model.get_encoder()),
     decoder_layers=lambda model: _t5_layers(model.decoder) if hasattr(model, "decoder") else [],
     sizes=_t5_sizes,
+    embeddings=lambda model: Slot(model, "shared"),
 )
 
-SPECS: Mapping[str, BackboneSpec] = MappingProxyType({T5.family: T5})
+
+def _bert_base(model: Any) -> Any:
+    """The `BertModel` of a head, or the model itself where it is one."""
+    return getattr(model, "bert", model)
+
+
+def _bert_layers(model: Any) -> list[LayerSlots]:
+    layers = []
+    for layer in _bert_base(model).encoder.layer:
+        block = layer.attention.self
+        attention = AttentionSlots(
+            Slot(layer.attention, "self"),
+            query=Slot(block, "query"),
+            key=Slot(block, "key"),
+            value=Slot(block, "value"),
+            output=Slot(layer.attention.output, "dense"),
+        )
+        ffn_in = (Slot(layer.intermediate, "dense"),)
+        layers.append(LayerSlots(attention=attention, ffn=None, ffn_in=ffn_in, ffn_out=Slot(layer.output, "dense")))
+    return layers
+
+
+def _bert_sizes(config: Any) -> BackboneSizes:
+    return BackboneSizes(
+        width=config.hidden_size,
+        inner=config.hidden_size,
+        ffn=config.intermediate_size,
+        heads=config.num_attention_heads,
+        layers=config.num_hidden_layers,
+        gated=False,
+    )
+
+
+BERT = BackboneSpec(
+    family="bert",
+    encoder=_bert_base,
+    encoder_layers=_bert_layers,
+    decoder_layers=lambda model: [],
+    sizes=_bert_sizes,
+    embeddings=lambda model: Slot(_bert_base(model).embeddings, "word_embeddings"),
+)
+
+SPECS: Mapping[str, BackboneSpec] = MappingProxyType({T5.family: T5, BERT.family: BERT})
 
 
 def describe_stacks(model: Any) -> str:

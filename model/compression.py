@@ -27,7 +27,7 @@ from model.backbone import COMPRESSED_PREFIX, family_of
 from model.errors import ModelError
 
 #: The order in which edits may be stacked: what changes the backbone's shapes first, what wraps it last.
-STACKING_ORDER = ("layer_drop", "pruning", "decomposition", "lora", "plugin", "quantization")
+STACKING_ORDER = ("layer_drop", "pruning", "decomposition", "embedding", "lora", "plugin", "quantization")
 
 
 Edit = TypeVar("Edit", bound="EditConfig")
@@ -41,6 +41,13 @@ class EditConfig(ABC):
     @abstractmethod
     def apply(self, model: PreTrainedModel) -> None:
         """Replace modules of `model` in place. Matching nothing raises `ModelError`."""
+
+    def build(self, model: PreTrainedModel) -> None:
+        """Give a model without meaningful weights the structure that `apply` leaves; also on the meta device.
+
+        Edits that look at weights when they are applied (a decomposition, say) have their own.
+        """
+        self.apply(model)
 
     def undo(self, model: PreTrainedModel) -> None:
         """Give back the modules as they were. Edits that cannot be undone say so."""
@@ -130,11 +137,15 @@ def check_stacking(kinds: Sequence[str]) -> None:
         raise ModelError(f"The stack {' + '.join(kinds)} {problem}; legal is: {' + '.join(legal)}.")
 
 
-def apply_edit(model: PreTrainedModel, edit: EditConfig) -> None:
-    """Apply one edit on top of those that the model carries, and record it in the model's config."""
+def apply_edit(model: PreTrainedModel, edit: EditConfig, from_scratch: bool = False) -> None:
+    """Apply one edit on top of those that the model carries, and record it in the model's config.
+
+    Args:
+        from_scratch: draw the edit's parameters instead of computing them from the model's weights.
+    """
     present = edits_of(model)
     check_stacking([e.kind for e in present] + [edit.kind])
-    edit.apply(model)
+    (edit.build if from_scratch else edit.apply)(model)
     _record(model, [*present, edit])
 
 
@@ -172,7 +183,7 @@ def build_edits(model: PreTrainedModel, descriptions: Iterable[dict[str, Any]]) 
     edits = [edit_from_dict(values) for values in descriptions]
     check_stacking([e.kind for e in edits])
     for edit in edits:
-        edit.apply(model)
+        edit.build(model)
 
 
 def _record(model: PreTrainedModel, edits: Sequence[EditConfig]) -> None:

@@ -38,3 +38,46 @@ def token_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     counted = labels != IGNORE
     return ((logits.argmax(-1) == labels) & counted).sum() / counted.sum().clamp(min=1)
+
+
+# --- BERT distillation (Xcompression: general_distill.py, task_distill.py) ------------------------------------------
+# Shapes: H heads, besides those at the top.
+
+#: A score at or below this is padding; the original sets it to 0 on each side separately.
+MASKED_SCORE_LIMIT = -100.0
+
+
+def score_mse(teacher_BHLL: Tensor, student_BHLL: Tensor) -> Tensor:
+    """Mean over all elements of (t - s)² of pre-softmax attention scores, in float32 at least.
+
+    Scores at or below -100 count as 0, on each side separately; the rows of padded queries count (X4).
+    """
+    teacher, student = _at_least_float32(teacher_BHLL, student_BHLL)
+    return (_without_masked(teacher) - _without_masked(student)).square().mean()
+
+
+def soft_cross_entropy(student_BC: Tensor, teacher_BC: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over batch *and* classes of -softmax(t / T) · log softmax(s / T), without a factor T² (X7).
+
+    It is 1/C of the usual mean over the batch; the original's learning rates belong to it.
+    """
+    student, teacher = _at_least_float32(student_BC, teacher_BC)
+    targets = F.softmax(teacher / temperature, dim=-1)
+    return -(targets * F.log_softmax(student / temperature, dim=-1)).mean()
+
+
+def task_loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """Cross-entropy with class ids, or, for float labels (regression, C = 1), the mean squared error."""
+    if not labels_B.is_floating_point():
+        return token_cross_entropy(logits_BC, labels_B)
+    dtype = torch.promote_types(torch.float32, logits_BC.dtype)
+    return F.mse_loss(logits_BC.flatten().to(dtype), labels_B.to(dtype))
+
+
+def _without_masked(scores: Tensor) -> Tensor:
+    return torch.where(scores <= MASKED_SCORE_LIMIT, torch.zeros_like(scores), scores)
+
+
+def _at_least_float32(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(torch.float32, torch.promote_types(one.dtype, other.dtype))
+    return one.to(dtype), other.to(dtype)

@@ -3,13 +3,14 @@
 # Every launcher takes
 #   --dry-run   print the commands instead of running them
 #   --help
-# and passes all other flags on to train_t5.py, after the defaults of settings.sh: the last one wins.
+# and passes all other flags on to SCRIPT (train_t5.py), after the defaults of settings.sh: the last one wins.
 #
 # Environment: MODEL_DIR (base, large: the backbone; default t5-base, t5-large), NUM_GPUS (default: all visible).
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/settings.sh
 
+SCRIPT=train_t5.py
 DRY_RUN=0
 OVERWRITE=0
 EXTRA=()
@@ -90,15 +91,20 @@ missing() {
     fi
 }
 
-# Sets PYTHON: the toolkit's own environment, made when there is none. A dry run makes nothing.
+# Sets PYTHON: the toolkit's own environment, made when there is none. A dry run makes nothing, and says once what
+# makes its commands work.
 use_environment() {
     if [[ $DRY_RUN == 1 ]]; then
-        PYTHON="${PYTHON:-python3}"
+        [[ -n "${PYTHON:-}" ]] || say "# first, once per shell: source scripts/env.sh"
+        export PYTHON="${PYTHON:-python}"
     elif [[ -z "${TOOLKIT_ENVIRONMENT_READY:-}" ]]; then
         source scripts/env.sh
         export TOOLKIT_ENVIRONMENT_READY=1
     fi
 }
+
+# The interpreter as a user types it in the repository.
+python_hint() { echo "${PYTHON#"$PWD"/}"; }
 
 # The number of GPUs torch can use. A dry run, and a machine without NVIDIA's driver, need not start Python for it.
 num_gpus() {
@@ -125,14 +131,14 @@ run() {
     [[ $DRY_RUN == 1 ]] || "$@"
 }
 
-# Sets LAUNCH (how train_t5.py is started) and BATCH (rows per process that give TOTAL_BATCH together).
+# Sets LAUNCH (how SCRIPT is started) and BATCH (rows per process that give TOTAL_BATCH together).
 choose_launch() {
     local gpus
     gpus="$(num_gpus)"
-    LAUNCH=("$PYTHON" train_t5.py)
+    LAUNCH=("$PYTHON" "$SCRIPT")
     BATCH="$TOTAL_BATCH"
     if [[ $gpus -ge 1 ]]; then
-        LAUNCH=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$gpus" train_t5.py)
+        LAUNCH=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$gpus" "$SCRIPT")
         BATCH=$(((TOTAL_BATCH + gpus - 1) / gpus))
     fi
 }
@@ -157,12 +163,13 @@ is_current() {
 
 # Trains one stage, unless its result is there. An interrupted run goes on where it was.
 #   $1: what the stage is called, $2: output folder, $3: yes if an outdated result may be replaced without asking,
-#   $4: files it is made from (words), the rest: flags of train_t5.py
+#   $4: files it is made from (words), the rest: flags of SCRIPT
 train_stage() {
-    local what="$1" output="$2" replace="$3" inputs="$4" why command again=()
+    local what="$1" output="$2" replace="$3" inputs="$4" why command again=() mode=()
     shift 4
     choose_launch
-    local arguments=(--mode train --batch-size "$BATCH" "$@" --output-path "$output" ${EXTRA[@]+"${EXTRA[@]}"})
+    [[ "$SCRIPT" == train_t5.py ]] && mode=(--mode train)
+    local arguments=(${mode[@]+"${mode[@]}"} --batch-size "$BATCH" "$@" --output-path "$output" ${EXTRA[@]+"${EXTRA[@]}"})
     output="$(value_of --output-path "$output")"
     command="${arguments[*]}"
     if [[ $DRY_RUN == 0 && -d "$output" && -n "$(ls -A "$output")" ]]; then
@@ -233,12 +240,12 @@ need_embedded() {
 # $1: size. The corpus of the plugin's pre-training.
 need_corpus() {
     given --data-path && return 0
-    [[ -d "$(corpus_of "$1")" ]] || missing "$(corpus_of "$1")/ (the pre-training corpus)" "python3 -m utils.download corpus"
+    [[ -d "$(corpus_of "$1")" ]] || missing "$(corpus_of "$1")/ (the pre-training corpus)" "$(python_hint) -m utils.download corpus"
 }
 
 # $1: size, $2: dataset
 need_task_data() {
     given --data-path && return 0
     [[ -e "$(task_data_of "$1" "$2")" ]] ||
-        missing "$(task_data_of "$1" "$2") (the data of $2)" "python3 utils/save_data.py --only $2"
+        missing "$(task_data_of "$1" "$2") (the data of $2)" "$(python_hint) utils/save_data.py --only $2"
 }

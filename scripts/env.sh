@@ -22,14 +22,22 @@ toolkit_recent_python() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
+# Prints the first Python that is recent enough and can make a virtual environment.
 toolkit_find_python() {
-    local name
+    local name incomplete=""
     for name in python3.11 python3.12 python3.13 python3 python; do
-        if toolkit_recent_python "$name"; then
+        toolkit_recent_python "$name" || continue
+        if "$name" -c 'import ensurepip, venv' >/dev/null 2>&1; then
             command -v "$name"
             return 0
         fi
+        incomplete="${incomplete:-$(command -v "$name")}"
     done
+    if [[ -n "$incomplete" ]]; then
+        toolkit_fail "$incomplete cannot make a virtual environment because its venv module is incomplete" \
+            "(on Debian and Ubuntu: sudo apt install python3-venv), and there is no other Python 3.11 or newer on PATH"
+        return 1
+    fi
     toolkit_fail "found no Python 3.11 or newer on PATH (looked for python3.11, python3.12, python3.13, python3" \
         "and python); install one, or name it: TOOLKIT_PYTHON=/path/to/python"
 }
@@ -101,11 +109,6 @@ toolkit_make_venv() {
     fi
     if [[ ! -e "$venv" ]]; then
         base="$(toolkit_find_python)" || return 1
-        if ! "$base" -c 'import ensurepip, venv' >/dev/null 2>&1; then
-            toolkit_fail "$base cannot make a virtual environment because its venv module is incomplete" \
-                "(on Debian and Ubuntu: sudo apt install python3-venv)"
-            return 1
-        fi
         toolkit_say "making .venv with $("$base" --version) ($base)"
         mkdir -p "$venv" && : >"$busy" || return 1
         "$base" -m venv "$venv" || return 1

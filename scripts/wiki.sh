@@ -14,8 +14,9 @@ replace=no
 if is_embedded "$size"; then
     need_embedded "$size"
     replace=yes
+else
+    need_corpus "$size"
 fi
-need_corpus "$size"
 
 stage_settings plugin "$size" ""
 train_stage "plugin pre-training" "checkpoints/wiki/$size" "$replace" "$(backbone_of "$size")/config.json" \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,17 @@ import torch
 from tests.tiny import Tiny
 
 ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("TOOLKIT_SHARED", ROOT.parent / "shared"))
+GOLDENS = ROOT / "tests" / "golden"
+#: Golden cases that have checks; X0 only records how the original's scripts behave.
+_CASE = re.compile(r"variator_|X[1-9]")
+#: Cases too large for tests/golden: read from the shared folder where it is there, skipped visibly elsewhere.
+_LARGE_CASES = (
+    *("X1_stack_order", "X2_forward_ffn", "X2_forward_san", "X3_tucker_quality", "X4_general_distill_loss_model"),
+    *("X4_general_distill_loss_synthetic", "X5_tucker_plus_rect", "X5_tucker_plus_square", "X6_ket_embeddings"),
+    *("X7_soft_cross_entropy_table", "X7_task_distill_classification", "X7_task_distill_regression"),
+    *("X8_bertadam", "X9_corpus_cleanup", "X10_task_processors"),
+)
 _parity_cases: list[str] = []
 
 
@@ -19,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--goldens",
         type=Path,
-        default=ROOT / "tests" / "golden",
+        default=GOLDENS,
         help="folder of golden cases (npz + json); default: the copy in tests/golden",
     )
 
@@ -31,7 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "golden_case" in metafunc.fixturenames:
         directory: Path = metafunc.config.getoption("--goldens")
-        names = sorted(path.stem for path in directory.glob("variator_*.json"))
+        found = {path.stem for path in directory.glob("*.json") if _CASE.match(path.name)}
+        names = sorted(found | set(_LARGE_CASES) if directory == GOLDENS else found)
         metafunc.parametrize("golden_case", names, ids=names)
 
 
@@ -41,17 +54,26 @@ def goldens(request: pytest.FixtureRequest) -> Path:
     return Path(request.config.getoption("--goldens")).resolve()
 
 
+@pytest.fixture
+def case_directory(golden_case: str, goldens: Path) -> Path:
+    """The folder that holds a golden case: `goldens`, or the shared one for a case too large to be copied."""
+    for directory in (goldens, SHARED / "goldens"):
+        if (directory / f"{golden_case}.json").is_file():
+            return directory
+    pytest.skip(f"golden case {golden_case} is not here: it is larger than what tests/golden holds (TOOLKIT_SHARED)")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data beside the project; tests that need it skip where it is absent."""
-    path = Path(os.environ.get("TOOLKIT_SHARED", ROOT.parent / "shared"))
+    path = SHARED
     if not path.is_dir():
         pytest.skip(f"real data are not here: {path} (set TOOLKIT_SHARED)")
     return path
 
 
 @pytest.fixture
-def count_parity(golden_case: str) -> None:
+def count_parity(golden_case: str, case_directory: Path) -> None:
     """Counts the parity cases that ran, for the summary."""
     _parity_cases.append(golden_case)
 

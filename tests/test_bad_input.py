@@ -1,44 +1,27 @@
-"""What happens when something is wrong: one clear sentence, exit code 2, and nothing lost."""
+"""Data, models and plugins that are missing, damaged or do not fit: one clear sentence, and nothing is executed."""
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM
 
-import utils.engine.checkpoint as checkpoint_module
 from dataset.errors import DataError
 from model import PluginConfig, apply_edit, use_ratio
 from model.delta import save_delta
 from model.errors import ModelError
 from model.plugin.published import save_published_plugin
 from model.weights import read_torch_file
-from tests.tiny import (
-    Tiny,
-    assert_same_tensors,
-    backbone,
-    die_before_step,
-    killed_run,
-    run,
-    tensors_under,
-)
-from utils.engine.checkpoint import list_checkpoints
-from utils.errors import USER_ERROR_CODE, UserError, run_as_script
-from utils.variator.arguments import parse_arguments
+from tests.tiny import Tiny, backbone, run
+from utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -265,266 +248,9 @@ def test_ratio_larger_than_every_row_in_a_run(tiny: Tiny, tmp_path: Path) -> Non
     assert load_file(tmp_path / "run" / "best" / "plugin-k64.safetensors")
 
 
-# --- the output directory ------------------------------------------------------------------------------------
-
-
-def test_output_directory_that_holds_another_run(tiny: Tiny, tmp_path: Path) -> None:
-    """Refused, untouched; --overwrite starts anew."""
-    arguments = tiny.sst2(tmp_path / "run", "--training-step", 2)
-    run(arguments)
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
-    with pytest.raises(UserError, match=r"--output-path .*run holds another run: .*--resume.*--overwrite"):
-        run(arguments)
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
-    run([*arguments, "--overwrite", "--random-seed", "2"])
-    assert json.loads((tmp_path / "run" / "arguments.json").read_text())["seed"] == 2
-
-
-def test_output_directory_with_other_files(tiny: Tiny, tmp_path: Path) -> None:
-    """A directory with somebody's files is refused, also with --overwrite, and they stay."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.tex").write_text("years of work")
-    for more in ([], ["--overwrite"], ["--resume"]):
-        with pytest.raises(UserError, match=r"--output-path .*run is not empty and holds no run"):
-            run(tiny.sst2(tmp_path / "run", *more))
-    assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
-
-
-def test_output_path_that_is_a_file(tiny: Tiny, tmp_path: Path) -> None:
-    """A file as --output-path is refused."""
-    (tmp_path / "run").write_text("")
-    with pytest.raises(UserError, match=r"--output-path .*run is a file"):
-        run(tiny.sst2(tmp_path / "run"))
-
-
-def test_output_path_that_cannot_be_made(tiny: Tiny, tmp_path: Path) -> None:
-    """A directory below a file cannot be made: one sentence with the reason."""
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--output-path .*run"):
-        run(tiny.sst2(tmp_path / "file" / "run"))
-
-
-def test_resume_and_overwrite_exclude_each_other(tiny: Tiny, tmp_path: Path) -> None:
-    """Both at once is an error."""
-    with pytest.raises(UserError, match=r"--resume and --overwrite exclude each other"):
-        run(tiny.sst2(tmp_path / "run", "--resume", "--overwrite"))
-
-
-def test_resume_with_other_flags(tiny: Tiny, tmp_path: Path) -> None:
-    """Every flag that differs is named with both values, and the run is not touched."""
-    run(tiny.sst2(tmp_path / "run", "--training-step", 2))
-    before = tensors_under(tmp_path / "run")
-    with pytest.raises(UserError, match=r"--lr 0\.5 \(was 0\.001\).*--random-seed 9 \(was 1\)"):
-        run([*tiny.sst2(tmp_path / "run", "--resume", "--random-seed", 9), "--lr", "0.5"])
-    assert_same_tensors(tensors_under(tmp_path / "run"), before)
-
-
-# --- a full disk ---------------------------------------------------------------------------------------------
-
-
-def test_disk_full_during_a_save(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third checkpoint does not fit: one sentence, and the second is whole and can be resumed from."""
-    saves = 0
-
-    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        nonlocal saves
-        saves += path.name == "optimizer.safetensors"
-        save_file(tensors, path)
-        if saves == 3:
-            os.truncate(path, path.stat().st_size // 2)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    arguments = tiny.sst2(tmp_path / "run", "--save-step", 2)
-    run(tiny.sst2(tmp_path / "whole", "--save-step", 2))
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module, "save_file", full)
-        with pytest.raises(UserError, match=r"Could not write .*step-00000006: No space left on device"):
-            run(arguments)
-    assert [p.name for p in list_checkpoints(tmp_path / "run")] == ["step-00000002", "step-00000004"]
-    assert not list((tmp_path / "run").rglob("*.partial"))
-    run([*arguments, "--resume"])
-    assert_same_tensors(tensors_under(tmp_path / "run"), tensors_under(tmp_path / "whole"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mounts a file system of the given number of KiB; skips where that is not allowed."""
-    path = tmp_path / "disk"
-
-    def mount(size: int) -> Path:
-        path.mkdir()
-        if shutil.which("mount") is None or os.geteuid() != 0:
-            pytest.skip("mounting a tmpfs needs root")
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(path)]
-        if (done := subprocess.run(command, capture_output=True, text=True)).returncode:
-            pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-        return path
-
-    yield mount
-    if os.path.ismount(path):
-        subprocess.run(["umount", str(path)], check=True)
-
-
-@pytest.mark.parametrize("room", [300, 700, 1100, 1500, 2000])
-def test_disk_really_full(tiny: Tiny, tmp_path: Path, small_disk: Callable[[int], Path], room: int) -> None:
-    """On a file system that fills up, at whichever file: one sentence, and what was saved stays loadable."""
-    disk = small_disk(room)
-    arguments = tiny.sst2(disk / "run", "--save-step", 2, "--keep-checkpoints", 9)
-    with pytest.raises((UserError, ModelError), match=r"[Nn]o space left on device|os error 28"):
-        run(arguments)
-    for path in list_checkpoints(disk / "run"):
-        names = {"model.safetensors", "optimizer.safetensors", "random.safetensors", "trainer.json", "arguments.json"}
-        assert {p.name for p in path.iterdir()} == names
-        assert tensors_under(path)
-    if (disk / "run" / "best").exists():
-        AutoModelForSeq2SeqLM.from_pretrained(disk / "run" / "best")
-    assert not list(disk.rglob("*.partial"))
-
-
-# --- flags ---------------------------------------------------------------------------------------------------
-
-
-def test_all_problems_are_told_at_once() -> None:
-    """Missing and conflicting flags come in one message."""
-    with pytest.raises(UserError) as error:
-        parse_arguments(["--dataset", "sst2", "--mux-num", "-4", "--batch-size", "0", "--plugin-path", "x"])
-    for part in ("--data-path", "--model-config", "--output-path", "--mux-num", "--batch-size", "--distil no"):
-        assert part in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ("--dataset sst3", r"--dataset.*sst3.*sst2"),
-        ("--epochs many", r"--epochs.*many"),
-        ("--distil maybe", r"--distil.*maybe.*task-hidden"),
-        ("--learning-rate 3", r"--learning-rate"),
-        ("--batchsize 3", r"--batchsize.*did you mean --batch[-_]size"),
-        ("stray", r"stray"),
-        ("--mux-num", r"--mux-num|--mux_num"),
-    ],
-)
-def test_a_flag_that_is_not_understood(arguments: str, named: str) -> None:
-    """Unknown datasets, values and flags are one sentence that says what would do."""
-    with pytest.raises(UserError, match=named) as error:
-        parse_arguments(arguments.split())
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ("--lr -1", "--lr"),
-        ("--epochs 0", "--epochs"),
-        ("--grad-accumulation 0", "--grad-accumulation"),
-        ("--keep-checkpoints 0", "--keep-checkpoints"),
-        ("--clip-grad -1", "--clip-grad"),
-        ("--warmup-step -1", "--warmup-step"),
-        ("--max-input-length 0", "--max-input-length"),
-        ("--mux-num 4 4 --distil hidden", "--mux-num"),
-        ("--distil hidden --residual-scale 0", "--residual-scale"),
-        ("--num-workers -1", "--num-workers"),
-        ("--patience -1", "--patience"),
-        ("--inspect-step 0", "--inspect-step"),
-    ],
-)
-def test_numbers_out_of_range(arguments: str, named: str) -> None:
-    """A number that cannot work is refused by its flag before anything is loaded."""
-    base = "--dataset sst2 --data-path d --model-config m --output-path o"
-    with pytest.raises(UserError, match=named):
-        parse_arguments([*base.split(), *arguments.split()])
-
-
-def test_hyphens_and_underscores() -> None:
-    """Both spellings of every flag mean the same."""
-    words = (
-        "--data-path d --model-config m --output-path o --max-input-length 7 --delta-tuning --warmup-step 3 --no-costs"
-    )
-    hyphens = parse_arguments(["--dataset", "sst2", *words.split()])
-    under = [w.replace("-", "_").replace("__", "--", 1) if w.startswith("--") else w for w in words.split()]
-    assert parse_arguments(["--dataset", "sst2", *under]) == hyphens
-    assert hyphens[0].max_input_length == 7 and hyphens[1].delta_tuning and hyphens[2].warmup_step == 3
-    assert not hyphens[0].costs
-
-
-@pytest.mark.parametrize("name", ["model", "student-config", "ctx-length", "target-length", "local-rank"])
-def test_flags_of_the_original_without_effect(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Accepted in both spellings with a warning on standard error, without changing anything."""
-    base = ["--dataset", "sst2", "--data-path", "d", "--model-config", "m", "--output-path", "o"]
-    plain = parse_arguments(base)
-    assert capsys.readouterr().err == ""
-    for flag in (f"--{name}", f"--{name.replace('-', '_')}"):
-        assert parse_arguments([*base, flag, "3"]) == plain
-        assert f"--{name} has no effect" in capsys.readouterr().err
-
-
-def test_fp16_is_refused_for_t5(tiny: Tiny, tmp_path: Path) -> None:
-    """T5 overflows in fp16, and the refusal says so."""
-    with pytest.raises(UserError, match=r"--precision fp16 is refused: T5's residual stream overflows"):
-        run(tiny.sst2(tmp_path / "run", "--precision", "fp16"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_diverging_loss_is_an_error(tiny: Tiny, tmp_path: Path) -> None:
-    """A loss that becomes nan or inf stops the run with the step and what to do."""
-    with pytest.raises(UserError, match=r"The (loss|gradient norm) became (nan|inf) at step \d+: lower --lr"):
-        run([*tiny.sst2(tmp_path / "run", "--epochs", 9, "--clip-grad", 0), "--lr", "1e30"])
-
-
-# --- the process: exit codes, streams, traceback ----------------------------------------------------------------
-
-
-def script(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """`python train_t5.py …` in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "train_t5.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-
-
-def test_a_mistake_is_one_line_and_exit_code_2(tiny: Tiny, tmp_path: Path) -> None:
-    """The real script: one line on standard error, nothing on standard output, exit code 2."""
-    done = script([*tiny.sst2(tmp_path / "run"), "--data-path", str(tmp_path / "nowhere")])
-    assert done.returncode == USER_ERROR_CODE == 2
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: --data-path"), done.stderr
-    assert done.stdout == ""
-
-
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    """The same mistake with --debug: the traceback."""
-    done = script(["--dataset", "sst3", "--debug"])
-    assert done.returncode != 0
-    assert "Traceback (most recent call last)" in done.stderr and "sst3" in done.stderr
-
-
-@pytest.mark.parametrize("error", [UserError, DataError, ModelError])
-def test_every_error_of_the_toolkit_ends_with_exit_code_2(
-    error: type[Exception], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One line on standard error and exit code 2; re-raised with debug; other errors are not swallowed."""
-
-    def fail() -> None:
-        raise error("the sentence.")
-
-    with pytest.raises(SystemExit) as stop:
-        run_as_script(fail, debug=False)
-    assert stop.value.code == 2 and capsys.readouterr().err == "error: the sentence.\n"
-    with pytest.raises(error):
-        run_as_script(fail, debug=True)
-    with pytest.raises(ZeroDivisionError):
-        run_as_script(lambda: 1 / 0, debug=False)
-
-
 def test_a_published_plugin_of_this_model_is_accepted(tiny: Tiny, tmp_path: Path) -> None:
     """The refusals above are not blind: a fitting .pkl is taken."""
     model = AutoModelForSeq2SeqLM.from_pretrained(tiny.model)
     apply_edit(model, PluginConfig(ratios=(4,)))
     save_published_plugin(model, 4, tmp_path / "plugin.pkl")
     run(tiny.sst2(tmp_path / "run", "--distil", "hidden", "--plugin-path", tmp_path / "plugin.pkl"))
-
-
-def test_a_killed_run_is_refused_without_resume(tiny: Tiny, tmp_path: Path) -> None:
-    """The directory of a run that was killed counts as occupied."""
-    killed_run(tiny.sst2(tmp_path / "run"), die_before_step, 1)
-    with pytest.raises(UserError, match=r"holds another run"):
-        run(tiny.sst2(tmp_path / "run"))

@@ -1,321 +1,31 @@
-"""The training loop on a linear model: files, schedules, accumulation, selection, early stopping."""
+"""The training loop on a linear model: schedules, accumulation, selection, early stopping, logs, run directory."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.errors import ModelError
-from utils.engine import RunDirectory, RunLog, Runtime, Trainer, TrainerConfig, atomic_directory, write_json
-from utils.engine.checkpoint import (
-    Progress,
-    checkpoint_path,
-    list_checkpoints,
-    load_checkpoint,
-    recover_checkpoints,
-    save_checkpoint,
-)
-from utils.engine.files import recover_directory
-from utils.engine.optimisation import build_optimizer, schedule_factor, trainable_parameters
+from tests.helpers_engine import Batch, Bench, Regression, Rows, metrics_of, names, weights
+from utils.engine import RunDirectory, RunLog, Runtime, Trainer, TrainerConfig
+from utils.engine.optimisation import schedule_factor
 from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-Batch = dict[str, Tensor]
-
-
-class Regression(nn.Module):
-    """Least squares, with a frozen parameter that must neither change nor be saved; uses dropout's randomness."""
-
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear = nn.Linear(3, 1)
-        self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error."""
-        loss = (self.linear(self.dropout(batch["x"] * self.frozen)).squeeze(-1) - batch["y"]).square().mean()
-        return loss, {"error": loss.detach()}
-
-
-class Rows:
-    """32 rows in batches, the same in every epoch."""
-
-    def __init__(self, batch_size: int, known: bool = True) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.x = torch.randn(32, 3, generator=generator)
-        self.y = self.x @ torch.tensor([1.0, -2.0, 0.5]) + 3
-        self.size, self.known = batch_size, known
-
-    @property
-    def batches_per_epoch(self) -> int | None:
-        """Number of batches."""
-        return 32 // self.size if self.known else None
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches from `start` on."""
-        for at in range(start * self.size, 32, self.size):
-            x = self.x[at : at + self.size]
-            yield {"x": x, "y": self.y[at : at + self.size], "attention_mask": torch.ones(len(x), 2)}
-
-
-class Bench:
-    """Builds trainers in one run directory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.evaluated: list[int] = []
-        self.saved: list[int] = []
-
-    def trainer(
-        self,
-        config: TrainerConfig,
-        scores: Sequence[float] = (0.0,),
-        batch_size: int = 4,
-        resume: bool = False,
-        dropout: float = 0.0,
-        known: bool = True,
-    ) -> Trainer:
-        """A trainer whose n-th evaluation gives the n-th score (the last one from then on)."""
-        made: list[Trainer] = []
-
-        def evaluate() -> dict[str, float]:
-            step = made[0].progress.step
-            self.evaluated.append(step)
-            return {"accuracy": scores[min(len(self.evaluated), len(scores)) - 1]}
-
-        def save(directory: Path) -> None:
-            self.saved.append(made[0].progress.step)
-            (directory / "weights.json").write_text(str(made[0].progress.step))
-
-        runtime = Runtime("fp32", "", 0)
-        directory = RunDirectory(self.path, {"random_seed": 0}, resume=resume)
-        trainer = Trainer(
-            runtime, Regression(dropout), Rows(batch_size, known), config, directory, evaluate, "accuracy", save
-        )
-        made.append(trainer)
-        return trainer
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     """A bench in a fresh directory."""
     return Bench(tmp_path / "run")
-
-
-def weights(trainer: Trainer) -> Tensor:
-    """The trained parameters in one vector."""
-    return torch.cat([p.detach().flatten() for p in trainable_parameters(trainer.module).values()])
-
-
-def metrics_of(path: Path, split: str) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl."""
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["split"] == split]
-
-
-# --- files ---------------------------------------------------------------------------------------------------
-
-
-def names(directory: Path) -> set[str]:
-    """What lies in a directory, hidden files too."""
-    return {path.name for path in directory.iterdir()}
-
-
-def test_atomic_directory_replaces_as_a_whole(tmp_path: Path) -> None:
-    """The new directory holds only what the block wrote; nothing temporary stays."""
-    (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "old").write_text("old")
-    with atomic_directory(tmp_path / "best") as partial:
-        (partial / "new").write_text("new")
-        assert names(tmp_path / "best") == {"old"}
-    assert names(tmp_path) == {"best"} and names(tmp_path / "best") == {"new"}
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("bug"), KeyboardInterrupt()])
-def test_a_failure_leaves_the_old_directory(tmp_path: Path, error: BaseException) -> None:
-    """Whatever ends the block, the old directory stands and nothing temporary stays; a full disk is a UserError."""
-    (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "old").write_text("old")
-    expected = UserError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected), atomic_directory(tmp_path / "best") as partial:
-        (partial / "new").write_text("half")
-        raise error
-    assert names(tmp_path) == {"best"} and names(tmp_path / "best") == {"old"}
-
-
-def test_a_failing_rename_leaves_the_old_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second of the two renames fails: the old directory is put back."""
-    (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "old").write_text("old")
-    rename = Path.rename
-
-    def fails(self: Path, target: Path) -> Path:
-        if self.name.endswith(".partial"):
-            raise OSError(28, "No space left on device")
-        return rename(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fails)
-        with (
-            pytest.raises(UserError, match=r"Could not write .*best: No space left"),
-            atomic_directory(tmp_path / "best"),
-        ):
-            pass
-    assert names(tmp_path) == {"best"} and names(tmp_path / "best") == {"old"}
-
-
-def test_recovery_after_a_kill_between_the_renames(tmp_path: Path) -> None:
-    """Only the old directory under its temporary name is left: it comes back; a complete target is not touched."""
-    (tmp_path / ".best.old").mkdir()
-    (tmp_path / ".best.old" / "old").write_text("old")
-    recover_directory(tmp_path / "best")
-    assert names(tmp_path) == {"best"} and names(tmp_path / "best") == {"old"}
-    shutil.copytree(tmp_path / "best", tmp_path / ".best.old")
-    (tmp_path / "best" / "new").write_text("new")
-    recover_directory(tmp_path / "best")
-    assert names(tmp_path / "best") == {"old", "new"}
-
-
-def test_a_replaced_checkpoint_is_recovered_on_resume(bench: Bench) -> None:
-    """A kill between the renames of the only checkpoint: --resume goes on there and not at step 0."""
-    bench.trainer(TrainerConfig(epochs=1, keep_checkpoints=1)).fit()
-    path = checkpoint_path(bench.path, 8)
-    path.rename(path.with_name(f".{path.name}.old"))
-    assert not list_checkpoints(bench.path)
-    assert bench.trainer(TrainerConfig(epochs=2), resume=True).progress.step == 8
-    recover_checkpoints(bench.path)  # nothing left to do
-    assert list_checkpoints(bench.path) == [path]
-
-
-def test_write_json_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failing write is a UserError that names the file, which stays as it was."""
-    write_json(tmp_path / "result.json", {"a": 1})
-
-    def fails(*args: Any, **kwargs: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fails)
-        with pytest.raises(UserError, match=r"result\.json: No space left on device"):
-            write_json(tmp_path / "result.json", {"a": 2})
-    assert names(tmp_path) == {"result.json"} and json.loads((tmp_path / "result.json").read_text()) == {"a": 1}
-
-
-# --- checkpoints -----------------------------------------------------------------------------------------------
-
-
-def train_a_little(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
-    """Losses of some steps with dropout, each followed by a draw from every random generator."""
-    losses = []
-    for batch in list(Rows(4).batches(0))[:steps]:
-        loss, _ = module(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses += [loss.item(), random.random(), float(np.random.rand()), float(torch.rand(()))]
-        random.gauss(0, 1), np.random.randn()  # leave half a pair of normals behind
-    return losses
-
-
-def test_checkpoint_round_trip_is_bit_identical(tmp_path: Path) -> None:
-    """Parameters, optimizer state and all three random generators: the continuation repeats itself exactly."""
-    module = Regression(dropout=0.5)
-    optimizer = build_optimizer(module, 0.1, 0.01)
-    train_a_little(module, optimizer, 3)
-    progress = Progress(step=3, epoch=1, batch=2, best_value=0.1 + 0.2, best_step=2, tokens=7, seconds=0.3)
-    path = save_checkpoint(tmp_path, progress, module, optimizer, keep=2)
-    expected = train_a_little(module, optimizer, 5)
-
-    fresh = Regression(dropout=0.5)
-    fresh_optimizer = build_optimizer(fresh, 0.1, 0.01)
-    random.seed(99), np.random.seed(99), torch.manual_seed(99)
-    assert load_checkpoint(path, fresh, fresh_optimizer) == progress
-    assert train_a_little(fresh, fresh_optimizer, 5) == expected
-    for found, wanted in zip(fresh.parameters(), module.parameters(), strict=True):
-        assert torch.equal(found, wanted)
-    for found_p, wanted_p in zip(fresh.linear.parameters(), module.linear.parameters(), strict=True):
-        found_state, wanted_state = fresh_optimizer.state[found_p], optimizer.state[wanted_p]
-        assert found_state.keys() == wanted_state.keys() == {"step", "exp_avg", "exp_avg_sq"}
-        assert all(torch.equal(found_state[key], wanted_state[key]) for key in wanted_state)
-
-
-def test_a_checkpoint_holds_nothing_pickled(bench: Bench) -> None:
-    """Only safetensors and JSON, with the run's arguments; the frozen parameter is not in it."""
-    bench.trainer(TrainerConfig(epochs=1)).fit()
-    path = list_checkpoints(bench.path)[-1]
-    assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
-    assert set(load_file(path / "model.safetensors")) == {"linear.weight", "linear.bias"}
-    assert json.loads((path / "arguments.json").read_text())["arguments"] == {"random_seed": 0}
-    for file in path.glob("*.json"):
-        json.loads(file.read_text())
-
-
-@pytest.mark.parametrize("keep", [1, 2, 3])
-def test_the_newest_checkpoints_stay(bench: Bench, keep: int) -> None:
-    """keep_checkpoints bounds what stays on disk, and the newest stay."""
-    bench.trainer(TrainerConfig(epochs=1, save_step=1, keep_checkpoints=keep)).fit()
-    assert [int(p.name[-8:]) for p in list_checkpoints(bench.path)] == list(range(9 - keep, 9))
-
-
-def saved(tmp_path: Path) -> tuple[Path, nn.Module, torch.optim.Optimizer]:
-    """A checkpoint with its module and optimizer."""
-    module = Regression()
-    optimizer = build_optimizer(module, 0.1, 0.0)
-    train_a_little(module, optimizer, 1)
-    return save_checkpoint(tmp_path, Progress(step=1), module, optimizer, 2), module, optimizer
-
-
-def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
-    """Found and expected version are named."""
-    path, module, optimizer = saved(tmp_path)
-    content = json.loads((path / "trainer.json").read_text())
-    (path / "trainer.json").write_text(json.dumps({**content, "format_version": 99}))
-    with pytest.raises(UserError, match=r"trainer\.json has format version 99, this toolkit reads 1"):
-        load_checkpoint(path, module, optimizer)
-
-
-def test_a_checkpoint_of_other_parameters_is_refused(tmp_path: Path) -> None:
-    """A parameter that is trained now and was not then is named; so is another shape."""
-    path, module, optimizer = saved(tmp_path)
-    module.frozen.requires_grad_(True)
-    with pytest.raises(UserError, match=r"holds other parameters than this run trains, frozen for one"):
-        load_checkpoint(path, module, optimizer)
-    other = Regression()
-    other.linear = nn.Linear(5, 1)
-    with pytest.raises(UserError, match=r"linear\.weight has shape \(1, 3\), the model has \(1, 5\)"):
-        load_checkpoint(path, other, optimizer)
-
-
-@pytest.mark.parametrize("file", ["model", "optimizer", "random"])
-def test_a_truncated_checkpoint_is_refused(tmp_path: Path, file: str) -> None:
-    """The damaged file and its size are named."""
-    path, module, optimizer = saved(tmp_path)
-    weight_file = path / f"{file}.safetensors"
-    size = weight_file.stat().st_size - 3
-    os.truncate(weight_file, size)
-    with pytest.raises(ModelError, match=rf"{file}\.safetensors \({size} bytes\) is not a whole safetensors file"):
-        load_checkpoint(path, module, optimizer)
-
-
-def test_a_checkpoint_with_damaged_json_is_refused(tmp_path: Path) -> None:
-    """The JSON file and line are named."""
-    path, module, optimizer = saved(tmp_path)
-    os.truncate(path / "trainer.json", 40)
-    with pytest.raises(ModelError, match=r"trainer\.json, line 1: not valid JSON"):
-        load_checkpoint(path, module, optimizer)
 
 
 # --- the loop ----------------------------------------------------------------------------------------------------
@@ -416,6 +126,38 @@ def test_when_it_evaluates(bench: Bench, config: TrainerConfig, evaluated: list[
     assert bench.evaluated == evaluated == [row["step"] for row in metrics_of(bench.path, "valid")]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "known", "max_steps", "warned"),
+    [
+        ("linear", False, None, True),
+        ("linear", False, 12, False),
+        ("linear", True, None, False),
+        ("constant", False, None, False),
+    ],
+)
+def test_a_linear_schedule_of_unknown_length_is_warned_of(
+    schedule: Any, known: bool, max_steps: int | None, warned: bool, bench: Bench
+) -> None:
+    """On a stream without a limit of steps the rate cannot fall, and stays constant: said once, before training."""
+    config = TrainerConfig(epochs=1, schedule=schedule, inspect_step=1, lr=0.1)
+    bench.trainer(config if max_steps is None else replace(config, max_steps=max_steps), known=known).fit()
+    said = (bench.path / "log.log").read_text().splitlines()[0]
+    assert said.startswith("warning: the linear schedule cannot fall") == warned
+    rates = [row["lr"] for row in metrics_of(bench.path, "train")]
+    assert (len(set(rates)) == 1) == (warned or schedule == "constant")
+
+
+def test_work_done_together_passes_results_and_errors_on() -> None:
+    """Of one process: what the work gives, or raises."""
+    runtime = Runtime("fp32", "", 0)
+    assert runtime.together(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        runtime.together(lambda: 1 // 0)
+    done: list[int] = []
+    runtime.by_main(lambda: done.append(1))
+    assert done == [1]
+
+
 def test_a_resumed_run_drops_the_rows_that_it_writes_again(bench: Bench) -> None:
     """metrics.jsonl loses rows beyond the checkpoint and a line that was cut by the kill."""
     bench.path.mkdir()
@@ -476,7 +218,15 @@ def test_the_seed_fixes_all_generators() -> None:
 
 @pytest.mark.parametrize(
     ("key", "allowed"),
-    [("lr", False), ("random_seed", False), ("epochs", True), ("debug", True), ("num_workers", True)],
+    [
+        ("lr", False),
+        ("random_seed", False),
+        ("batch_size", False),
+        ("epochs", True),
+        ("debug", True),
+        ("num_workers", True),
+        ("output_path", True),
+    ],
 )
 def test_what_a_resumed_run_may_change(tmp_path: Path, key: str, allowed: bool) -> None:
     """The number of epochs, workers and the like, but nothing that the weights so far depend on."""

@@ -150,9 +150,9 @@ def test_dry_run_changes_nothing(repository: Path, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "missing", "command"),
     [
-        (["wiki.sh", "base"], "data/wikicorpus_128", "python3 -m utils.download corpus"),
-        (["glue/glue.sh", "large", "qqp"], "data/glue/qqp", "python3 utils/save_data.py --only qqp"),
-        (["glue/glue.sh", "base", "squad"], "data/SQuAD", "python3 utils/save_data.py --only squad"),
+        (["wiki.sh", "base"], "data/wikicorpus_128", "stand-in -m utils.download corpus"),
+        (["glue/glue.sh", "large", "qqp"], "data/glue/qqp", "stand-in utils/save_data.py --only qqp"),
+        (["glue/glue.sh", "base", "squad"], "data/SQuAD", "stand-in utils/save_data.py --only squad"),
         (["glue/glue-mux.sh", "tiny", "sst2"], "checkpoints/glue/tiny/sst2", "bash scripts/glue/glue.sh tiny sst2"),
     ],
 )

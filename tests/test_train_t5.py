@@ -1,4 +1,4 @@
-"""The real script, end to end, on a T5 of two layers: every stage, every kind of input, every output file."""
+"""The real script, end to end, on a T5 of two layers: every stage, every output file, every flag."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from dataset import BucketedBatches, Collator, encode_classification, get_task, read_glue
-from model import LoraConfig, PluginConfig, apply_edit, find_edit, use_ratio
+from model import LoraConfig, PluginConfig, find_edit, use_ratio
 from model.delta import load_delta, read_delta_edit
-from model.plugin.published import save_published_plugin
 from tests.tiny import (
     Tiny,
     assert_same_tensors,
-    original_checkpoint,
     result_of,
     rows_of,
     run,
     tensors_under,
+    valid,
     write_sst2,
 )
 from utils.engine import Runtime
@@ -55,13 +54,6 @@ class Stages:
 def stages(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Stages:
     """The run directories of all stages."""
     return Stages(tiny, tmp_path_factory.mktemp("stages"))
-
-
-def valid(tiny: Tiny, output: Path, *more: object) -> list[dict[str, Any]]:
-    """The rows of `--mode valid` on SST-2, without costs unless asked for."""
-    run(tiny.sst2(output, "--mode", "valid", *more, *(() if "--costs" in more else ("--no-costs",))))
-    rows: list[dict[str, Any]] = result_of(output)["rows"]
-    return rows
 
 
 # --- training ------------------------------------------------------------------------------------------------
@@ -287,96 +279,6 @@ def test_lora_then_plugins_on_top(tiny: Tiny, stages: Stages, tmp_path: Path) ->
     assert rows[0]["accuracy"] == result_of(lora)["best_value"]  # the dense row carries the LoRA
     model = load_t5(str(tiny.model), lora / "best").model
     assert find_edit(model, LoraConfig) is not None
-
-
-# --- SQuAD ---------------------------------------------------------------------------------------------------
-
-
-def test_squad_trains_and_validates_by_generation(tiny: Tiny, tmp_path: Path) -> None:
-    """Exact match and F1 over all questions, at the dense model and with plugins."""
-    run(tiny.qa(tmp_path / "run", "--epochs", 2))
-    row = next(r for r in rows_of(tmp_path / "run") if r["split"] == "valid")
-    assert {"exact_match", "f1"} <= row.keys() and 0 <= row["exact_match"] <= row["f1"] <= 1
-    run(tiny.qa(tmp_path / "mux", "--checkpoint", tmp_path / "run" / "best", "--distil", "task-hidden", "--mux-num", 4))
-    best = (tmp_path / "run" / "best", tmp_path / "mux" / "best")
-    run(tiny.qa(tmp_path / "valid", "--mode", "valid", "--no-costs", "--checkpoint", best[0], "--plugin-path", best[1]))
-    rows = result_of(tmp_path / "valid")["rows"]
-    assert [r["ratio"] for r in rows] == [1, 4] and all("f1" in r for r in rows)
-
-
-def test_squad_can_be_learnt(tiny: Tiny, tmp_path: Path) -> None:
-    """A T5 that has learnt the one answer reaches exact match 1: generation reads what training wrote."""
-    run([*tiny.qa(tmp_path / "run", "--epochs", 40, "--valid-step", 1000), "--lr", "1e-2"])
-    assert result_of(tmp_path / "run")["best_value"] == 1.0
-
-
-# --- the original's files --------------------------------------------------------------------------------------
-
-
-def test_original_checkpoint_as_start(tiny: Tiny, tmp_path: Path) -> None:
-    """A best_model.pt with ModelCenter's names and units gives the same model as the directory it was made of."""
-    model = AutoModelForSeq2SeqLM.from_pretrained(tiny.model)
-    path = original_checkpoint(model, tmp_path / "best_model.pt")
-    loaded = load_t5(str(tiny.model), path)
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(loaded.model.state_dict()[name], tensor, rtol=1e-6, atol=1e-7)
-    assert loaded.decoder_start == 2
-    original = valid(tiny, tmp_path / "original", "--checkpoint", path)
-    start = valid(tiny, tmp_path / "ours", "--decoder-start", 2)
-    assert original[0]["accuracy"] == start[0]["accuracy"]
-    assert original[0]["loss"] == pytest.approx(start[0]["loss"], abs=1e-4)
-    run(tiny.sst2(tmp_path / "run", "--checkpoint", path, "--training-step", 2))
-    assert json.loads((tmp_path / "run" / "best" / "task.json").read_text())["decoder_start"] == 2
-
-
-def test_original_checkpoint_with_plugins(tiny: Tiny, tmp_path: Path) -> None:
-    """A best_model.pt that holds plugins too is evaluated with them: no --plugin-path needed."""
-    model = AutoModelForSeq2SeqLM.from_pretrained(tiny.model)
-    path = original_checkpoint(model, tmp_path / "best_model.pt")
-    apply_edit(model, PluginConfig(ratios=(4,)))
-    save_published_plugin(model, 4, tmp_path / "plugin.pkl")
-    both = {**torch.load(path, weights_only=True), **torch.load(tmp_path / "plugin.pkl", weights_only=True)}
-    torch.save(both, path)
-    whole = valid(tiny, tmp_path / "whole", "--checkpoint", path, "--mux-num", 4)
-    apart = valid(tiny, tmp_path / "apart", "--plugin-path", tmp_path / "plugin.pkl", "--decoder-start", 2)
-    assert [row["ratio"] for row in whole] == [row["ratio"] for row in apart] == [1, 4]
-    assert whole[1]["loss"] == pytest.approx(apart[1]["loss"], abs=1e-4)
-    assert "untrained" not in whole[1]["name"]
-
-
-def test_published_plugin_as_start(tiny: Tiny, tmp_path: Path) -> None:
-    """A published .pkl is evaluated with its own ratio and size, and can be adapted."""
-    model = AutoModelForSeq2SeqLM.from_pretrained(tiny.model)
-    apply_edit(model, PluginConfig(ratios=(4,)))
-    save_published_plugin(model, 4, tmp_path / "plugin.pkl")
-    rows = valid(tiny, tmp_path / "valid", "--plugin-path", tmp_path / "plugin.pkl", "--costs")
-    assert [row["name"] for row in rows] == ["dense", "k=4"]
-    assert rows[1]["delta_bytes"] == (tmp_path / "plugin.pkl").stat().st_size
-    run(tiny.sst2(tmp_path / "run", "--distil", "hidden", "--plugin-path", tmp_path / "plugin.pkl"))
-    edit = read_delta_edit(tmp_path / "run" / "best", "plugin")
-    assert isinstance(edit, PluginConfig) and edit.ratios == (4,) and edit.residual_scale == 100.0
-
-
-def test_modelcenter_directory_as_backbone(tiny: Tiny, tmp_path: Path) -> None:
-    """A ModelCenter directory (its config.json and pytorch_model.pt) works as --model-config."""
-    model = AutoModelForSeq2SeqLM.from_pretrained(tiny.model)
-    folder = tmp_path / "modelcenter"
-    AutoTokenizer.from_pretrained(tiny.model).save_pretrained(folder)
-    config = model.config
-    values = {
-        "vocab_size": config.vocab_size,
-        "dim_model": config.d_model,
-        "dim_head": config.d_kv,
-        "dim_ff": config.d_ff,
-        "num_heads": config.num_heads,
-        "num_encoder_layers": config.num_layers,
-        "num_decoder_layers": config.num_decoder_layers,
-        "ffn_activate_fn": "relu",
-    }
-    (folder / "config.json").write_text(json.dumps(values))
-    original_checkpoint(model, folder / "pytorch_model.pt")
-    rows = valid(tiny, tmp_path / "valid", "--model-config", folder)
-    assert rows[0]["loss"] == pytest.approx(valid(tiny, tmp_path / "ours")[0]["loss"], abs=1e-4)
 
 
 # --- options that must have an effect ----------------------------------------------------------------------------

@@ -120,6 +120,13 @@ def run(arguments: Sequence[str]) -> None:
     train_t5.main(list(arguments))
 
 
+def valid(tiny: Tiny, output: Path, *more: object) -> list[dict[str, Any]]:
+    """The rows of `--mode valid` on SST-2, without costs unless asked for."""
+    run(tiny.sst2(output, "--mode", "valid", *more, *(() if "--costs" in more else ("--no-costs",))))
+    rows: list[dict[str, Any]] = result_of(output)["rows"]
+    return rows
+
+
 def rows_of(directory: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
     lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -165,30 +172,43 @@ def assert_same_run(found: Path, expected: Path) -> None:
 # --- killing: processes of a fork server that has imported the script, so that each starts at once ------------
 
 
-def killed_run(arguments: Sequence[str], prepare: Callable[[int], None], at: int) -> None:
+def killed_run(
+    arguments: Sequence[str], prepare: Callable[[int], None], at: int, script: Callable[[Sequence[str]], None] = run
+) -> None:
     """Run the script in a process of its own that gets SIGKILL where `prepare(at)` has arranged it."""
-    process = start_run(arguments, prepare, at)
+    process = start_run(arguments, prepare, at, script)
     process.join(120)
     assert process.exitcode == -signal.SIGKILL, f"the run was to be killed, but ended with {process.exitcode}"
 
 
-def start_run(arguments: Sequence[str], prepare: Callable[[int], None] | None = None, at: int = 0) -> Any:
+def start_run(
+    arguments: Sequence[str],
+    prepare: Callable[[int], None] | None = None,
+    at: int = 0,
+    script: Callable[[Sequence[str]], None] = run,
+) -> Any:
     """Start the script in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train_t5", "tests.tiny"])
-    process = context.Process(
-        target=_child, args=(list(arguments), prepare, at, torch.get_num_threads(), os.getcwd()), daemon=True
-    )
+    job = (list(arguments), prepare, at, torch.get_num_threads(), os.getcwd(), script)
+    process = context.Process(target=_child, args=job, daemon=True)
     process.start()
     return process
 
 
-def _child(arguments: list[str], prepare: Callable[[int], None] | None, at: int, threads: int, directory: str) -> None:
+def _child(
+    arguments: list[str],
+    prepare: Callable[[int], None] | None,
+    at: int,
+    threads: int,
+    directory: str,
+    script: Callable[[Sequence[str]], None],
+) -> None:
     os.chdir(directory)
     torch.set_num_threads(threads)
     if prepare is not None:
         prepare(at)
-    run(arguments)
+    script(arguments)
 
 
 def _die() -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser
 
-from utils.engine import TrainerConfig
+from utils.engine import NO_STEP_LIMIT, TrainerConfig
 from utils.errors import UserError
 
 
@@ -50,7 +50,11 @@ class OptimisationArguments:
     _argument_group_name = "training"
 
     epochs: int = flag(5, "Passes over the training data.")
-    training_step: int = flag(10_000_000, "End after this many optimizer steps even if epochs are left.")
+    training_step: int = flag(
+        NO_STEP_LIMIT,
+        "End after this many optimizer steps even if epochs are left (the default never does). A linear schedule on a "
+        "streamed corpus needs it.",
+    )
     batch_size: int = flag(16, "Rows per process and micro-batch.")
     grad_accumulation: int = flag(1, "Micro-batches per optimizer step.")
     clip_grad: float = flag(10.0, "Largest gradient norm; 0 switches clipping off.")
@@ -60,6 +64,9 @@ class OptimisationArguments:
         None, "Learning rate after the warm-up; default: linear for pre-training, constant for tasks."
     )
     warmup_step: int = flag(1, "Steps of linear warm-up; step n has learning rate lr · n / warm-up.")
+    optimizer: Literal["adamw", "bertadam"] = flag(
+        "adamw", "bertadam: as the first BERT releases; no bias correction, each tensor's gradient clipped to norm 1."
+    )
 
 
 @dataclass
@@ -83,35 +90,101 @@ class _Parser(HfArgumentParser):
         raise UserError(f"{message} (--help lists all flags).")
 
 
+#: Smallest values that make sense of the shared flags (not a number is below all of them).
+AT_LEAST: Mapping[str, float] = {
+    "epochs": 1,
+    "training_step": 1,
+    "batch_size": 1,
+    "grad_accumulation": 1,
+    "inspect_step": 1,
+    "keep_checkpoints": 1,
+    "valid_batches": 0,
+    "patience": 0,
+    "num_workers": 0,
+    "warmup_step": 0,
+    "clip_grad": 0,
+    "lr": 0,
+    "weight_decay": 0,
+}
+
+
+def too_small(groups: Iterable[object], at_least: Mapping[str, float]) -> list[str]:
+    """One sentence for every number of `groups` that is below its least value."""
+    values = {name: value for group in groups for name, value in vars(group).items()}
+    return [
+        f"--{name.replace('_', '-')} must be at least {least}, found {values[name]}"
+        for name, least in at_least.items()
+        if values.get(name) is not None and not values[name] >= least
+    ]
+
+
 def parse(
     types: Sequence[type],
     description: str,
     arguments: Sequence[str] | None = None,
-    ignored: Sequence[str] = (),
+    ignored: Sequence[str] | Mapping[str, str] = (),
+    warn: bool = True,
+    aliases: Mapping[str, Sequence[str]] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    epilog: str | None = None,
 ) -> tuple[Any, ...]:
     """Parse the command line into one dataclass per type.
 
     Args:
-        ignored: flags of the original that never had an effect: accepted, with a warning.
+        ignored: flags of the original that are accepted with a warning; a mapping says for each why it has no effect,
+            of the others it is said that they never had one.
+        warn: whether to tell so.
+        aliases: field name -> further names of its flag.
+        defaults: field name -> another default than the dataclass has.
+        epilog: printed below the flags by `--help`.
 
     Raises:
         UserError: a flag is unknown, or a value is not what the flag takes.
     """
-    parser = _Parser(list(types), description=description)
+    parser = _Parser(list(types), description=description, epilog=epilog)
     group = parser.add_argument_group("accepted without effect (as in the original)")
-    for name in ignored:
-        group.add_argument(f"--{name}", f"--{name.replace('-', '_')}", dest=f"ignored_{name}", help="Has no effect.")
+    reasons = ignored if isinstance(ignored, Mapping) else dict.fromkeys(ignored, "")
+    for name, reason in reasons.items():
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
+        text = f"Has no effect{': ' if reason else ''}{reason}."
+        group.add_argument(*spellings, dest=f"ignored_{name}", nargs="?", const="", help=text)
+    _add_names(parser, aliases or {})
     _add_hyphens(parser)
+    parser.set_defaults(**(defaults or {}))
     given = list(sys.argv[1:] if arguments is None else arguments)
     *values, rest, unknown = parser.parse_args_into_dataclasses(
         args=given, look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
         raise UserError(_unknown_flags(unknown, parser))
-    for name in ignored:
-        if getattr(rest, f"ignored_{name}", None) is not None:
-            print(f"warning: --{name} has no effect here, nor had it in the original.", file=sys.stderr)
+    for name, reason in reasons.items():
+        if warn and getattr(rest, f"ignored_{name}", None) is not None:
+            why = f"has no effect: {reason}" if reason else "has no effect here, nor had it in the original"
+            print(f"warning: --{name} {why}.", file=sys.stderr)
     return tuple(values)
+
+
+def whole_number(text: str) -> int:
+    """`3` and `3.0`, as the originals' flags take either.
+
+    Raises:
+        ValueError: the number has a fraction, or is none.
+    """
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
+
+
+def _add_names(parser: HfArgumentParser, aliases: Mapping[str, Sequence[str]]) -> None:
+    actions = {action.dest: action for action in reversed(parser._actions)}
+    for field_name, names in aliases.items():
+        action = actions[field_name]
+        if action.type is int:
+            action.type = whole_number
+        for option in (f"--{name}" for name in names):
+            parser._option_string_actions[option] = action
+            action.option_strings = [*action.option_strings, option]
 
 
 def _add_hyphens(parser: HfArgumentParser) -> None:
@@ -150,6 +223,7 @@ def trainer_config(
         weight_decay=optimisation.weight_decay,
         warmup_steps=optimisation.warmup_step,
         schedule=optimisation.schedule or default_schedule,
+        optimizer=optimisation.optimizer,
         accumulation=optimisation.grad_accumulation,
         clip_norm=optimisation.clip_grad,
         inspect_step=evaluation.inspect_step,

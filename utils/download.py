@@ -1,7 +1,7 @@
 """Fetches what the original release publishes: its pre-trained plugins and its pre-training corpus.
 
-    python3 -m utils.download plugin --size base     -> checkpoints/plugins/plugin-t5_base-mux_4.pkl
-    python3 -m utils.download corpus                 -> data/wikicorpus_128/
+    python -m utils.download plugin --size base     -> checkpoints/plugins/plugin-t5_base-mux_4.pkl
+    python -m utils.download corpus                 -> data/wikicorpus_128/
 
 A download that breaks off is taken up where it stopped. A file appears under its name only when it is
 complete; beside it lies NAME.json with its address, size and SHA-256.
@@ -10,6 +10,7 @@ complete; beside it lies NAME.json with its address, size and SHA-256.
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import http.client
 import json
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from utils.errors import UserError, run_as_script
+from utils.errors import UserError, run_as_script, writing
 
 PUBLISHED = "https://thunlp.oss-cn-qingdao.aliyuncs.com/Variator-Compression-Plugin"
 PLUGIN_FILE = "plugin-t5_{size}-mux_4.pkl"
@@ -58,25 +59,42 @@ def fetch(url: str, target: Path, *, say: Say = print, tries: int = _TRIES, paus
     bring nothing; between them it waits `pause_s` seconds, twice as long each time.
 
     Raises:
-        UserError: the address does not exist, is no file (a web page), or cannot be reached.
+        UserError: the address does not exist, is no file (a web page), or cannot be reached; or the disk is full,
+            and the same call goes on when there is room.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url}: not an http or https address")
-    record = target.with_name(f"{target.name}.json")
-    if target.is_file() and record.is_file():
-        known = json.loads(record.read_text(encoding="utf-8"))
-        if known["num_bytes"] == target.stat().st_size:
-            say(f"reused {target} ({known['num_bytes']:,} bytes, sha256 {known['sha256']})")
-            return Fetched(target, known["num_bytes"], known["sha256"])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
+    if (there := _fetched_before(target)) is not None:
+        say(f"reused {target} ({there.num_bytes:,} bytes, sha256 {there.sha256})")
+        return there
     say(f"fetching {url}")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.partial")
+        _fetch_all(url, partial, say, tries, pause_s)
+        fetched = Fetched(target, _size(partial), _sha256(partial))
+        _write_json(_record_of(target), {"url": url, "num_bytes": fetched.num_bytes, "sha256": fetched.sha256})
+        os.replace(partial, target)
+        _state_of(partial).unlink(missing_ok=True)
+    say(f"saved {target} ({fetched.num_bytes:,} bytes, sha256 {fetched.sha256})")
+    return fetched
+
+
+def _fetched_before(target: Path) -> Fetched | None:
+    known = _read_json(_record_of(target))
+    if not target.is_file() or known.get("num_bytes") != target.stat().st_size:
+        return None
+    return Fetched(target, target.stat().st_size, str(known.get("sha256")))
+
+
+def _fetch_all(url: str, partial: Path, say: Say, tries: int, pause_s: float) -> None:
+    """As many connections as it takes until `partial` is complete."""
     failures = 0
     while True:
         before = _size(partial)
         try:
             _fetch_rest(url, partial)
-            break
+            return
         except _Broken as broken:
             failures = 0 if _size(partial) > before else failures + 1
             if failures >= tries:
@@ -86,18 +104,11 @@ def fetch(url: str, target: Path, *, say: Say = print, tries: int = _TRIES, paus
                 ) from broken
             say(f"  {broken}; going on at byte {_size(partial):,}")
             time.sleep(pause_s * 2**failures)
-    digest = _sha256(partial)
-    fetched = Fetched(target, _size(partial), digest)
-    _write_json(record, {"url": url, "num_bytes": fetched.num_bytes, "sha256": digest})
-    os.replace(partial, target)
-    _state_of(partial).unlink(missing_ok=True)
-    say(f"saved {target} ({fetched.num_bytes:,} bytes, sha256 {digest})")
-    return fetched
 
 
 def _fetch_rest(url: str, partial: Path) -> None:
     """One connection: appends what `partial` lacks, or starts again if the server's file is another one."""
-    begun = _state(partial) if _size(partial) else {}
+    begun = _read_json(_state_of(partial)) if _size(partial) else {}
     headers = {"User-Agent": "compression-toolkit", "Accept-Encoding": "identity"}
     if begun.get("url") == url:
         headers["Range"] = f"bytes={_size(partial)}-"
@@ -116,8 +127,12 @@ def _fetch_rest(url: str, partial: Path) -> None:
             raise _Broken(f"the server answered {error.code}") from error
         raise UserError(f"{url}: the server answered {error.code} {error.reason}; is the address right?") from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-        raise _Broken(f"the connection failed ({reason})") from error
+        raise _broken(error) from error
+
+
+def _broken(error: Exception) -> _Broken:
+    reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+    return _Broken(f"the connection failed ({reason})")
 
 
 def _receive(url: str, response: http.client.HTTPResponse, partial: Path) -> None:
@@ -137,7 +152,7 @@ def _receive(url: str, response: http.client.HTTPResponse, partial: Path) -> Non
     _write_json(_state_of(partial), {"url": url, "validator": validator, "num_bytes": total})
     with partial.open("ab" if resumed else "wb") as stream:
         first = not resumed
-        while chunk := response.read1(_CHUNK):
+        while chunk := _read(response):
             if first and chunk.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
                 raise UserError(f"{url}: sends a web page, not a file (a login or an expired link?)")
             first = False
@@ -146,33 +161,48 @@ def _receive(url: str, response: http.client.HTTPResponse, partial: Path) -> Non
         raise _Broken(f"the connection ended after {_size(partial):,} of {total:,} bytes")
 
 
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """What comes next; apart from writing, since either may fail with any of the system's errors."""
+    try:
+        return response.read1(_CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _broken(error) from error
+
+
 def unpack(archive: Path, folder: Path, *, say: Say = print) -> Path:
     """Unpacks a tar archive that holds one folder of that name, or only files, as `folder`.
 
     Members that would land outside of it, links that point out of it and devices are refused.
 
     Raises:
-        UserError: no archive, a damaged one, or one with such a member.
+        UserError: no archive, a damaged one, one with such a member, or the disk is full.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        with writing(folder):
+            partial.mkdir(parents=True)
+            _extract(archive, partial)
+            inner = partial / folder.name
+            os.replace(inner if inner.is_dir() else partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    say(f"unpacked {folder}")
+    return folder
+
+
+def _extract(archive: Path, folder: Path) -> None:
     try:
         with tarfile.open(archive) as members:
-            members.extractall(partial, filter="data")
+            members.extractall(folder, filter="data")
     except tarfile.FilterError as error:
-        shutil.rmtree(partial)
         raise UserError(f"{archive}: refused, {error}") from error
     except (tarfile.TarError, EOFError, OSError) as error:
-        shutil.rmtree(partial)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise  # the disk's fault, not the archive's
         raise UserError(
             f"{archive}: not a tar archive that can be read ({error}); delete it and fetch it again"
         ) from error
-    inner = partial / folder.name
-    os.replace(inner if inner.is_dir() else partial, folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    say(f"unpacked {folder}")
-    return folder
 
 
 def _size(path: Path) -> int:
@@ -188,12 +218,17 @@ def _state_of(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.json")
 
 
-def _state(partial: Path) -> dict[str, str | int | None]:
+def _record_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
+
+
+def _read_json(path: Path) -> dict[str, str | int | None]:
+    """What a record says; nothing where there is none, or a damaged one."""
     try:
-        state = json.loads(_state_of(partial).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return state if isinstance(state, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:
@@ -229,7 +264,7 @@ def fetch_corpus(args: argparse.Namespace) -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python3 -m utils.download",
+        prog="python -m utils.download",
         description="Fetches the plugins or the corpus of the original release.",
     )
     commands = parser.add_subparsers(dest="what", required=True)

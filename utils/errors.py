@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from dataset.errors import DataError
@@ -31,13 +33,36 @@ class Interrupted(Exception):
 USER_ERRORS: tuple[type[Exception], ...] = (UserError, DataError, ModelError, MetricError)
 
 
+@contextmanager
+def writing(what: object) -> Iterator[None]:
+    """What the operating system refuses inside (a full disk, no permission) is told in one sentence.
+
+    Args:
+        what: the file or folder that is written.
+
+    Raises:
+        UserError: it was refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Could not write {what}: {error.strerror or error}.") from error
+
+
 def run_as_script(main: Callable[[], T], debug: bool) -> T:
-    """Run `main`; a user's mistake ends the process with one sentence (with the traceback if `debug`)."""
+    """Run `main`; a user's mistake or Ctrl-C ends the process with one sentence (with the traceback if `debug`)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # a script may load its libraries so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return main()
     except Interrupted as stop:
         print(f"stopped: {stop}", file=sys.stderr)
         raise SystemExit(stop.exit_code) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("stopped: interrupted, nothing more was saved.", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except USER_ERRORS as error:
         if debug:
             raise

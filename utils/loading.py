@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
 
-from model import LoraConfig, apply_edit, find_edit
+from model import LoraConfig, ModelError, apply_edit, find_edit
 from model.delta import is_delta, load_delta, load_delta_state
 from model.modelcenter import config_from_modelcenter, convert_modelcenter
 from model.plugin.published import ORIGINAL_DECODER_START
@@ -45,8 +47,9 @@ def load_t5(model_config: str, checkpoint: Path | None, tokenizer: bool = True) 
     model = _from_directory(str(directory)) if directory else _base_model(model_config)
     decoder_start = None
     if checkpoint is not None and checkpoint.is_file():
-        _load_original(model, checkpoint)
-        _load_original_lora(model, checkpoint)
+        state = read_torch_file(checkpoint)
+        _load_original(model, state, checkpoint)
+        _load_original_lora(model, state, checkpoint)
         decoder_start = ORIGINAL_DECODER_START
     elif checkpoint is not None and directory is None:
         load_delta(model, "lora", checkpoint)
@@ -97,7 +100,7 @@ def _base_model(source: str) -> Any:
     weights = Path(source) / "pytorch_model.pt"
     if not weights.is_file():
         raise UserError(f"--model-config {source} is a ModelCenter directory without pytorch_model.pt.")
-    _load_original(model, weights)
+    _load_original(model, read_torch_file(weights), weights)
     return model
 
 
@@ -105,21 +108,34 @@ def _from_directory(source: str) -> Any:
     path = Path(source)
     if path.is_dir() and not (path / "config.json").is_file():
         raise UserError(f"{source} is a directory without config.json: no Hugging Face or ModelCenter model.")
-    try:
+    with loading_errors(source):
         config = AutoConfig.from_pretrained(source)
         if hasattr(config, "dropout_rate"):
             config.dropout_rate = 0.0  # the original trains without dropout, and so do all golden numbers
         # Parameters are float32 whatever the file holds: lower precision is autocast's (`--precision`).
         return AutoModelForSeq2SeqLM.from_pretrained(source, config=config, dtype=torch.float32)
+
+
+@contextmanager
+def loading_errors(source: str) -> Iterator[None]:
+    """What goes wrong when a model is loaded from a hub id or directory, as one sentence.
+
+    Raises:
+        UserError: it does.
+    """
+    try:
+        yield
     except SafetensorError as error:
-        files = ", ".join(f"{p.name} ({p.stat().st_size} bytes)" for p in sorted(path.glob("*.safetensors")))
-        raise UserError(f"{source}: {files or 'the weight file'} is not a whole safetensors file: {error}.") from error
+        sizes = ", ".join(f"{p.name} ({p.stat().st_size} bytes)" for p in sorted(Path(source).glob("*.safetensors")))
+        raise UserError(f"{source}: {sizes or 'the weight file'} is not a whole safetensors file: {error}.") from error
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"No model could be loaded from {source}: {_first_line(error)}") from error
 
 
-def _load_original(model: Any, path: Path) -> None:
-    state = convert_modelcenter(read_torch_file(path), str(path))
+def _load_original(model: Any, original: dict[str, Tensor], path: Path) -> None:
+    state = convert_modelcenter(original, str(path))
     expected = {k for k in model.state_dict() if not k.endswith("embed_tokens.weight") and k != _HEAD}
     if model.config.scale_decoder_outputs:  # tied: the head is the embedding
         state.pop(_HEAD, None)
@@ -140,9 +156,9 @@ def _load_original(model: Any, path: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def _load_original_lora(model: Any, path: Path) -> None:
+def _load_original_lora(model: Any, original: dict[str, Tensor], path: Path) -> None:
     """The LoRA matrices of a full original checkpoint that was trained with `--delta-tuning`, if it holds any."""
-    state = {k: v for k, v in read_torch_file(path).items() if k.startswith("project_") and ".lora_" in k}
+    state = {k: v for k, v in original.items() if k.startswith("project_") and ".lora_" in k}
     if not state:
         return
     edit = LoraConfig(rank=next(v.shape[0] for k, v in state.items() if k.endswith("lora_A")))

@@ -8,43 +8,60 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from utils.embedded.corpus import SPAN_WORDS, cut
-from utils.errors import UserError, run_as_script
+from utils.errors import UserError, run_as_script, writing
+from utils.hints import python
 
 #: WikiText joins hyphens and separators with @; plain text does not.
 _WIKITEXT_MARKS = {" @-@ ": "-", " @,@ ": ",", " @.@ ": "."}
 
 
 def clean_lines(files: Iterable[Path]) -> Iterator[str]:
-    """Non-empty lines without WikiText's headings (`= Title =`) and marks, in constant memory."""
+    """Non-empty lines without WikiText's headings (`= Title =`) and marks, in constant memory.
+
+    Raises:
+        UserError: a file is not there or cannot be read.
+    """
     for path in files:
         if not path.is_file():
             raise UserError(f"There is no text file {path}.")
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                text = line.strip()
-                if not text or (text.startswith("= ") and text.endswith(" =")):
-                    continue
-                for mark, plain in _WIKITEXT_MARKS.items():
-                    text = text.replace(mark, plain)
-                yield text
+        try:
+            with open(path, encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    text = line.strip()
+                    if not text or (text.startswith("= ") and text.endswith(" =")):
+                        continue
+                    for mark, plain in _WIKITEXT_MARKS.items():
+                        text = text.replace(mark, plain)
+                    yield text
+        except OSError as error:
+            raise UserError(f"Could not read {path}: {error.strerror or error}.") from error
 
 
 def make_corpus(files: list[Path], output: Path, span_words: int = SPAN_WORDS) -> int:
-    """Write the spans of `files` to `output` (under a temporary name first) and return their number."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    """Write the spans of `files` to `output` (under a temporary name first) and return their number.
+
+    Raises:
+        UserError: a file cannot be read, none holds any text, or the disk is full.
+    """
     partial = output.with_name(f".{output.name}.partial")
     count = 0
-    with open(partial, "w", encoding="utf-8") as target:
-        for span in cut(clean_lines(files), span_words):
-            target.write(span + "\n")
-            count += 1
-    if not count:
-        partial.unlink()
-        raise UserError(f"No text was found in {', '.join(map(str, files))}.")
-    partial.replace(output)
+    try:
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "w", encoding="utf-8") as target:
+                for span in cut(clean_lines(files), span_words):
+                    target.write(span + "\n")
+                    count += 1
+            if not count:
+                raise UserError(f"No text was found in {', '.join(map(str, files))}.")
+            partial.replace(output)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     return count
 
 
@@ -63,7 +80,7 @@ def main() -> None:
     arguments = parser.parse_args()
     count = make_corpus(arguments.files, arguments.output, arguments.span_words)
     print(f"made: {arguments.output} ({count} spans)")
-    print(f"next: python train_t5.py --dataset wiki --data-path {arguments.output.parent} …")
+    print(f"next: {python()} train_t5.py --dataset wiki --data-path {arguments.output.parent} …")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ GLUE tasks go to DATA/glue/{name}, SQuAD to DATA/SQuAD, each as a folder made by
 from __future__ import annotations
 
 import argparse
+import errno
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 if __package__ in (None, ""):  # started as a file: the repository is the parent of this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from utils.errors import UserError, run_as_script
+from utils.errors import UserError, run_as_script, writing
 
 GLUE_NAMES = ("mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "cola", "stsb", "wnli")
 NAMES = (*GLUE_NAMES, "squad")
@@ -46,7 +47,8 @@ def save(names: Sequence[str], data_path: Path, load: Loader = load_from_hub, sa
     A folder appears under its name only when it is complete.
 
     Raises:
-        UserError: the hub cannot be reached or does not have the dataset; what was saved before stays.
+        UserError: the hub cannot be reached or does not have the dataset, or the disk is full; what was saved
+            before stays.
     """
     targets = []
     for name in names:
@@ -55,22 +57,43 @@ def save(names: Sequence[str], data_path: Path, load: Loader = load_from_hub, sa
         if target.exists():
             say(f"{name}: reused {target}")
             continue
-        repository, configuration = ("rajpurkar/squad", None) if name == "squad" else ("nyu-mll/glue", name)
-        try:
-            data = load(repository, configuration)
-        except Exception as error:  # the hub's client raises its own, datasets' and the network's errors
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"{name}: could not load {repository} from the Hugging Face hub ({reason}); "
-                f"make it reachable (HF_ENDPOINT names a mirror), or put the data into {target} yourself"
-            ) from error
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        data.save_to_disk(str(partial))
-        partial.rename(target)
+        _save_one(name, target, load)
         say(f"{name}: saved {target}")
     return targets
+
+
+def _save_one(name: str, target: Path, load: Loader) -> None:
+    repository, configuration = ("rajpurkar/squad", None) if name == "squad" else ("nyu-mll/glue", name)
+    try:
+        data = load(repository, configuration)
+    except Exception as error:  # the hub's client raises its own, datasets' and the network's errors
+        reason = " ".join(str(error).split()) or type(error).__name__
+        advice = (
+            "make room on the disk of the hub's cache, or name another folder for it in HF_HOME"
+            if _is_disk_full(error)
+            else f"make it reachable (HF_ENDPOINT names a mirror), or put the data into {target} yourself"
+        )
+        raise UserError(
+            f"{name}: could not load {repository} from the Hugging Face hub ({reason}); {advice}"
+        ) from error
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with writing(target):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            data.save_to_disk(str(partial))
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error or one that it was made from says so; libraries wrap the system's error in their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

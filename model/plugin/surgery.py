@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from model.backbone import describe_stacks, spec_for
+from model.backbone import Slot, describe_stacks, spec_for
 from model.errors import ModelError
 from model.plugin.bank import EncoderPadding, PluginFFN
 from model.plugin.mux import MuxLayer
@@ -39,21 +39,20 @@ class PluginRuntime:
 
 def plugin_layers(model: Any) -> list[PluginFFN]:
     """The wrapped FFNs of `model`, in layer order (empty when no plugins are attached)."""
-    return [
-        layer.ffn.module for layer in spec_for(model).encoder_layers(model) if isinstance(layer.ffn.module, PluginFFN)
-    ]
+    slots = (layer.ffn for layer in spec_for(model).encoder_layers(model))
+    return [slot.module for slot in slots if slot is not None and isinstance(slot.module, PluginFFN)]
 
 
 def attach_modules(model: Any, compat: str) -> None:
     """Wrap every encoder FFN of `model` in a `PluginFFN` with an empty bank."""
-    layers = spec_for(model).encoder_layers(model)
-    if not layers:
+    slots = _ffn_slots(model)
+    if not slots:
         raise ModelError(f"No encoder FFN to attach a plugin to was found: {describe_stacks(model)}.")
     runtime = PluginRuntime(model, compat)
-    for layer in layers:
-        wrapped = PluginFFN(layer.ffn.module, runtime.state, masks_groups=compat == "native")
-        wrapped.train(layer.ffn.module.training)
-        layer.ffn.replace(wrapped)
+    for slot in slots:
+        wrapped = PluginFFN(slot.module, runtime.state, masks_groups=compat == "native")
+        wrapped.train(slot.module.training)
+        slot.replace(wrapped)
     setattr(model, _RUNTIME, runtime)
 
 
@@ -70,10 +69,10 @@ def fill_bank(model: Any, choices: Iterable[Choice], bottleneck: int, scale: flo
 
 def detach_modules(model: Any) -> None:
     """Put the dense FFNs back and remove hooks and epsilons."""
-    for layer in spec_for(model).encoder_layers(model):
-        wrapped = layer.ffn.module
+    for slot in _ffn_slots(model):
+        wrapped = slot.module
         assert isinstance(wrapped, PluginFFN)
-        layer.ffn.replace(wrapped.base_layer)
+        slot.replace(wrapped.base_layer)
     getattr(model, _RUNTIME).remove(model)
     delattr(model, _RUNTIME)
 
@@ -116,6 +115,17 @@ def use_ratio(model: Any, ratio: int, task: str = "") -> AbstractContextManager[
 def plugin_modules(model: Any, ratio: int, task: str = "") -> list[nn.Module]:
     """The plugins of one ratio, in layer order."""
     return [ffn.bank[Choice(ratio, task).key] for ffn in plugin_layers(model)]
+
+
+def _ffn_slots(model: Any) -> list[Slot]:
+    slots = [layer.ffn for layer in spec_for(model).encoder_layers(model)]
+    found = [slot for slot in slots if slot is not None]
+    if len(found) < len(slots):
+        raise ModelError(
+            f"Plugins wrap an FFN that is one module, and {type(model).__name__} keeps its FFN in two: "
+            "they cannot be attached to this family."
+        )
+    return found
 
 
 def _state(model: Any) -> PluginState | None:

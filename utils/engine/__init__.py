@@ -5,9 +5,10 @@ from utils.engine.files import atomic_directory, write_json
 from utils.engine.logs import RunLog
 from utils.engine.run_directory import RunDirectory, environment
 from utils.engine.runtime import Precision, Runtime, seed_everything
-from utils.engine.trainer import Trainer, TrainerConfig
+from utils.engine.trainer import NO_STEP_LIMIT, Trainer, TrainerConfig
 
 __all__ = [
+    "NO_STEP_LIMIT",
     "Precision",
     "Progress",
     "RunDirectory",

@@ -2,8 +2,8 @@
 
 model.safetensors      trained parameters (the frozen backbone is not repeated)
 optimizer.safetensors  optimizer state by parameter name
-random.safetensors     random states, with the JSON part in trainer.json
-trainer.json           position, best value, format version
+random.safetensors     random states of every process, with the JSON part in trainer.json
+trainer.json           position, best value, number of processes, format version
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from model.weights import read_json, read_safetensors
 from utils.engine import random_state
 from utils.engine.files import atomic_directory, recover_directory
 from utils.engine.optimisation import trainable_parameters
+from utils.engine.random_state import RandomState
 from utils.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _NAME = re.compile(r"^step-(\d{8})$")
 
 
@@ -76,12 +78,26 @@ def recover_checkpoints(run_directory: Path) -> None:
 
 
 def save_checkpoint(
-    run_directory: Path, progress: Progress, module: nn.Module, optimizer: torch.optim.Optimizer, keep: int
+    run_directory: Path,
+    progress: Progress,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+    random_states: Sequence[RandomState] | None = None,
 ) -> Path:
-    """Write a checkpoint, then delete all but the newest `keep`."""
+    """Write a checkpoint, then delete all but the newest `keep`.
+
+    Args:
+        random_states: of every process, by rank; None for that of a run of one process.
+
+    Raises:
+        UserError: the disk is full or not writable; the checkpoints of before stay.
+    """
     parameters = trainable_parameters(module)
     optimizer_values, optimizer_tensors = _optimizer_state(parameters, optimizer)
-    random_values, random_tensors = random_state.capture()
+    if random_states is None:
+        random_states = [random_state.capture(_device(parameters))]
+    random_tensors = {f"{i}.{k}": t for i, state in enumerate(random_states) for k, t in state.tensors.items()}
     target = checkpoint_path(run_directory, progress.step)
     with atomic_directory(target) as partial:
         save_file({k: p.detach().cpu().contiguous() for k, p in parameters.items()}, partial / "model.safetensors")
@@ -91,7 +107,8 @@ def save_checkpoint(
             "format_version": FORMAT_VERSION,
             "progress": asdict(progress),
             "optimizer": optimizer_values,
-            "random": random_values,
+            "world_size": len(random_states),
+            "random": [state.values for state in random_states],
         }
         (partial / "trainer.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
         if (run_directory / "arguments.json").is_file():
@@ -101,8 +118,10 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restore parameters, optimizer and random states from `path`.
+def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0) -> Progress:
+    """Restore parameters, optimizer and this process's random state from `path`.
+
+    A process that the saved run did not have keeps the random state that it has.
 
     Raises:
         UserError, ModelError: the checkpoint is of another version, damaged, or does not fit the model.
@@ -128,8 +147,15 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
                 )
             parameter.copy_(weights[name])
     _restore_optimizer(parameters, optimizer, content["optimizer"], read_safetensors(path / "optimizer.safetensors"))
-    random_state.restore(content["random"], read_safetensors(path / "random.safetensors"))
+    tensors = read_safetensors(path / "random.safetensors")
+    if rank < content["world_size"]:
+        own = {key.removeprefix(f"{rank}."): value for key, value in tensors.items() if key.startswith(f"{rank}.")}
+        random_state.restore(RandomState(content["random"][rank], own), _device(parameters))
     return Progress(**content["progress"])
+
+
+def _device(parameters: dict[str, nn.Parameter]) -> torch.device:
+    return next(iter(parameters.values())).device
 
 
 def _optimizer_state(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from utils.errors import UserError, writing
 
 _PARTIAL = ".partial"
 _OLD = ".old"
@@ -66,14 +66,19 @@ def recover_directory(target: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name and rename it."""
+    """Write JSON under a temporary name and rename it.
+
+    Raises:
+        UserError: the disk is full or not writable; what stood there before stands there still.
+    """
     partial = path.with_name(f".{path.name}{_PARTIAL}")
     try:
-        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
+        with writing(path):
+            partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, path)
+    except UserError:
         partial.unlink(missing_ok=True)
-        raise UserError(f"Could not write {path}: {error.strerror or error}.") from error
+        raise
 
 
 def _sync_tree(directory: Path) -> None:

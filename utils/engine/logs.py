@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from utils.errors import UserError
+from utils.errors import writing
 
 
 class RunLog:
@@ -54,14 +53,14 @@ class RunLog:
         else:
             print(text, flush=True)
         if self._text is not None:
-            with _write_errors(self._directory):
+            with writing(f"the logs in {self._directory}"):
                 self._text.write(text + "\n")
                 self._text.flush()
 
     def metrics(self, split: str, step: int, values: dict[str, float]) -> None:
         """Numbers of one step, into metrics.jsonl and TensorBoard."""
         if self._rows is not None and self._board is not None:
-            with _write_errors(self._directory):
+            with writing(f"the logs in {self._directory}"):
                 self._rows.write(json.dumps({"split": split, "step": step, **values}) + "\n")
                 self._rows.flush()
                 for key, value in values.items():
@@ -92,14 +91,6 @@ class RunLog:
             if handle is not None:
                 with suppress(OSError):
                     handle.close()
-
-
-@contextmanager
-def _write_errors(directory: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"Could not write the logs in {directory}: {error.strerror or error}.") from error
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

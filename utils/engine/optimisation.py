@@ -13,7 +13,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from utils.engine.bertadam import BertAdam
+
 Schedule = Literal["linear", "constant"]
+OptimizerName = Literal["adamw", "bertadam"]
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -21,13 +24,23 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def build_optimizer(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW (betas 0.9, 0.999; eps 1e-8; decoupled decay on every trainable parameter, biases included)."""
+def build_optimizer(
+    module: nn.Module, lr: float, weight_decay: float, name: OptimizerName = "adamw"
+) -> torch.optim.Optimizer:
+    """The optimizer of every trainable parameter.
+
+    adamw     betas 0.9, 0.999; eps 1e-8; decoupled decay on all, biases included
+    bertadam  see `BertAdam`; as in its scripts, biases and layer norms (one-dimensional tensors) do not decay
+    """
     parameters = list(trainable_parameters(module).values())
-    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay)
+    decayed = {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay}
+    kept = {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}
+    return BertAdam([group for group in (decayed, kept) if group["params"]], lr=lr)
 
 
-def schedule_factor(schedule: Schedule, warmup_steps: int, total_steps: float) -> Callable[[int], float]:
+def schedule_factor(schedule: Schedule, warmup_steps: float, total_steps: float) -> Callable[[int], float]:
     """Factor on the learning rate by step number.
 
     linear    n / warmup, then falling linearly to 0 at `total_steps`

@@ -14,8 +14,9 @@ from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
 from utils.engine.files import recover_directory, write_json
 from utils.errors import UserError
 
-#: Arguments that may differ between a run and its resumption.
+#: Arguments that may differ between a run and its resumption (a run directory may have been moved).
 _MAY_CHANGE = {
+    "output_path",
     "resume",
     "overwrite",
     "debug",
@@ -41,6 +42,8 @@ class RunDirectory:
         resume: go on where the newest checkpoint stands.
         overwrite: delete what an earlier run left here.
         write: whether this process writes (one of all does).
+        world_size: number of processes. A resumed run may have another, with the batch size that gives the same rows
+            per batch over all processes: data order and position are counted in such batches.
 
     Raises:
         UserError: another run lives here, or resuming does not fit.
@@ -53,8 +56,9 @@ class RunDirectory:
         resume: bool = False,
         overwrite: bool = False,
         write: bool = True,
+        world_size: int = 1,
     ) -> None:
-        self.path = path
+        self.path, self._world_size = path, world_size
         if resume and overwrite:
             raise UserError("--resume and --overwrite exclude each other: choose one.")
         if write:
@@ -84,7 +88,7 @@ class RunDirectory:
                 f"--output-path {self.path} holds another run: go on with --resume, or replace it with --overwrite."
             )
         elif recorded.exists():
-            self._check_same(read_json(recorded).get("arguments", {}), arguments)
+            self._check_same(read_json(recorded), arguments)
             recover_directory(self.best)
             recover_checkpoints(self.path)
         elif self.path.is_dir() and any(not p.name.startswith(".arguments.json") for p in self.path.iterdir()):
@@ -95,13 +99,31 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"Cannot make --output-path {self.path}: {error.strerror}.") from error
-        write_json(recorded, {"arguments": arguments, **environment(), "seed": arguments.get("random_seed")})
+        content = {"arguments": arguments, **environment(), "world_size": self._world_size}
+        write_json(recorded, {**content, "seed": arguments.get("random_seed")})
 
-    def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        changed = [k for k in now if k not in _MAY_CHANGE and before.get(k, now[k]) != now[k]]
+    def _check_same(self, recorded: dict[str, Any], now: dict[str, Any]) -> None:
+        before = recorded.get("arguments", {})
+        may_change = set(_MAY_CHANGE)
+        if (processes := recorded.get("world_size", 1)) != self._world_size:
+            self._check_same_batches(before, now, processes)
+            may_change.add("batch_size")
+        changed = [k for k in now if k not in may_change and before.get(k, now[k]) != now[k]]
         if changed:
             details = ", ".join(f"--{k.replace('_', '-')} {now[k]!r} (was {before[k]!r})" for k in changed)
             raise UserError(f"--resume in {self.path} with other flags than the run began with: {details}.")
+
+    def _check_same_batches(self, before: dict[str, Any], now: dict[str, Any], processes: int) -> None:
+        if "batch_size" not in before or "batch_size" not in now:
+            return
+        rows, rows_now = before["batch_size"] * processes, now["batch_size"] * self._world_size
+        if rows != rows_now:
+            fitting = f", or --batch-size {rows // self._world_size}" if rows % self._world_size == 0 else ""
+            raise UserError(
+                f"--resume in {self.path}: the run began with batches of {rows} rows ({processes} processes of "
+                f"--batch-size {before['batch_size']}), now there are {rows_now} ({self._world_size} of "
+                f"{now['batch_size']}) and its place in the data would be lost: take {processes} processes{fitting}."
+            )
 
 
 def environment() -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
 import numpy as np
 import torch
@@ -13,8 +15,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.utils import logging
 
-from utils.errors import UserError
+from utils.engine.launch import adopt_mpi_ranks
+from utils.errors import USER_ERROR_CODE, UserError
 
+T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
 #: Families whose activations overflow half precision, with the reason that the user reads.
@@ -28,20 +32,27 @@ class Runtime:
         precision: `bf16` and `fp16` mean autocast over float32 parameters.
         family: the backbone's family; some cannot run in fp16.
         seed: seeds Python, NumPy and torch, the same on all processes.
+        cpu: leave GPUs alone.
 
     Raises:
         UserError: the precision cannot work with this backbone or device.
     """
 
-    def __init__(self, precision: Precision = "fp32", family: str = "", seed: int = 0) -> None:
+    def __init__(self, precision: Precision = "fp32", family: str = "", seed: int = 0, cpu: bool = False) -> None:
         if precision == "fp16":
             if family in _NO_FP16:
                 raise UserError(f"--precision fp16 is refused: {_NO_FP16[family]}; use bf16 or fp32.")
-            if not torch.cuda.is_available():
+            if cpu or not torch.cuda.is_available():
                 raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
         quiet_libraries()
-        mixed = "no" if precision == "fp32" else precision
-        self.accelerator = Accelerator(mixed_precision=mixed, dataloader_config=DataLoaderConfiguration())
+        adopt_mpi_ranks()
+        # Accelerate takes several processes without GPUs for as many runs of one process, unless it is told of the CPU.
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self.accelerator = Accelerator(
+            cpu=cpu or (several and not torch.cuda.is_available()),
+            mixed_precision="no" if precision == "fp32" else precision,
+            dataloader_config=DataLoaderConfiguration(),
+        )
         self.precision = precision
         self.seed = seed
         seed_everything(seed)
@@ -77,6 +88,48 @@ class Runtime:
     def barrier(self) -> None:
         """Wait for the other processes."""
         self.accelerator.wait_for_everyone()
+
+    def separate_randomness(self) -> None:
+        """From here on each process draws numbers of its own, as for dropout; the main one goes on undisturbed."""
+        if self.rank:
+            seed_everything(self.seed + self.rank)
+
+    def gather_numbers(self, numbers: Sequence[float]) -> Tensor:
+        """All processes' numbers, a row each: float64 (processes, n) on the CPU, the same on every process."""
+        own = torch.tensor([list(numbers)], dtype=torch.float64)
+        return self.accelerator.gather(own.to(self.device)).cpu() if self.world_size > 1 else own
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do `work` on every process and go on when all have done it; where it fails on one, all stop.
+
+        Otherwise the others would wait for a process that is gone, for example because its disk is full. `work`
+        may differ between the processes, but must not speak to the others itself.
+
+        Raises:
+            Exception: what `work` raised, on the first process where it did.
+            SystemExit: on the others.
+        """
+        error, result = None, None
+        try:
+            result = work()
+        except Exception as caught:
+            error = caught
+        failed = self.gather_numbers([error is not None])[:, 0].nonzero()
+        if error is not None and int(failed[0]) == self.rank:
+            raise error
+        if len(failed):
+            raise SystemExit(USER_ERROR_CODE)
+        return cast(T, result)
+
+    def by_main(self, work: Callable[[], None]) -> None:
+        """Do `work` on the main process while the others wait; where it fails, all stop."""
+        self.together(lambda: work() if self.is_main else None)
+
+    def stop_together(self, error: Exception) -> NoReturn:
+        """Raise an error that every process has found: the main one tells it, the others end silently."""
+        if self.is_main:
+            raise error
+        raise SystemExit(getattr(error, "exit_code", USER_ERROR_CODE))
 
 
 def quiet_libraries() -> None:

@@ -16,15 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from dataset import BatchSource
+from utils.engine import random_state
 from utils.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from utils.engine.files import atomic_directory
 from utils.engine.logs import RunLog
-from utils.engine.optimisation import Schedule, build_optimizer, schedule_factor, trainable_parameters
+from utils.engine.optimisation import OptimizerName, Schedule, build_optimizer, schedule_factor, trainable_parameters
 from utils.engine.run_directory import RunDirectory
 from utils.engine.runtime import Runtime
 from utils.errors import Interrupted, UserError
 
 Batch = dict[str, Tensor]
+
+#: Value of `max_steps` that means: no limit.
+NO_STEP_LIMIT = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class TrainerConfig:
 
     Attributes:
         epochs: passes over the data.
-        max_steps: end earlier, after this many steps.
-        lr, weight_decay, warmup_steps, schedule: see `utils.engine.optimisation`.
+        max_steps: end earlier, after this many steps; NO_STEP_LIMIT or more never does.
+        lr, weight_decay, warmup_steps, schedule, optimizer: see `utils.engine.optimisation`.
         accumulation: micro-batches per step.
         clip_norm: largest gradient norm, 0 for no clipping.
         inspect_step: steps between two log lines.
@@ -45,11 +49,12 @@ class TrainerConfig:
     """
 
     epochs: int = 5
-    max_steps: int = 10_000_000
+    max_steps: int = NO_STEP_LIMIT
     lr: float = 1e-5
     weight_decay: float = 1e-5
-    warmup_steps: int = 0
+    warmup_steps: float = 0
     schedule: Schedule = "constant"
+    optimizer: OptimizerName = "adamw"
     accumulation: int = 1
     clip_norm: float = 10.0
     inspect_step: int = 100
@@ -89,11 +94,12 @@ class Trainer:
         self.runtime, self.source, self.config, self.directory = runtime, source, config, directory
         self.evaluate, self.selection, self.save_best = evaluate, selection, save_best
         self.module = objective.to(runtime.device)
-        self.optimizer = build_optimizer(self.module, config.lr, config.weight_decay)
+        self.optimizer = build_optimizer(self.module, config.lr, config.weight_decay, config.optimizer)
         self.progress = Progress()
+        runtime.separate_randomness()
         newest = directory.newest_checkpoint()
         if newest is not None:
-            self.progress = load_checkpoint(newest, self.module, self.optimizer)
+            self.progress = load_checkpoint(newest, self.module, self.optimizer, runtime.rank)
         self.forward = runtime.accelerator.prepare(self.module)
         # In fp16 the optimizer must undo the loss scaling and skip overflows: Accelerate's wrapper does.
         fp16 = runtime.precision == "fp16"
@@ -101,8 +107,14 @@ class Trainer:
         self.log = RunLog(directory.path, runtime.is_main, self.progress.step)
         if newest is not None:
             self.log.line(f"resumed from {newest} (step {self.progress.step}, epoch {self.progress.epoch})")
+        if config.schedule == "linear" and math.isinf(self._total_steps()):
+            self.log.line(
+                "warning: the linear schedule cannot fall, as the length of a streamed corpus is not known: "
+                "the learning rate stays constant behind the warm-up unless --training-step says where the run ends."
+            )
         self._factor = schedule_factor(config.schedule, config.warmup_steps, self._total_steps())
         self._stop_signal: int | None = None
+        self._agreed_signal = 0
 
     def fit(self) -> Progress:
         """Train to the end (or to the early stop) and return where the run stands.
@@ -136,8 +148,7 @@ class Trainer:
                     self._validate()
                 elif self._due(self.config.save_step):
                     self._checkpoint()
-                if self._stop_signal is not None:
-                    self._stop_now()
+                self._stop_if_asked()
                 if self._is_over(total):
                     break
             else:
@@ -164,24 +175,15 @@ class Trainer:
 
     def _step(self, group: list[Batch]) -> None:
         started = time.perf_counter()
-        accelerator, lr = self.runtime.accelerator, self.config.lr * self._factor(self.progress.step)
+        lr = self.config.lr * self._factor(self.progress.step)
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = lr
-        totals: dict[str, Tensor] = {}
-        tokens = 0
-        for i, batch in enumerate(group):
-            share = _global_share(batch, self.runtime.world_size) / len(group)
-            tokens += int(batch["attention_mask"].sum())
-            batch = self.runtime.to_device(batch)
-            with accelerator.no_sync(self.forward) if i + 1 < len(group) else nullcontext():
-                loss, parts = self.forward(batch)
-                accelerator.backward(loss * share)
-            for key, value in {"loss": loss.detach(), **parts}.items():
-                totals[key] = totals.get(key, torch.zeros_like(value)) + value * share
+        totals, own_tokens = self._backward(group)
         trained = list(trainable_parameters(self.module).values())
-        norm = accelerator.clip_grad_norm_(trained, self.config.clip_norm or math.inf)
+        norm = self.runtime.accelerator.clip_grad_norm_(trained, self.config.clip_norm or math.inf)
+        values, tokens = self._of_all_processes(totals, own_tokens)
         if self.runtime.precision != "fp16":  # there, the loss scaling skips such a step by itself
-            self._check_finite(float(totals["loss"]), float(norm or 0.0))
+            self._check_finite(values["loss"], float(norm or 0.0))
         self._stepper.step()
         self._stepper.zero_grad(set_to_none=True)
         self.progress.step += 1
@@ -189,21 +191,47 @@ class Trainer:
         self.progress.tokens += tokens
         seconds = time.perf_counter() - started
         self.progress.seconds += seconds
-        self._report(totals, float(norm) if norm is not None else math.nan, lr, tokens / seconds)
+        self._report(values, float(norm) if norm is not None else math.nan, lr, tokens / seconds)
+
+    def _backward(self, group: list[Batch]) -> tuple[dict[str, Tensor], int]:
+        """Gradients of the group's mean loss; this process's shares of loss and parts, and its tokens."""
+        accelerator, world_size = self.runtime.accelerator, self.runtime.world_size
+        totals: dict[str, Tensor] = {}
+        tokens = 0
+        for i, batch in enumerate(group):
+            share = _global_share(batch, world_size) / len(group)
+            tokens += _own_tokens(batch)
+            batch = self.runtime.to_device(batch)
+            with accelerator.no_sync(self.forward) if i + 1 < len(group) else nullcontext():
+                loss, parts = self.forward(batch)
+                accelerator.backward(loss * share)
+            for key, value in {"loss": loss.detach(), **parts}.items():
+                totals[key] = totals.get(key, torch.zeros_like(value)) + value * share
+        return totals, tokens
+
+    def _of_all_processes(self, totals: dict[str, Tensor], tokens: int) -> tuple[dict[str, float], int]:
+        """Loss and parts of the whole step and its tokens, the same on every process.
+
+        The one message of a step also carries a stop signal, so that all processes stop at the same step.
+        """
+        own = torch.stack([value.detach().double() for value in totals.values()]).tolist()
+        everyones = self.runtime.gather_numbers([self._stop_signal or 0, tokens, *own])
+        self._agreed_signal = int(everyones[:, 0].max())
+        means = everyones[:, 2:].mean(0).tolist()
+        return dict(zip(totals, means, strict=True)), int(everyones[:, 1].sum())
 
     def _check_finite(self, loss: float, norm: float) -> None:
         for what, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
-                raise UserError(
-                    f"The {what} became {value} at step {self.progress.step + 1}: lower --lr or use --precision fp32."
-                )
+                step = self.progress.step + 1
+                error = UserError(f"The {what} became {value} at step {step}: lower --lr or use --precision fp32.")
+                self.runtime.stop_together(error)
 
-    def _report(self, totals: dict[str, Tensor], norm: float, lr: float, rate: float) -> None:
+    def _report(self, values: dict[str, float], norm: float, lr: float, rate: float) -> None:
         step = self.progress.step
         if step % self.config.inspect_step and step != 1:
             self.log.advance()
             return
-        values = {key: float(value) for key, value in totals.items()}
         self.log.advance(f"loss {values['loss']:.4f}, {rate:,.0f} tokens/s")
         text = " | ".join(f"{key}: {value:.4f}" for key, value in values.items())
         left = self._time_left()
@@ -243,39 +271,44 @@ class Trainer:
             self._checkpoint()
 
     def _save_best(self) -> None:
-        if self.runtime.is_main:
+        def save() -> None:
             with atomic_directory(self.directory.best) as partial:
                 self.save_best(partial)
                 self.directory.copy_arguments(partial)
-        self.runtime.barrier()
+
+        self.runtime.by_main(save)
 
     def _checkpoint(self) -> None:
-        if self.runtime.is_main:
-            save_checkpoint(
-                self.directory.path, self.progress, self.module, self.optimizer, self.config.keep_checkpoints
-            )
-        self.runtime.barrier()
+        states = self.runtime.gather_rows([random_state.capture(self.runtime.device)])
+
+        def save() -> None:
+            path, keep = self.directory.path, self.config.keep_checkpoints
+            save_checkpoint(path, self.progress, self.module, self.optimizer, keep, states)
+
+        self.runtime.by_main(save)
 
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.progress.step % interval == 0
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_signal is not None:  # asked twice: at once
+        if self._stop_signal is not None and number == signal.SIGINT:  # asked again: at once
             raise KeyboardInterrupt
         self._stop_signal = number
 
-    def _stop_now(self) -> None:
-        assert self._stop_signal is not None
+    def _stop_if_asked(self) -> None:
+        """Save and stop after a signal; with several processes, after one that all of them have heard of."""
+        number = self._agreed_signal if self.runtime.world_size > 1 else self._stop_signal
+        if not number:
+            return
         self._checkpoint()
-        raise Interrupted(
-            self._stop_signal,
-            f"saved step {self.progress.step} in {self.directory.path}; go on with --resume.",
-        )
+        step, path = self.progress.step, self.directory.path
+        self.runtime.stop_together(Interrupted(number, f"saved step {step} in {path}; go on with --resume."))
 
     def _total_steps(self) -> float:
         batches = self.source.batches_per_epoch
         by_epochs = math.inf if batches is None else self.config.epochs * math.ceil(batches / self.config.accumulation)
-        return float(min(self.config.max_steps, by_epochs))
+        by_limit = math.inf if self.config.max_steps >= NO_STEP_LIMIT else self.config.max_steps
+        return float(min(by_limit, by_epochs))
 
     def _total_text(self) -> str:
         total = self._total_steps()
@@ -298,3 +331,9 @@ def _global_share(batch: Batch, world_size: int) -> float:
     if world_size == 1 or "num_global_rows" not in batch:
         return 1.0
     return float(batch["num_rows"]) * world_size / float(batch["num_global_rows"])
+
+
+def _own_tokens(batch: Batch) -> int:
+    """Real tokens of the rows that count: a process that has run out of rows holds a copy of another's."""
+    mask = batch["attention_mask"]
+    return int(mask[: int(batch["num_rows"])].sum() if "num_rows" in batch else mask.sum())

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments, flag, parse
+from utils.arguments import (
+    AT_LEAST,
+    EvaluationArguments,
+    OptimisationArguments,
+    RunArguments,
+    flag,
+    parse,
+    too_small,
+)
 from utils.errors import UserError
 
 Dataset = Literal["mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "squad", "wiki"]
@@ -14,24 +22,8 @@ Dataset = Literal["mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "squad", "wiki"]
 #: Flags of the original that never had an effect.
 IGNORED = ("model", "student-config", "ctx-length", "target-length", "local-rank")
 
-#: Smallest values that make sense (not a number is below all of them).
-_AT_LEAST = {
-    "max_input_length": 1,
-    "epochs": 1,
-    "training_step": 1,
-    "batch_size": 1,
-    "grad_accumulation": 1,
-    "inspect_step": 1,
-    "keep_checkpoints": 1,
-    "valid_batches": 0,
-    "patience": 0,
-    "num_workers": 0,
-    "warmup_step": 0,
-    "clip_grad": 0,
-    "lr": 0,
-    "weight_decay": 0,
-    "task_ratio": 0,
-}
+#: Smallest values that make sense.
+_AT_LEAST = {**AT_LEAST, "max_input_length": 1, "task_ratio": 0}
 
 
 @dataclass
@@ -57,8 +49,9 @@ class TaskArguments:
     )
     decoder_start: int | None = flag(
         None,
-        "Token that starts the decoder in classification: 0 (<pad>, as T5 was pre-trained) or 2 (<unk>, as the "
-        "original fine-tuned). Default: what the checkpoint was trained with, 2 for an original .pt, else 0.",
+        "Token that starts the decoder in tasks: 0 (<pad>, as T5 was pre-trained) or 2 (<unk>, as the original "
+        "fine-tuned its classifiers). Default: what the checkpoint was trained with, 2 for an original .pt (0 in "
+        "squad), else 0.",
     )
     dropout: float = flag(0.0, "Dropout while the T5 itself is trained (--distil no); the original has none.")
     logit_scale: Literal["hf", "original"] = flag(
@@ -132,6 +125,10 @@ def _without_effect(task: TaskArguments, plugin: PluginArguments) -> list[str]:
         problems.append("--dropout is for training the T5 (--distil no): a teacher needs its exact hidden states")
     if task.mode == "train" and plugin.distil != "no" and plugin.mux_num == [1]:
         problems.append("--mux-num 1 leaves no plugin to train: name a ratio of at least 2")
+    if task.dataset == "wiki" and task.decoder_start not in (None, 0):
+        problems.append("--decoder-start is for tasks: span corruption (--dataset wiki) always starts with 0")
+    if task.dataset == "wiki" and task.logit_scale != "hf":
+        problems.append(f"--logit-scale {task.logit_scale} is for tasks and has no effect with --dataset wiki")
     if plugin.task_ratio != 1.0 and plugin.distil != "task-hidden":
         problems.append(f"--task-ratio has no effect with --distil {plugin.distil}, only with task-hidden")
     if plugin.plugin_path not in (None, "none") and plugin.residual_scale is not None:
@@ -142,11 +139,7 @@ def _without_effect(task: TaskArguments, plugin: PluginArguments) -> list[str]:
 def _out_of_range(*groups: object) -> list[str]:
     """Numbers that cannot work, each with what was found."""
     values = {name: value for group in groups for name, value in vars(group).items()}
-    problems = [
-        f"--{name.replace('_', '-')} must be at least {least}, found {values[name]}"
-        for name, least in _AT_LEAST.items()
-        if not values[name] >= least
-    ]
+    problems = too_small(groups, _AT_LEAST)
     if not 0 <= values["dropout"] < 1:
         problems.append(f"--dropout must be at least 0 and below 1, found {values['dropout']}")
     if any(k < 1 for k in values["mux_num"]):
@@ -156,6 +149,14 @@ def _out_of_range(*groups: object) -> list[str]:
     if values["residual_scale"] is not None and not values["residual_scale"] > 0:
         problems.append(f"--residual-scale must be above 0, found {values['residual_scale']}")
     return problems
+
+
+def choose_decoder_start(task: TaskArguments, trained_with: int | None) -> int:
+    """`--decoder-start`, or else what the checkpoint was trained with; the original started SQuAD's answers with 0."""
+    if task.decoder_start is not None:
+        return task.decoder_start
+    original = task.checkpoint is not None and task.checkpoint.is_file()
+    return 0 if task.dataset == "squad" and original else trained_with or 0
 
 
 def wants_plugins(plugin: PluginArguments) -> bool:

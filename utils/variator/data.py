@@ -42,6 +42,7 @@ class TaskData:
 
     Attributes:
         train: None when only validation was asked for.
+        decoder_start: token that generated answers begin with.
         features, examples: the validation rows in memory (empty for a corpus).
     """
 
@@ -51,6 +52,7 @@ class TaskData:
     head: Head
     features: Sequence[Feature] = ()
     examples: Sequence[SquadExample] = ()
+    decoder_start: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,20 @@ def _classification(
 def _squad(
     request: DataRequest, task: Task, tokenizer: Any, collate: Collator, runtime: Runtime, scale: float
 ) -> TaskData:
+    if request.train and Path(request.data_path).is_file():
+        raise DataError(
+            f"--data-path {request.data_path} is one file, and would be trained on and validated on: name the folder "
+            "that holds train-v1.1.json and dev-v1.1.json (one file is enough for --mode valid)"
+        )
     make = _bucketed(request, collate, runtime)
 
     def encode(examples: Sequence[SquadExample]) -> list[Feature]:
-        return encode_squad(examples, tokenizer, request.max_length, runtime.seed)
+        return encode_squad(examples, tokenizer, request.max_length, runtime.seed, decoder_start=request.decoder_start)
 
     examples = read_squad(request.data_path, "valid")
     valid = encode(examples)
     train = make(encode(read_squad(request.data_path, "train")), True) if request.train else None
-    return TaskData(task, train, make(valid, False), Seq2SeqHead(scale), valid, examples)
+    return TaskData(task, train, make(valid, False), Seq2SeqHead(scale), valid, examples, request.decoder_start)
 
 
 def _corpus(request: DataRequest, task: Task, tokenizer: Any, collate: Collator, runtime: Runtime) -> TaskData:

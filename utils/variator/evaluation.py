@@ -99,7 +99,8 @@ class Evaluator:
         sentinels = [vocabulary[name] for i in range(100) if (name := f"<extra_id_{i}>") in vocabulary]
         found: list[tuple[str, str]] = []
         for batch, counted in self._batches():
-            ids = generate_answers(self.model, batch, sentinels, self.tokenizer.eos_token_id)
+            eos, start = self.tokenizer.eos_token_id, self.data.decoder_start
+            ids = generate_answers(self.model, batch, sentinels, eos, start)
             texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             names = [self.data.examples[i].id for i in batch["index"].tolist()[:counted]]
             found += list(zip(names, (text.strip() for text in texts), strict=False))

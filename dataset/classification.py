@@ -1,0 +1,90 @@
+"""BERT's input for sentence and sentence-pair classification: ``[CLS] a [SEP]`` or ``[CLS] a [SEP] b [SEP]``.
+
+Shapes: B rows, L length.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dataset.chunking import chunked
+from dataset.collate import Batch, Collator
+from dataset.errors import DataError
+from dataset.features import Feature
+from dataset.glue import GlueExample
+from dataset.prompts import token_ids
+
+_CHUNK = 2048  # rows tokenised at once
+
+
+@dataclass(frozen=True, slots=True)
+class PairFeature(Feature):
+    """A feature whose ``input_ids`` belong to the second segment (token type 1) from ``second_at`` on."""
+
+    second_at: int = 0
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Pads ``PairFeature`` rows as ``collate`` does, and adds ``token_type_ids`` (B, L) int64, 0 at padding."""
+
+    collate: Collator
+
+    def __call__(self, rows: Sequence[Feature], reference: Sequence[Feature] | None = None) -> Batch:
+        """See ``Collator``; all rows are ``PairFeature``."""
+        batch = self.collate(rows, reference)
+        position = torch.arange(batch["input_ids"].shape[1])
+        starts = torch.tensor([row.second_at for row in rows if isinstance(row, PairFeature)])
+        second = (position >= starts[:, None]).long()
+        return {**batch, "token_type_ids": second * batch["attention_mask"]}
+
+
+def truncate_pair(first: Sequence[int], second: Sequence[int], budget: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Both sequences cut at their ends to ``budget`` tokens together: the longer side loses, on a tie the second."""
+    lengths = [len(first), len(second)]
+    while sum(lengths) > budget:
+        lengths[0 if lengths[0] > lengths[1] else 1] -= 1
+    return first[: lengths[0]], second[: lengths[1]]
+
+
+def encode_pairs(examples: Iterable[GlueExample], tokenizer: Any, max_length: int) -> Iterator[PairFeature]:
+    """Features of single sentences and of pairs, in order.
+
+    An empty second text, or one without a single token, makes a single sentence.
+
+    Args:
+        examples: rows of a task.
+        tokenizer: a BERT tokenizer (one with ``cls_token_id`` and ``sep_token_id``).
+        max_length: most tokens of a row, special ones included.
+
+    Raises:
+        DataError: the tokenizer has no such tokens, or ``max_length`` leaves no room for text.
+    """
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if cls is None or sep is None:
+        raise DataError("the tokenizer has no [CLS] and [SEP] tokens: a BERT vocabulary is needed")
+    if max_length < 4:
+        raise DataError(f"--max-seq-length {max_length} leaves no room for text, expected at least 4")
+    for rows in chunked(examples, _CHUNK):
+        firsts = token_ids(tokenizer, [row.text_a for row in rows])
+        seconds = token_ids(tokenizer, [row.text_b or "" for row in rows])
+        for row, first, second in zip(rows, firsts, seconds, strict=True):
+            yield _feature(row, first, second, (cls, sep), max_length)
+
+
+def _feature(
+    row: GlueExample, first: list[int], second: list[int], marks: tuple[int, int], max_length: int
+) -> PairFeature:
+    cls, sep = marks
+    if row.text_b:  # as the original does, also where its text has no tokens
+        kept_first, kept_second = truncate_pair(first, second, max_length - 3)
+    else:
+        kept_first, kept_second = first[: max_length - 2], []
+    ids = [cls, *kept_first, sep]
+    second_at = len(ids)
+    if kept_second:
+        ids += [*kept_second, sep]
+    return PairFeature(row.index, array("i", ids), row.label, second_at=second_at)

@@ -1,0 +1,67 @@
+"""Reads sentences with one tag per token, in the column format of CoNLL (and of WNUT).
+
+A line per token, columns separated by tabs or spaces, the token first and its tag last; blank lines between
+sentences. Lines that begin with -DOCSTART- separate documents and are left out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataset.errors import DataError
+from dataset.sources import read_lines
+
+DOCUMENT_START = "-DOCSTART-"
+
+
+@dataclass(frozen=True, slots=True)
+class ConllSentence:
+    """One sentence; ``rows`` holds every column of every token, ``line`` is the first token's line number."""
+
+    rows: tuple[tuple[str, ...], ...]
+    line: int
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The first column."""
+        return tuple(row[0] for row in self.rows)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The last column."""
+        return tuple(row[-1] for row in self.rows)
+
+
+def read_conll(path: str | Path) -> Iterator[ConllSentence]:
+    """The sentences of a file, one at a time, in file order.
+
+    Raises:
+        DataError: a line has a single column or another number of columns than the file's first, or there is no
+            sentence; the message names file and line.
+    """
+    source = Path(path)
+    rows: list[tuple[str, ...]] = []
+    width = first = found = 0
+    for line in read_lines(source):
+        columns = _columns(line.text)
+        if not columns or columns[0] == DOCUMENT_START:
+            if rows:
+                yield ConllSentence(tuple(rows), first)
+            rows = []
+            continue
+        width = width or len(columns)
+        if len(columns) != width or width < 2:
+            expected = width if width > 1 else "a token and its tag"
+            raise DataError(f"{source}:{line.number}: {len(columns)} columns, expected {expected}")
+        first = first if rows else line.number
+        rows.append(columns)
+        found += 1
+    if rows:
+        yield ConllSentence(tuple(rows), first)
+    if not found:
+        raise DataError(f"{source}: this file has no sentences")
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    # Where tabs separate, a token may hold spaces.
+    return tuple(part.strip() for part in text.split("\t")) if "\t" in text.strip() else tuple(text.split())

@@ -1,0 +1,114 @@
+"""General distillation: decompose a BERT and let it learn a pre-trained teacher's inside from plain text.
+
+    python general_distill.py --help
+    python general_distill.py --pregenerated_data data/pregenerated --teacher_model bert-base-uncased \
+        --student_model models/bert-td-72-384 --use_swap --output_dir checkpoints/general
+
+The text is made by `python -m utils.pregenerate_training_data`; the student goes on to `task_distill.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dataset.collate import Batch
+from dataset.pregenerated import PregeneratedBatches, PretrainingCollator
+from model.distillation import GeneralDistillation
+from utils.arguments import as_json
+from utils.engine import Runtime
+from utils.errors import run_as_script
+from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
+from utils.tucker.evaluation import NEGATIVE_LOSS, DistillationEvaluator
+from utils.tucker.general_arguments import GeneralCommand, parse_general_arguments
+from utils.tucker.loading import check_length, has_tokenizer, load_bert_tokenizer, load_encoder
+from utils.tucker.student import build_student, unused_request
+from utils.tucker.training import Fit, describe, finish, fit, open_run
+
+
+class FixedBatches:
+    """The first batches of a source, the same at every evaluation."""
+
+    def __init__(self, source: PregeneratedBatches, count: int) -> None:
+        self._batches = list(islice(source.batches(0), count))
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many there are."""
+        return len(self._batches)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """See `dataset.BatchSource`."""
+        return iter(self._batches[start:])
+
+
+class GeneralJob:
+    """One call of the script."""
+
+    def __init__(self, command: GeneralCommand) -> None:
+        general, bert, run = command.general, command.bert, command.run
+        assert general.teacher_model is not None
+        self.command = command
+        self.runtime = Runtime(precision_of(run, bert), "bert", run.random_seed, bert.no_cuda)
+        self.student_source = general.student_model or general.teacher_model
+        if (warning := unused_request(self.student_source, command.decomposition)) is not None:
+            self.say(f"warning: {warning}")
+        teacher = load_encoder(general.teacher_model)
+        self.student, how = build_student(self.student_source, command.decomposition)
+        self.say(f"student ({describe(self.student)}): {how}; teacher ({describe(teacher)}): {general.teacher_model}")
+        for model in (teacher, self.student):
+            check_length(model, bert.max_seq_length)
+        self.objective = GeneralDistillation(
+            teacher, self.student, bert.distill_layers, bert.loss_reduction, self.runtime.world_size
+        )
+        source = self.student_source if has_tokenizer(self.student_source) else general.teacher_model
+        self.tokenizer: Any = load_bert_tokenizer(source, bert.do_lower_case)
+
+    def train(self) -> None:
+        """Fit, keep the best student, and say what was made."""
+        command, runtime = self.command, self.runtime
+        directory = open_run(runtime, command.run, as_json(*command))
+        assert command.general.pregenerated_data is not None
+        data = command.general.pregenerated_data
+        train = self.source(data, micro_batch(command.optimisation), command.optimisation.epochs)
+        valid = self.source(command.general.valid_data or data, command.bert.eval_batch_size)
+        sample = FixedBatches(valid, command.evaluation.valid_batches)
+        evaluate = DistillationEvaluator(runtime, self.objective, sample)
+        config = bert_trainer_config(command.bert, command.optimisation, command.evaluation, train.batches_per_epoch)
+        parts = Fit(self.objective, self.student, self.tokenizer, train, evaluate, NEGATIVE_LOSS)
+        result = {"mode": "general", **fit(runtime, directory, config, parts)}
+        task = "--task_name TASK --data_dir DIR --teacher_model FINE_TUNED --output_dir DIR"
+        finish(runtime, directory, result, f"task_distill.py --stage both --student_model {directory.path} {task}")
+
+    def source(self, folder: Path, batch_size: int, epochs: int | None = None) -> PregeneratedBatches:
+        """The batches of a folder of pre-generated data."""
+        command, runtime = self.command, self.runtime
+        return PregeneratedBatches(
+            folder,
+            self.tokenizer.get_vocab(),
+            PretrainingCollator(self.tokenizer.pad_token_id),
+            batch_size,
+            runtime.seed,
+            runtime.rank,
+            runtime.world_size,
+            max_length=command.bert.max_seq_length,
+            epochs=epochs,
+            reduce_memory=command.general.reduce_memory,
+        )
+
+    def say(self, text: str) -> None:
+        """One line, from the main process."""
+        if self.runtime.is_main:
+            print(text, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, build, fit."""
+    GeneralJob(parse_general_arguments(arguments)).train()
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)

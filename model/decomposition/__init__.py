@@ -1,0 +1,19 @@
+"""Tucker decomposition of a BERT encoder's matrices."""
+
+from model.decomposition.config import DecompositionConfig
+from model.decomposition.inference import ChosenPlan, optimize_for_inference
+from model.decomposition.originals import edit_from_original_config, is_original, load_original
+from model.decomposition.report import BlockErrors
+from model.decomposition.surgery import matrix_bank, relative_errors
+
+__all__ = [
+    "BlockErrors",
+    "ChosenPlan",
+    "DecompositionConfig",
+    "edit_from_original_config",
+    "is_original",
+    "load_original",
+    "matrix_bank",
+    "optimize_for_inference",
+    "relative_errors",
+]

@@ -1,0 +1,77 @@
+# Shared by the launchers of this folder: sourced, never run.
+#
+# MODEL is tiny (embedded: made on the spot) or any BERT, by its hub id or directory. What is made of it lies in
+# checkpoints/bert/NAME, NAME being the last part of MODEL.
+#
+# Environment: RANKS_OF_STUDENT ("rank_layer rank_condim rank_dim"), PREGENERATED (folder of that data), STUDENT (what
+# task_distill.sh begins with, instead of the general distillation), and those of scripts/common.sh.
+
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+
+BERT_TASKS="cola mnli mrpc qnli qqp rte sst2 stsb wnli"
+EMBEDDED_TASKS="mnli mrpc qnli qqp rte sst2"
+
+# $1: model. Where what is made of it goes.
+bert_folder() { echo "checkpoints/bert/$(basename "$1")"; }
+
+# $1: model. What is given as --teacher_model for general distillation and fine-tuning.
+bert_of() { if [[ "$1" == tiny ]]; then echo checkpoints/bert/tiny/init; else echo "$1"; fi; }
+
+# $1: model
+bert_glue() { if [[ "$1" == tiny ]]; then echo data/tiny/glue; else echo data/glue; fi; }
+
+# $1: model
+bert_text() {
+    if [[ "$1" == tiny ]]; then echo data/tiny/pregenerated; else echo "${PREGENERATED:-data/pregenerated}"; fi
+}
+
+# $1: model. Makes data, BERT and pre-generated text of the embedded default.
+need_bert() {
+    [[ "$1" == tiny ]] || return 0
+    run "$PYTHON" -m utils.embedded.bert --size tiny
+}
+
+# $1: model. The pre-generated text.
+need_text() {
+    given --pregenerated-data && return 0
+    if [[ "$1" == tiny ]]; then
+        local again=() made
+        for made in data/tiny/manifest.json checkpoints/bert/tiny/init/manifest.json; do
+            [[ "$made" -nt "$(bert_text tiny)/epoch_0_metrics.json" ]] && again=(--overwrite)
+        done
+        # A corpus made for T5: long lines of many sentences, most of which would not pass for prose.
+        run "$PYTHON" -m utils.pregenerate_training_data --train_corpus data/tiny/corpus/train.txt \
+            --bert_model checkpoints/bert/tiny/init --output_dir "$(bert_text tiny)" --epochs_to_generate 2 \
+            --max_seq_len 64 --line_filter off --split_sentences ${again[@]+"${again[@]}"}
+    else
+        [[ -d "$(bert_text "$1")" ]] ||
+            missing "$(bert_text "$1")/ (pre-generated text)" "$(python_hint) -m utils.pregenerate_training_data --train_corpus CORPUS --bert_model $1 --output_dir $(bert_text "$1")"
+    fi
+}
+
+# $1: stage (general, teacher, intermediate, prediction), $2: model. Sets TOTAL_BATCH and SETTINGS.
+bert_settings() {
+    TOTAL_BATCH=32
+    SETTINGS=(--random-seed 42 --precision bf16)
+    if [[ "$2" != tiny ]]; then # the defaults of task_distill.py by task and stage, and those of general_distill.py
+        [[ "$1" == general ]] && TOTAL_BATCH=256 SETTINGS+=(--distill_layers all)
+        return 0
+    fi
+    SETTINGS+=(--inspect-step 50 --max_seq_length 64)
+    case "$1" in
+    general) SETTINGS+=(--lr 1e-3 --max_steps 300 --eval_step 100 --distill_layers all) ;;
+    teacher) SETTINGS+=(--lr 5e-4 --max_steps 600 --eval_step 150) ;;
+    intermediate) SETTINGS+=(--lr 1e-3 --max_steps 300 --eval_step 100 --distill_layers all) ;;
+    prediction) SETTINGS+=(--lr 5e-4 --max_steps 300 --eval_step 100) ;;
+    esac
+    return 0
+}
+
+# $1: model. Sets DECOMPOSITION: about 1/7 of the parameters of the layers.
+bert_ranks() {
+    local ranks default="72 384 384"
+    [[ "$1" == tiny ]] && default="24 64 64"
+    read -r -a ranks <<<"${RANKS_OF_STUDENT:-$default}"
+    [[ ${#ranks[@]} -eq 3 ]] || fail "RANKS_OF_STUDENT is three numbers (rank_layer rank_condim rank_dim), found: ${ranks[*]}"
+    DECOMPOSITION=(--use_swap --rank_layer "${ranks[0]}" --rank_condim "${ranks[1]}" --rank_dim "${ranks[2]}")
+}

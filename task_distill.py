@@ -1,0 +1,169 @@
+"""BERT on GLUE: fine-tune a teacher, distil it into a (decomposed) student in two stages, evaluate and predict.
+
+    python task_distill.py --help
+    python task_distill.py --mode finetune --teacher_model bert-base-uncased --task_name mrpc --data_dir data/glue \
+        --output_dir checkpoints/teacher/mrpc
+    python task_distill.py --stage both --teacher_model checkpoints/teacher/mrpc --student_model checkpoints/general \
+        --task_name mrpc --data_dir data/glue --output_dir checkpoints/student/mrpc --do_eval --do_predict
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
+from utils.engine import Runtime, write_json
+from utils.errors import run_as_script
+from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
+from utils.tucker.data import DataRequest, LabelledSet, task_for, training_batches, validation_sets
+from utils.tucker.defaults import Stage
+from utils.tucker.evaluation import NEGATIVE_LOSS, ClassifierEvaluator, DistillationEvaluator
+from utils.tucker.loading import check_length, has_tokenizer, load_bert_tokenizer, load_classifier
+from utils.tucker.prediction import write_predictions
+from utils.tucker.report import costs, format_values
+from utils.tucker.student import build_student, unused_request
+from utils.tucker.task_arguments import Plan, TaskCommand, parse_task_arguments, recorded_arguments
+from utils.tucker.training import Fit, describe, finish, fit, make_directory, open_run
+
+
+class TaskJob:
+    """One stage, or the evaluation and prediction behind them."""
+
+    def __init__(self, command: TaskCommand) -> None:
+        self.command, self.arguments = command, command.task
+        assert self.arguments.task_name and self.arguments.data_dir and command.run.output_path
+        self.task = task_for(self.arguments.task_name)
+        self.output: Path = command.run.output_path
+        self.runtime = Runtime(
+            precision_of(command.run, command.bert), "bert", command.run.random_seed, command.bert.no_cuda
+        )
+        self.request = DataRequest(
+            self.task,
+            self.arguments.data_dir,
+            command.bert.max_seq_length,
+            micro_batch(command.optimisation),
+            command.bert.eval_batch_size,
+        )
+
+    def train(self, stage: Stage) -> None:
+        """Fit one stage, keep its best model, and say what comes next."""
+        if stage != "prediction" and self.arguments.temperature != 1.0:
+            self.warn(f"--temperature has no effect in the stage {stage}, only in prediction")
+        parts = self.finetuning() if stage == "finetune" else self.distillation(stage)
+        check_length(parts.student, self.request.max_length)
+        directory = open_run(self.runtime, self.command.run, recorded_arguments(self.command, stage))
+        config = bert_trainer_config(
+            self.command.bert, self.command.optimisation, self.command.evaluation, parts.source.batches_per_epoch
+        )
+        result = fit(self.runtime, directory, config, parts)
+        finish(self.runtime, directory, {"mode": stage, "task": self.task.name, **result}, self.next_command(stage))
+
+    def finetuning(self) -> Fit:
+        """A classifier that learns from labels."""
+        source = self.arguments.student_model or self.arguments.teacher_model
+        assert source is not None
+        self.warn(unused_request(source, self.command.decomposition))
+        model, how = build_student(source, self.command.decomposition, self.task)
+        self.say(f"fine-tuning ({describe(model)}): {how}")
+        tokenizer, sets = self.tokenizer(source), self.validation(source)
+        evaluate = ClassifierEvaluator(self.runtime, model, sets)
+        batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
+        return Fit(Supervised(model), model, tokenizer, batches, evaluate, self.task.selection_metric)
+
+    def distillation(self, stage: Stage) -> Fit:
+        """A student that learns from a teacher: its inside first, its predictions then."""
+        arguments, bert = self.arguments, self.command.bert
+        assert arguments.teacher_model is not None and arguments.student_model is not None
+        self.warn(unused_request(arguments.student_model, self.command.decomposition))
+        teacher = load_classifier(arguments.teacher_model, self.task, trained=True)
+        student, how = build_student(arguments.student_model, self.command.decomposition, self.task)
+        self.say(f"student ({describe(student)}): {how}; teacher ({describe(teacher)}): {arguments.teacher_model}")
+        source = arguments.student_model if has_tokenizer(arguments.student_model) else arguments.teacher_model
+        tokenizer, sets = self.tokenizer(source), self.validation(source)
+        batches = training_batches(self.request, tokenizer, self.runtime, arguments.aug_train)
+        if stage == "prediction":
+            objective = PredictionDistillation(teacher, student, arguments.temperature)
+            evaluate = ClassifierEvaluator(self.runtime, student, sets)
+            return Fit(objective, student, tokenizer, batches, evaluate, self.task.selection_metric)
+        inside = IntermediateDistillation(
+            teacher, student, bert.distill_layers, bert.loss_reduction, self.runtime.world_size
+        )
+        compare = DistillationEvaluator(self.runtime, inside, sets[0].source)
+        return Fit(inside, student, tokenizer, batches, compare, NEGATIVE_LOSS)
+
+    def evaluate_and_predict(self, plan: Plan) -> None:
+        """Metrics and costs into evaluation.json, predictions into a folder; of the model trained, or the given."""
+        if plan.stages:
+            source = str(self.output / "best")
+            model: Any = load_classifier(source, self.task, trained=True)
+        else:
+            assert self.arguments.student_model is not None
+            source = self.arguments.student_model
+            self.warn(unused_request(source, self.command.decomposition))
+            model, how = build_student(source, self.command.decomposition, self.task, trained=True)
+            self.say(f"model ({describe(model)}): {how}")
+        check_length(model, self.request.max_length)
+        model.to(self.runtime.device)
+        make_directory(plan.output)
+        if plan.evaluate:
+            self.evaluate(model, source, plan.output)
+        if plan.predict:
+            folder = self.arguments.predictions_dir or plan.output / "predictions"
+            for made in write_predictions(self.runtime, model, self.request, self.tokenizer(source), folder):
+                self.say(made)
+
+    def evaluate(self, model: Any, source: str, output: Path) -> None:
+        """Metrics on the development sets, and what the model costs."""
+        sets = self.validation(source)
+        values: dict[str, Any] = {"task": self.task.name, "model": source, "edits": describe(model)}
+        values["metrics"] = ClassifierEvaluator(self.runtime, model, sets)()
+        if self.arguments.costs and self.runtime.is_main:
+            lengths = [len(feature.input_ids) for feature in sets[0].features]
+            values |= costs(model, lengths, self.runtime)
+        self.runtime.barrier()
+        if self.runtime.is_main:
+            write_json(output / "evaluation.json", values)
+            print(f"{format_values(values)}\nmade: {output / 'evaluation.json'}", flush=True)
+
+    def tokenizer(self, source: str) -> Any:
+        """The tokenizer of a model."""
+        return load_bert_tokenizer(source, self.command.bert.do_lower_case)
+
+    def validation(self, source: str) -> list[LabelledSet]:
+        """The development sets, encoded for a model."""
+        return validation_sets(self.request, self.tokenizer(source), self.runtime)
+
+    def say(self, text: str) -> None:
+        """One line, from the main process."""
+        if self.runtime.is_main:
+            print(f"{self.task.name}: {text}", flush=True)
+
+    def warn(self, text: str | None) -> None:
+        """A warning, if there is one."""
+        if text is not None:
+            self.say(f"warning: {text}")
+
+    def next_command(self, stage: Stage) -> str:
+        """The command that uses what a stage made."""
+        base = f"task_distill.py --task_name {self.task.name} --data_dir {self.arguments.data_dir}"
+        if stage == "finetune":
+            return f"{base} --stage both --teacher_model {self.output} --student_model DIR --output_dir DIR"
+        if stage == "intermediate":
+            teacher = f"--teacher_model {self.arguments.teacher_model}"
+            return f"{base} --pred_distill {teacher} --student_model {self.output} --output_dir DIR"
+        return f"{base} --do_eval --do_predict --student_model {self.output} --output_dir DIR"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, then every stage, evaluation and prediction that the flags ask for."""
+    plan, commands = parse_task_arguments(arguments)
+    for stage, command in zip(plan.stages, commands, strict=False):
+        TaskJob(command).train(stage)
+    if plan.evaluate or plan.predict:
+        TaskJob(commands[-1]).evaluate_and_predict(plan)
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)

@@ -1,0 +1,183 @@
+"""Runs of the real script in several processes that share their gradients, without the seconds that a launcher takes.
+
+Each process is forked from a server that has imported the script, and gets the variables that a launcher would set.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from tests.tiny import run
+
+#: (rank, number of processes, port) -> the environment variables of a launcher.
+Launcher = Callable[[int, int, int], dict[str, str]]
+#: Called in each process with its rank before the run begins.
+Prepare = Callable[[int], None]
+
+#: A hanging process shows after this long; far more than a run takes on a busy machine.
+_LIMIT_S = 600
+
+
+class Ended(NamedTuple):
+    """How the processes ended, by rank."""
+
+    codes: list[int]
+    outputs: list[str]
+    errors: list[str]
+
+
+def torchrun_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """As `torchrun --nproc-per-node` sets them."""
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    return {name: str(value) for name, value in own.items()} | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def open_mpi_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """As Open MPI's `mpirun -np` sets them, and the port that two tests at once must not share."""
+    names = {"RANK": rank, "SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_SIZE": world_size}
+    return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in names.items()} | {"MASTER_PORT": str(port)}
+
+
+def run_ranks(
+    arguments: Sequence[str],
+    folder: Path,
+    prepare: Prepare | None = None,
+    world_size: int = 2,
+    launcher: Launcher = torchrun_variables,
+) -> Ended:
+    """Run the script in `world_size` processes and wait for them; none may hang.
+
+    Args:
+        folder: where the processes' output is kept.
+        prepare: a function of a module, since it is pickled.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_t5", "tests.tiny", "tests.helpers_ranks"])
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    processes: list[Any] = []
+    for rank in range(world_size):
+        variables = launcher(rank, world_size, port)
+        job = (list(arguments), str(folder / f"rank{rank}"), rank, variables, prepare, os.getcwd())
+        processes.append(context.Process(target=_child, args=job, daemon=True))
+        processes[-1].start()
+    for process in processes:
+        process.join(_LIMIT_S)
+    hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
+    for process in processes:
+        process.kill()
+        process.join()
+    texts = [[(folder / f"rank{r}.{kind}").read_text() for r in range(world_size)] for kind in ("out", "err")]
+    assert not hanging, f"processes {hanging} hang; {texts}"
+    return Ended([process.exitcode for process in processes], *texts)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _child(
+    arguments: list[str], output: str, rank: int, variables: dict[str, str], prepare: Prepare | None, directory: str
+) -> None:
+    from utils.errors import run_as_script
+
+    for descriptor, kind in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{output}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    os.chdir(directory)
+    os.environ.update({**variables, "OMP_NUM_THREADS": "1"})
+    torch.set_num_threads(1)
+    if prepare is not None:
+        prepare(rank)
+    run_as_script(lambda: run(arguments), debug=False)
+
+
+# --- what goes wrong on the way: used as `prepare` ---------------------------------------------------------------
+
+
+def _signal_after(step: int, number: signal.Signals) -> None:
+    from utils.engine import Trainer
+
+    original = Trainer._step
+
+    def signalled(self: Any, group: Any) -> None:
+        original(self, group)
+        if self.progress.step == step:
+            os.kill(os.getpid(), number)
+
+    Trainer._step = signalled  # type: ignore[method-assign]
+
+
+def sigterm_to_the_second(rank: int) -> None:
+    """SIGTERM reaches process 1 alone, after step 4."""
+    if rank == 1:
+        _signal_after(4, signal.SIGTERM)
+
+
+def sigterm_to_the_first(rank: int) -> None:
+    """SIGTERM reaches process 0 alone, after step 4."""
+    if rank == 0:
+        _signal_after(4, signal.SIGTERM)
+
+
+def sigterm_at_different_steps(rank: int) -> None:
+    """SIGTERM reaches both, process 0 three steps later than process 1: never, if they agree."""
+    _signal_after(4 if rank else 7, signal.SIGTERM)
+
+
+def sigterm_while_evaluating(rank: int) -> None:
+    """SIGTERM reaches process 1 while the first validation runs, process 0 in the step behind it."""
+    from utils.variator.evaluation import Evaluator
+
+    if rank == 0:
+        _signal_after(7, signal.SIGTERM)
+        return
+    original = Evaluator.at_ratios
+
+    def signalled(self: Any, ratios: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, ratios)
+
+    Evaluator.at_ratios = signalled  # type: ignore[method-assign]
+
+
+def full_disk_on_the_first(rank: int) -> None:
+    """The second checkpoint does not fit onto the disk."""
+    from utils.engine import checkpoint
+
+    original, saves = checkpoint.save_file, 0
+
+    def full(tensors: Any, path: Path) -> None:
+        nonlocal saves
+        saves += path.name == "optimizer.safetensors"
+        if saves == 2:
+            raise OSError(28, "No space left on device")
+        original(tensors, path)
+
+    if rank == 0:
+        checkpoint.save_file = full  # type: ignore[assignment]
+
+
+def infinite_loss_on_the_second(rank: int) -> None:
+    """Process 1 alone sees an infinite loss in the third step; its gradients stay finite."""
+    from utils.engine import Trainer
+
+    original = Trainer._backward
+
+    def infinite(self: Any, group: Any) -> Any:
+        totals, tokens = original(self, group)
+        if rank == 1 and self.progress.step == 2:
+            totals["loss"] = totals["loss"] * torch.inf
+        return totals, tokens
+
+    Trainer._backward = infinite  # type: ignore[method-assign]

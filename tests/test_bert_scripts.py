@@ -1,0 +1,98 @@
+"""The launchers of scripts/bert, run with the stand-in for Python of `test_scripts`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.test_scripts import ROOT, calls, flag, launch, repository
+
+__all__ = ["repository"]
+_WITH_OUTPUT = {"general_distill.py", "task_distill.py"}
+
+
+@pytest.fixture
+def bert(repository: Path) -> Path:
+    """The repository with these launchers as well."""
+    shutil.copytree(ROOT / "scripts" / "bert", repository / "scripts" / "bert")
+    return repository
+
+
+def scripts_called(root: Path) -> list[str]:
+    """The calls of the two entry scripts."""
+    return [call for call in calls(root) if any(script in call for script in _WITH_OUTPUT)]
+
+
+@pytest.mark.parametrize("model", ["tiny", "google/bert-small"])
+def test_stages_find_each_others_output(bert: Path, model: str) -> None:
+    """Text, student, teacher and both stages: each reads what the one before wrote, without renaming anything."""
+    for folder in ("data/pregenerated", "data/glue/sst2"):
+        (bert / folder).mkdir(parents=True)
+    for words in (["general_distill.sh", model], ["task_distill.sh", model, "sst2"], ["predict.sh", model]):
+        done = launch(bert, f"bert/{words[0]}", *words[1:])
+        assert done.returncode == 0, done.stderr
+    general, teacher, intermediate, prediction, predict = scripts_called(bert)
+    assert flag(intermediate, "--student_model") == flag(general, "--output-path")
+    assert (
+        flag(intermediate, "--teacher_model") == flag(prediction, "--teacher_model") == flag(teacher, "--output-path")
+    )
+    assert flag(prediction, "--student_model") == flag(intermediate, "--output-path")
+    assert flag(predict, "--student_model") == flag(prediction, "--output-path")
+    assert model.split("/")[-1] in flag(predict, "--predictions_dir")
+    assert "--use_swap" in general and flag(teacher, "--mode") == "finetune"
+    if model == "tiny":
+        pregenerate = next(call for call in calls(bert) if "utils.pregenerate_training_data" in call)
+        assert flag(general, "--pregenerated_data") == flag(pregenerate, "--output_dir")
+
+
+def test_a_second_call_runs_nothing_again(bert: Path) -> None:
+    """Finished stages are skipped."""
+    for _ in range(2):
+        assert launch(bert, "bert/general_distill.sh", "tiny").returncode == 0
+        assert launch(bert, "bert/task_distill.sh", "tiny", "rte").returncode == 0
+    assert len(scripts_called(bert)) == 4
+
+
+def test_flags_are_for_the_distillation_and_come_last(bert: Path) -> None:
+    """The teacher's fine-tuning does not get them."""
+    launch(bert, "bert/general_distill.sh", "tiny")
+    assert launch(bert, "bert/task_distill.sh", "tiny", "sst2", "--aug_train").returncode == 0
+    assert ["--aug_train" in call for call in scripts_called(bert)] == [False, False, True, True]
+
+
+def test_several_gpus_share_the_batch(bert: Path) -> None:
+    """torchrun with two processes, half of the rows each."""
+    done = launch(bert, "bert/general_distill.sh", "tiny", "--dry-run", NUM_GPUS="2")
+    call = done.stdout.splitlines()[-1]
+    assert "-m torch.distributed.run --standalone --nproc_per_node 2 general_distill.py" in call
+    assert flag(call, "--batch-size") == "16"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["general_distill.sh", "bert-x"], "utils.pregenerate_training_data --train_corpus CORPUS --bert_model bert-x"),
+        (["task_distill.sh", "tiny", "sst2"], "bash scripts/bert/general_distill.sh tiny"),
+        (["predict.sh", "tiny"], "bash scripts/bert/task_distill.sh tiny TASK"),
+        (["task_distill.sh", "tiny", "cola"], "TASK cola: unknown; known: mnli"),
+        (["task_distill.sh", "tiny"], "expected 2 argument"),
+        (["task_distill.sh", "tiny", "sst2", "--student_model", "x"], "STUDENT="),
+    ],
+)
+def test_what_is_missing_is_named_with_the_command_that_makes_it(bert: Path, words: list[str], message: str) -> None:
+    """Exit code 2."""
+    done = launch(bert, f"bert/{words[0]}", *words[1:])
+    assert done.returncode == 2 and message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["general_distill.sh", "tiny"], ["task_distill.sh", "bert-x", "mrpc"], ["predict.sh", "tiny"]]
+)
+def test_dry_run_changes_nothing(bert: Path, words: list[str]) -> None:
+    """The commands are printed, none is run, no file appears."""
+    before = sorted(bert.rglob("*"))
+    done = launch(bert, f"bert/{words[0]}", *words[1:], "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert sorted(bert.rglob("*")) == before

@@ -1,0 +1,139 @@
+"""The flags that both distillation scripts share, with the original's names beside the toolkit's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments, flag
+from utils.engine import TrainerConfig
+from utils.engine.runtime import Precision
+from utils.errors import UserError
+
+#: The original's names of flags that the toolkit has already.
+ALIASES: Mapping[str, Sequence[str]] = {
+    "output_path": ("output_dir", "output"),
+    "random_seed": ("seed",),
+    "epochs": ("num_train_epochs",),
+    "batch_size": ("train_batch_size",),
+    "grad_accumulation": ("gradient_accumulation_steps",),
+    "lr": ("learning_rate",),
+    "training_step": ("max_steps",),
+    "valid_step": ("eval_step", "eval_stlsep"),
+    "resume": ("continue_train",),
+}
+#: Flags of the original without effect, and why.
+IGNORED: Mapping[str, str] = {
+    "loss_scale": "the scale of --fp16 finds itself",
+    "cache_dir": "models come from the Hugging Face cache (HF_HOME), and features are made anew in seconds",
+}
+
+
+@dataclass
+class BertArguments:
+    """Settings of every stage."""
+
+    _argument_group_name = "BERT"
+
+    max_seq_length: int = flag(128, "Longest input in tokens; batches are padded to their own longest row.")
+    do_lower_case: bool = flag(False, "Lower the text's case; without it, the model's tokenizer decides.")
+    eval_batch_size: int = flag(32, "Rows of an evaluation batch per process.")
+    warmup_proportion: float = flag(0.1, "Share of the steps that warm up, if --warmup-step is 0.")
+    distill_layers: Literal["last", "all"] = flag(
+        "last",
+        "Whose hidden states and attention scores are compared: last layers (the original), or every student layer i "
+        "with teacher layer i · Lt / Ls.",
+    )
+    loss_reduction: Literal["batch_sum", "mean"] = flag(
+        "batch_sum", "batch_sum: sum over a process's rows of per-row means (the original); mean: over the rows too."
+    )
+    fp16: bool = flag(False, "Short for --precision fp16.")
+    no_cuda: bool = flag(False, "Stay on the CPU.")
+    local_rank: int = flag(-1, "Given by torch.distributed.launch; the environment says the same, so it is not read.")
+
+
+@dataclass
+class DecompositionArguments:
+    """The student's decomposition. Ranks and ops stand in the student's config.json or are given here."""
+
+    _argument_group_name = "decomposition"
+
+    use_swap: bool = flag(False, "Decompose the student before it learns (-use_swap is the same).")
+    protocol: Literal["II", "III", "IV"] | None = flag(
+        None, "II: each matrix alone; III: shared outer factors; IV: a matrix bank (default)."
+    )
+    ops: str | None = flag(None, "Which matrices: san (attention), ffn, or san_ffn (default).")
+    rank_layer: int | None = flag(None, "Matrices in the bank (protocol IV).")
+    rank_condim: int | None = flag(None, "Columns of the left factor (protocols III, IV).")
+    rank_dim: int | None = flag(None, "Rows of the right factor; in protocol II the rank of each matrix.")
+    from_scratch: bool = flag(False, "Random student of the same shape instead of the decomposed weights (a control).")
+
+
+def with_two_dashes(arguments: Sequence[str] | None) -> list[str]:
+    """The command line, with the `-use_swap` of the original's README as `--use_swap`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return ["--use_swap" if word in ("-use_swap", "-use-swap") else word for word in given]
+
+
+def precision_of(run: RunArguments, bert: BertArguments) -> Precision:
+    """`--precision`, or `--fp16`.
+
+    Raises:
+        UserError: the two contradict each other.
+    """
+    if bert.fp16 and run.precision == "bf16":
+        raise UserError("--fp16 and --precision bf16 contradict each other: give one of them.")
+    return "fp16" if bert.fp16 else run.precision
+
+
+def range_problems(bert: BertArguments, optimisation: OptimisationArguments) -> list[str]:
+    """What `utils.arguments.too_small` cannot see."""
+    problems = []
+    if not 0 <= bert.warmup_proportion < 1:
+        problems.append(f"--warmup-proportion must be at least 0 and below 1, found {bert.warmup_proportion}")
+    if optimisation.grad_accumulation > 0 and optimisation.batch_size % optimisation.grad_accumulation:
+        problems.append(
+            f"--train-batch-size {optimisation.batch_size} is the rows of one optimizer step per process: it must be "
+            f"a multiple of --gradient-accumulation-steps {optimisation.grad_accumulation}"
+        )
+    return problems
+
+
+def micro_batch(optimisation: OptimisationArguments) -> int:
+    """Rows of one forward pass: the original divides the batch by the accumulation steps."""
+    return optimisation.batch_size // optimisation.grad_accumulation
+
+
+def bert_trainer_config(
+    bert: BertArguments,
+    optimisation: OptimisationArguments,
+    evaluation: EvaluationArguments,
+    batches_per_epoch: int | None,
+) -> TrainerConfig:
+    """The loop's settings; the warm-up's share becomes steps.
+
+    Args:
+        batches_per_epoch: micro-batches; None where it is not known, which needs `--max_steps` for a warm-up.
+    """
+    accumulation = optimisation.grad_accumulation
+    total = float(optimisation.training_step)
+    if batches_per_epoch is not None:
+        total = min(total, optimisation.epochs * -(-batches_per_epoch // accumulation))
+    return TrainerConfig(
+        epochs=optimisation.epochs,
+        max_steps=optimisation.training_step,
+        lr=optimisation.lr,
+        weight_decay=optimisation.weight_decay,
+        warmup_steps=optimisation.warmup_step or bert.warmup_proportion * total,
+        schedule=optimisation.schedule or "linear",
+        optimizer=optimisation.optimizer,
+        accumulation=accumulation,
+        clip_norm=optimisation.clip_grad,
+        inspect_step=evaluation.inspect_step,
+        valid_step=evaluation.valid_step,
+        save_step=evaluation.save_step,
+        patience=evaluation.patience,
+        keep_checkpoints=evaluation.keep_checkpoints,
+    )

@@ -1,0 +1,130 @@
+"""A GLUE task's batches for BERT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dataset import BucketedBatches, Collator, DataError, Feature, GlueExample, Task, get_task, read_glue
+from dataset.classification import PairCollator, PairFeature, encode_pairs
+from dataset.sources import HUB
+from utils.engine import Runtime
+
+#: Made by `python -m utils.data_augmentation`, beside the task's `train.tsv`.
+AUGMENTED_FILE = "train_aug.tsv"
+#: What else is evaluated with a task's model: the suffix of its metrics, and the task.
+_FURTHER_SETS = {"mnli": (("_mm", "mnlimm"),)}
+#: GLUE's diagnostic set: test rows only, predicted with the model of MNLI.
+AX = replace(
+    get_task("mnli"), name="ax", folder="diagnostic", hub_name="ax", test_split="test", test_file="diagnostic.tsv"
+)
+#: Another name of its file.
+_AX_FILE = "AX.tsv"
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Rows to evaluate on.
+
+    Attributes:
+        task: whose rows they are.
+        suffix: put behind the names of their metrics.
+        source: their batches, every row once.
+        features: the rows.
+    """
+
+    task: Task
+    suffix: str
+    source: BucketedBatches
+    features: Sequence[PairFeature]
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What the data need from the command line; batch sizes are rows per process and forward pass."""
+
+    task: Task
+    data_dir: str
+    max_length: int
+    batch_size: int
+    eval_batch_size: int
+
+
+def task_for(name: str) -> Task:
+    """The GLUE task that a model is made for.
+
+    Raises:
+        DataError: it is unknown, no GLUE task, or one that is only evaluated (mnli-mm).
+    """
+    task = get_task(name)
+    if task.name == "mnlimm":
+        raise DataError(f"--task-name {name} has no model of its own: use mnli, which evaluates and predicts it too")
+    if not task.hub_name:
+        raise DataError(f"--task-name {name} is no GLUE task: expected one of the nine")
+    return task
+
+
+def training_batches(
+    request: DataRequest, tokenizer: Any, runtime: Runtime, augmented: bool = False
+) -> BucketedBatches:
+    """The training rows, or the augmented ones, in a new order every epoch."""
+    examples = read_glue(request.task, request.data_dir, "train", AUGMENTED_FILE if augmented else None)
+    return _batches(list(encode_pairs(examples, tokenizer, request.max_length)), request, tokenizer, runtime, True)
+
+
+def validation_sets(request: DataRequest, tokenizer: Any, runtime: Runtime) -> list[LabelledSet]:
+    """The development set; for MNLI both.
+
+    Raises:
+        DataError: rows without labels.
+    """
+    sets = []
+    for suffix, name in (("", request.task.name), *_FURTHER_SETS.get(request.task.name, ())):
+        task = get_task(name)
+        features = list(encode_pairs(read_glue(task, request.data_dir, "valid"), tokenizer, request.max_length))
+        if any(feature.label is None for feature in features):
+            raise DataError(f"--data-dir {request.data_dir}: the validation rows of {name} have no labels")
+        source = _batches(features, request, tokenizer, runtime, False)
+        sets.append(LabelledSet(task, suffix, source, features))
+    return sets
+
+
+def test_sets(task: Task) -> list[tuple[Task, bool]]:
+    """What is predicted with a task's model, and whether its rows have to be there."""
+    further = [(get_task(name), True) for _, name in _FURTHER_SETS.get(task.name, ())]
+    return [(task, True), *further, *([(AX, False)] if task.name == "mnli" else [])]
+
+
+def test_batches(request: DataRequest, task: Task, tokenizer: Any, runtime: Runtime) -> BucketedBatches:
+    """The test rows of `task`, whose labels nobody has.
+
+    Raises:
+        DataError: they are not there, or broken.
+    """
+    examples = _read_ax(request.data_dir) if task is AX else read_glue(task, request.data_dir, "test")
+    features = list(encode_pairs(examples, tokenizer, request.max_length))
+    return _batches([_unlabelled(f) for f in features], request, tokenizer, runtime, False)
+
+
+def _read_ax(data_dir: str) -> list[GlueExample]:
+    """The diagnostic rows, which lie beside MNLI's folder if `data_dir` is that."""
+    for place in dict.fromkeys((data_dir, *([] if data_dir == HUB else [str(Path(data_dir).parent)]))):
+        for file in (None, _AX_FILE):
+            with suppress(DataError):
+                return read_glue(AX, place, "test", file)
+    raise DataError(f"neither {AX.test_file} nor {_AX_FILE} in {data_dir}, its folder {AX.folder} or beside it")
+
+
+def _unlabelled(feature: PairFeature) -> PairFeature:
+    return PairFeature(feature.index, feature.input_ids, second_at=feature.second_at)
+
+
+def _batches(
+    features: Sequence[Feature], request: DataRequest, tokenizer: Any, runtime: Runtime, train: bool
+) -> BucketedBatches:
+    size = request.batch_size if train else request.eval_batch_size
+    collate = PairCollator(Collator(tokenizer.pad_token_id))
+    return BucketedBatches(features, collate, size, runtime.seed, train, runtime.rank, runtime.world_size)

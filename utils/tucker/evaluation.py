@@ -1,0 +1,103 @@
+"""Evaluation of classifiers and of the distillation losses; every row counts once, however many processes there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from dataset import BatchSource, Task
+from metric.glue import compute
+from model.attention_scores import Batch
+from model.distillation import IntermediateDistillation, classify
+from utils.engine import Runtime
+from utils.tucker.data import LabelledSet
+
+#: Selection metric of the stages without labels: the loss with its sign changed, as larger is better.
+NEGATIVE_LOSS = "negative_loss"
+
+
+class ClassifierEvaluator:
+    """A classifier's metrics on the development sets of its task."""
+
+    def __init__(self, runtime: Runtime, model: Any, sets: Sequence[LabelledSet]) -> None:
+        self.runtime, self.model, self.sets = runtime, model, sets
+
+    def __call__(self) -> dict[str, float]:
+        """GLUE's metrics of the task and the mean loss; those of MNLI's second set end in `_mm`."""
+        values: dict[str, float] = {}
+        for rows in self.sets:
+            values |= {f"{name}{rows.suffix}": value for name, value in self._of(rows).items()}
+        return values
+
+    def _of(self, rows: LabelledSet) -> dict[str, float]:
+        found: list[tuple[int, float, float, float]] = []
+        for batch, counted in batches_to_evaluate(self.runtime, self.model, rows.source):
+            logits, labels = classify(self.model, batch).float(), batch["labels"]
+            if rows.task.kind == "regression":
+                predictions, losses = logits[:, 0], (logits[:, 0] - labels).square()
+            else:
+                predictions, losses = logits.argmax(-1), F.cross_entropy(logits, labels, reduction="none")
+            columns = (batch["index"], predictions, labels, losses)
+            found += list(zip(*(column.tolist() for column in columns), strict=True))[:counted]
+        _, predicted, expected, row_losses = zip(*sorted(self.runtime.gather_rows(found)), strict=True)
+        values = compute(rows.task.name, list(predicted), list(expected))
+        return values | {"loss": sum(row_losses) / len(row_losses)}
+
+
+class DistillationEvaluator:
+    """Means over rows of the intermediate losses, the student without dropout.
+
+    Args:
+        source: the rows; equal ones at every evaluation.
+        max_batches: take the first ones only; 0 takes all.
+    """
+
+    def __init__(
+        self, runtime: Runtime, objective: IntermediateDistillation, source: BatchSource, max_batches: int = 0
+    ) -> None:
+        self.runtime, self.objective, self.source, self.max_batches = runtime, objective, source, max_batches
+
+    def __call__(self) -> dict[str, float]:
+        """`hidden_loss`, `attention_loss`, `loss` and its negative."""
+        found: list[tuple[int, float, float]] = []
+        for batch, counted in batches_to_evaluate(self.runtime, self.objective, self.source, self.max_batches):
+            part = {key: value[:counted] for key, value in batch.items() if value.dim()}
+            if counted:
+                hidden, attention = self.objective.compare(part)
+                found.append((counted, float(hidden) * counted, float(attention) * counted))
+        count, hidden_sum, attention_sum = (sum(c) for c in zip(*self.runtime.gather_rows(found), strict=True))
+        hidden_mean, attention_mean = hidden_sum / count, attention_sum / count
+        loss = hidden_mean + attention_mean
+        return {"loss": loss, "hidden_loss": hidden_mean, "attention_loss": attention_mean, NEGATIVE_LOSS: -loss}
+
+
+def predict(runtime: Runtime, model: Any, task: Task, source: BatchSource) -> list[float]:
+    """The predicted class id, or score, of every row, in the order of the file."""
+    found: list[tuple[int, float]] = []
+    for batch, counted in batches_to_evaluate(runtime, model, source):
+        logits = classify(model, batch).float()
+        predictions = logits[:, 0] if task.kind == "regression" else logits.argmax(-1)
+        found += list(zip(batch["index"].tolist(), predictions.tolist(), strict=True))[:counted]
+    return [prediction for _, prediction in sorted(runtime.gather_rows(found))]
+
+
+def batches_to_evaluate(
+    runtime: Runtime, module: Any, source: BatchSource, limit: int = 0
+) -> Iterator[tuple[Batch, int]]:
+    """Batches on the device with the number of their rows that count here; meanwhile `module` is in eval mode."""
+    training = module.training
+    module.eval()
+    bar = tqdm(islice(source.batches(0), limit or None), "evaluating", leave=False, disable=_silent(runtime))
+    with torch.no_grad(), runtime.accelerator.autocast():
+        for batch in bar:
+            yield runtime.to_device(batch), int(batch["num_rows"])
+    module.train(training)
+
+
+def _silent(runtime: Runtime) -> bool | None:
+    return None if runtime.is_main else True  # None: silent unless standard error is a terminal

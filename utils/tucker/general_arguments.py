@@ -1,0 +1,94 @@
+"""The flags of `general_distill.py` beyond the shared ones; names and meaning of the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils.arguments import AT_LEAST, EvaluationArguments, OptimisationArguments, RunArguments, flag, parse, too_small
+from utils.errors import UserError
+from utils.tucker.arguments import (
+    ALIASES,
+    IGNORED,
+    BertArguments,
+    DecompositionArguments,
+    range_problems,
+    with_two_dashes,
+)
+
+_IGNORED = {**IGNORED, "do_eval": "the loss on a fixed sample is evaluated at every --eval_step anyway"}
+_AT_LEAST = {**AT_LEAST, "max_seq_length": 3, "eval_batch_size": 1, "valid_batches": 1}
+#: Other defaults than the shared flags have: those of TinyBERT's script.
+_DEFAULTS: Mapping[str, Any] = {
+    "epochs": 3,
+    "batch_size": 32,
+    "lr": 5e-5,
+    "weight_decay": 1e-4,
+    "schedule": "linear",
+    "warmup_step": 0,
+    "clip_grad": 1.0,
+    "valid_step": 1000,
+    "valid_batches": 16,
+}
+
+
+@dataclass
+class GeneralArguments:
+    """The two models and the text."""
+
+    _argument_group_name = "general distillation"
+
+    pregenerated_data: Path | None = flag(None, "Folder of epoch files of python -m utils.pregenerate_training_data.")
+    teacher_model: str | None = flag(None, "A pre-trained BERT: a hub id, a directory or a run's.")
+    student_model: str | None = flag(
+        None, "The student's directory or hub id; one with a config.json alone begins with random weights."
+    )
+    init_from_teacher: bool = flag(False, "The student begins as a copy of the teacher (instead of --student_model).")
+    valid_data: Path | None = flag(
+        None, "Pre-generated data of other text, to evaluate on (default: the first batches of the training data)."
+    )
+    reduce_memory: bool = flag(False, "Map the data from files instead of holding an epoch in memory.")
+
+
+class GeneralCommand(NamedTuple):
+    """The parsed command line."""
+
+    general: GeneralArguments
+    bert: BertArguments
+    decomposition: DecompositionArguments
+    optimisation: OptimisationArguments
+    evaluation: EvaluationArguments
+    run: RunArguments
+
+
+def parse_general_arguments(arguments: Sequence[str] | None = None) -> GeneralCommand:
+    """Parse and check; all problems are told at once.
+
+    Raises:
+        UserError: with every problem found.
+    """
+    given = with_two_dashes(arguments)
+    defaults = {**_DEFAULTS, "clip_grad": 0.0} if _asks_for_bertadam(given) else _DEFAULTS
+    types = [GeneralArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
+    description = "Decompose a BERT and distil it on text from a pre-trained teacher."
+    parsed = parse([*types, RunArguments], description, given, _IGNORED, aliases=ALIASES, defaults=defaults)
+    command = GeneralCommand(*parsed)
+    general, run = command.general, command.run
+    problems = [
+        f"--{name} is required" for name in ("pregenerated_data", "teacher_model") if getattr(general, name) is None
+    ]
+    if run.output_path is None:
+        problems.append("--output_dir is required")
+    if general.init_from_teacher == (general.student_model is not None):
+        problems.append("give either --student_model or --init_from_teacher")
+    problems += too_small(command, _AT_LEAST) + range_problems(command.bert, command.optimisation)
+    if problems:
+        raise UserError("; ".join(problems) + ".")
+    return command
+
+
+def _asks_for_bertadam(given: Sequence[str]) -> bool:
+    """BertAdam clips every tensor by itself, so that clipping all of them together is off by default."""
+    return any(word.split("=")[-1] == "bertadam" for word in given)

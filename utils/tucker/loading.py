@@ -1,0 +1,211 @@
+"""BERTs and their tokenizers from whatever a user has: hub id, directory, run directory, original checkpoint."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertTokenizerFast,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from dataset import Task
+from model.backbone import BERT, family_of
+from model.decomposition import is_original, load_original
+from model.weights import read_json
+from utils.errors import UserError
+from utils.loading import load_tokenizer, loading_errors
+
+#: Where a run directory keeps its model.
+_BEST = ("best", "prediction/best")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+#: Parts that a checkpoint may lack: they are trained later, or not at all.
+_HEAD = ("classifier.", "pooler.", "bert.pooler.")
+
+
+def model_directory(source: str) -> str:
+    """`source`, or the best model in it where it is the directory of a run."""
+    root = Path(source)
+    if root.is_dir() and not (root / "config.json").is_file():
+        return next((str(root / name) for name in _BEST if (root / name / "config.json").is_file()), source)
+    return source
+
+
+def has_weights(directory: str) -> bool:
+    """Whether a local directory has a weight file; a hub id counts as having one."""
+    root = Path(directory)
+    return not root.is_dir() or any((root / name).is_file() for name in _WEIGHTS)
+
+
+def read_config(directory: str) -> Any:
+    """The config of a BERT; keys that BERT does not have stay attributes of it.
+
+    Raises:
+        UserError: there is none, or it is another model's.
+    """
+    root = Path(directory)
+    if root.is_dir() and not (root / "config.json").is_file():
+        raise UserError(f"{directory} is a directory without config.json: no Hugging Face model, and no run made one.")
+    values = read_json(root / "config.json") if root.is_dir() else {"model_type": "?"}
+    with loading_errors(directory):  # the first releases' configs do not say that they are BERT's
+        config = AutoConfig.from_pretrained(directory) if "model_type" in values else BertConfig(**values)
+    if family_of(config) != BERT.family:
+        raise UserError(f"{directory} is a model of family {family_of(config)!r}, expected a BERT.")
+    return config
+
+
+def load_encoder(source: str, dense: bool = False) -> PreTrainedModel:
+    """A BERT without head.
+
+    Args:
+        dense: the weights are dense ones, though the config may have the original's keys of a decomposed model.
+
+    Raises:
+        UserError, ModelError: it cannot be loaded, or lacks weights.
+    """
+    directory = model_directory(source)
+    config = read_config(directory)
+    if not dense and is_original(Path(directory)):
+        return load_original(Path(directory), AutoModel)
+    with loading_errors(directory), _without_report():
+        model, info = AutoModel.from_pretrained(directory, config=config, dtype=torch.float32, output_loading_info=True)
+    _check_complete(directory, info)
+    return model
+
+
+def load_classifier(source: str, task: Task, trained: bool, dense: bool = False) -> PreTrainedModel:
+    """A BERT with a classifier for `task`, its classes in the order of the task table.
+
+    Args:
+        trained: the classifier has to come with the checkpoint; else one of another task is replaced by a new one.
+        dense: see `load_encoder`.
+
+    Raises:
+        UserError, ModelError: it cannot be loaded, or lacks weights.
+    """
+    directory = model_directory(source)
+    config = read_config(directory)
+    names = [str(config.id2label.get(i)) for i in range(config.num_labels)]
+    set_classes(config, task)
+    if not dense and is_original(Path(directory)):
+        model, new_head = _original_classifier(Path(directory), task)
+    else:
+        model, new_head = _classifier(directory, config)
+    if new_head and trained:
+        raise UserError(
+            f"{directory} has no classifier for {task.name} (outputs: {task.num_labels}): fine-tune or distil it first."
+        )
+    if not new_head:
+        _reorder_classes(model, names, list(task.labels))
+    return model
+
+
+def _classifier(directory: str, config: Any) -> tuple[Any, bool]:
+    """A Hugging Face model, and whether its classifier is new."""
+    with loading_errors(directory), _without_report():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            directory, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _check_complete(directory, info)
+    mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
+    return model, any(key.startswith("classifier.") for key in [*info["missing_keys"], *mismatched])
+
+
+def _original_classifier(directory: Path, task: Task) -> tuple[Any, bool]:
+    """A model in the original's format, and whether its classifier is new."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = load_original(directory, AutoModelForSequenceClassification)
+    new = model.num_labels != task.num_labels or any("classifier." in str(w.message) for w in caught)
+    if new:
+        model.classifier = nn.Linear(model.config.hidden_size, task.num_labels)
+        nn.init.normal_(model.classifier.weight, std=model.config.initializer_range)
+        nn.init.zeros_(model.classifier.bias)
+        model.num_labels = task.num_labels
+    set_classes(model.config, task)
+    return model, new
+
+
+def set_classes(config: Any, task: Task) -> None:
+    """Write the task's classes into a model's config."""
+    labels = task.labels or ("score",)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
+
+
+def load_bert_tokenizer(source: str, lower_case: bool = False) -> Any:
+    """The WordPiece tokenizer of a hub id, directory or run directory; also of a lone vocab.txt.
+
+    Args:
+        lower_case: lower the case whatever its settings say.
+
+    Raises:
+        UserError: there is none.
+    """
+    directory = model_directory(source)
+    root = Path(directory)
+    options = {"do_lower_case": True} if lower_case else {}
+    if (root / "vocab.txt").is_file() and not (root / "tokenizer_config.json").is_file():
+        return BertTokenizerFast.from_pretrained(directory, **options)
+    tokenizer = load_tokenizer(directory)
+    return AutoTokenizer.from_pretrained(directory, **options) if options else tokenizer
+
+
+def has_tokenizer(source: str) -> bool:
+    """Whether a local directory holds a tokenizer; a hub id counts as having one."""
+    root = Path(model_directory(source))
+    return not root.is_dir() or any((root / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without Transformers' table of missing and superfluous tensors: what matters of it is checked here."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_complete(directory: str, info: dict[str, Any]) -> None:
+    if missing := sorted(key for key in info["missing_keys"] if not key.startswith(_HEAD)):
+        raise UserError(
+            f"{directory} lacks {len(missing)} tensors of the model in its config.json, {missing[0]} for one."
+        )
+    wrong = [str(key) for key in info["mismatched_keys"] if "classifier." not in str(key)]
+    if wrong:
+        raise UserError(f"{directory}: a tensor has another shape than config.json gives it: {wrong[0]}.")
+
+
+def _reorder_classes(model: Any, found: list[str], wanted: list[str]) -> None:
+    """Sort the classifier's rows by the names of their classes, where the checkpoint names them."""
+    if found == wanted or sorted(found) != sorted(wanted):
+        return
+    order = [found.index(name) for name in wanted]
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.copy_(parameter[order].clone())
+
+
+def check_length(model: Any, max_length: int) -> None:
+    """Refuse rows that the model has no positions for.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    if (most := model.config.max_position_embeddings) < max_length:
+        raise UserError(f"--max_seq_length {max_length}: the model has {most} positions.")

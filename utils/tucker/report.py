@@ -1,0 +1,64 @@
+"""What a classifier costs, beside what it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from metric.cost import latency_ms, macs_at_lengths, parameter_counts
+from utils.engine import Runtime
+
+#: Shape of the latency measurement.
+LATENCY_BATCH, LATENCY_LENGTH = 8, 128
+_MOST_ROWS = 2000
+
+
+def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any]:
+    """Parameters, MACs per example at real lengths, and the median time of one forward.
+
+    `encoder_params` are those of the layers, the part that is decomposed; `latency_ms` is of `latency_batch` x
+    `latency_length` tokens (or the most positions that the model has).
+    """
+    length = min(LATENCY_LENGTH, model.config.max_position_embeddings)
+
+    def forward(rows: int, tokens: int) -> Any:
+        ids = torch.ones((rows, tokens), dtype=torch.int64, device=runtime.device)
+        return model(input_ids=ids)
+
+    counted = list(lengths[:_MOST_ROWS])
+    model.eval()
+    with torch.inference_mode():
+        for tokens in set(counted):  # weights that are formed once per model do not count
+            forward(1, tokens)
+        macs = macs_at_lengths(lambda tokens: forward(1, tokens), counted)
+        with runtime.accelerator.autocast():
+            latency = latency_ms(lambda: forward(LATENCY_BATCH, length), device=runtime.device)
+    return {
+        "num_params": parameter_counts(model).total,
+        "encoder_params": encoder_params(model),
+        "macs": macs,
+        "latency_ms": latency.p50_ms,
+        "latency_batch": LATENCY_BATCH,
+        "latency_length": length,
+    }
+
+
+def encoder_params(model: Any) -> int:
+    """Parameters of the layers and of what replaces their matrices."""
+    base = model.base_model
+    kept = {id(p): p.numel() for n, p in base.named_parameters() if not n.startswith(("embeddings.", "pooler."))}
+    return sum(kept.values())
+
+
+def format_values(values: dict[str, Any]) -> str:
+    """Metrics and costs on two lines for the console."""
+    metrics = " | ".join(f"{name}: {value:.4f}" for name, value in values["metrics"].items())
+    if "macs" not in values:
+        return metrics
+    return (
+        f"{metrics}\nparameters: {values['num_params']:,} (encoder {values['encoder_params']:,}) | "
+        f"MACs/example: {values['macs'] / 1e6:.2f} M | latency of {values['latency_batch']} x "
+        f"{values['latency_length']}: {values['latency_ms']:.2f} ms"
+    )

@@ -1,0 +1,215 @@
+"""The flags of `task_distill.py` beyond the shared ones; names and meaning of the original's, defaults by task."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from utils.arguments import (
+    AT_LEAST,
+    EvaluationArguments,
+    OptimisationArguments,
+    RunArguments,
+    as_json,
+    flag,
+    parse,
+    too_small,
+)
+from utils.errors import UserError
+from utils.tucker.arguments import (
+    ALIASES,
+    IGNORED,
+    BertArguments,
+    DecompositionArguments,
+    range_problems,
+    with_two_dashes,
+)
+from utils.tucker.data import task_for
+from utils.tucker.defaults import Stage, defaults_table, stage_defaults
+
+_ALIASES = {**ALIASES, "data_dir": ("data_path",), "valid_step": (*ALIASES["valid_step"], "eval_stlsep")}
+_IGNORED = {**IGNORED, "data_url": "data lie in --data_dir"}
+_AT_LEAST = {**AT_LEAST, "max_seq_length": 4, "eval_batch_size": 1}
+
+
+@dataclass
+class TaskArguments:
+    """What to do, with which models and data."""
+
+    _argument_group_name = "task"
+
+    data_dir: str | None = flag(None, "Folder of the task: GLUE's TSV files or a saved datasets folder; or hub.")
+    task_name: str | None = flag(None, "One of GLUE's nine tasks; mnli is evaluated and predicted on both its sets.")
+    teacher_model: str | None = flag(
+        None, "The fine-tuned teacher: a hub id, a directory or a run's; with --mode finetune, what is fine-tuned."
+    )
+    student_model: str | None = flag(None, "The student; with --mode evaluate and predict, the model itself.")
+    mode: Literal["finetune", "distill", "evaluate", "predict"] | None = flag(
+        None, "What to do. Default: distill; with --do_eval or --do_predict and no stage, these alone (as originally)."
+    )
+    stage: Literal["intermediate", "prediction", "both"] | None = flag(
+        None,
+        "Of the distillation: intermediate layers (default), predictions (--pred_distill is the same), or both, one "
+        "after the other, in folders of these names in --output_dir.",
+    )
+    pred_distill: bool = flag(False, "Short for --stage prediction.")
+    do_eval: bool = flag(False, "Evaluate; after training, the best model of it.")
+    do_predict: bool = flag(
+        False, "Write the predictions of the test set, and the submission once all tasks are there."
+    )
+    predictions_dir: Path | None = flag(None, "Where predictions go (default: --output_dir/predictions).")
+    aug_train: bool = flag(False, "Train on train_aug.tsv, which python -m utils.data_augmentation makes.")
+    temperature: float = flag(1.0, "Divides teacher's and student's scores in --stage prediction.")
+    costs: bool = flag(True, "Measure parameters, MACs and latency in evaluation (--no-costs: metrics only).")
+
+
+class TaskCommand(NamedTuple):
+    """The parsed command line of one stage."""
+
+    task: TaskArguments
+    bert: BertArguments
+    decomposition: DecompositionArguments
+    optimisation: OptimisationArguments
+    evaluation: EvaluationArguments
+    run: RunArguments
+
+
+class Plan(NamedTuple):
+    """What one call does: the stages it trains, then evaluation, then prediction.
+
+    Attributes:
+        output: where evaluation and predictions go.
+    """
+
+    stages: tuple[Stage, ...]
+    evaluate: bool
+    predict: bool
+    output: Path
+
+
+def parse_task_arguments(arguments: Sequence[str] | None = None) -> tuple[Plan, list[TaskCommand]]:
+    """Parse and check; all problems are told at once.
+
+    Returns:
+        The plan, and a command for each of its stages, with that stage's defaults (one, if it trains nothing).
+
+    Raises:
+        UserError, DataError: with every problem found.
+    """
+    given = with_two_dashes(arguments)
+    first = _parse_stage(given, _first_stage(given), quiet=False)
+    plan = plan_of(first.task, first.run.output_path or Path())
+    _check(first, plan)
+    commands = [first, *(_parse_stage(given, stage, quiet=True) for stage in plan.stages[1:])]
+    if len(plan.stages) > 1:
+        commands = [_in_folder(command, stage) for command, stage in zip(commands, plan.stages, strict=True)]
+    return plan, commands
+
+
+def plan_of(task: TaskArguments, output: Path) -> Plan:
+    """What the flags ask for.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    named = task.stage or ("prediction" if task.pred_distill else None)
+    if task.pred_distill and task.stage not in (None, "prediction"):
+        raise UserError(f"--pred_distill and --stage {task.stage} contradict each other: give one of them.")
+    mode = task.mode or ("distill" if named or not (task.do_eval or task.do_predict) else "evaluate")
+    if mode != "distill" and named:
+        raise UserError(f"--stage and --pred_distill belong to --mode distill, found --mode {mode}.")
+    if mode == "finetune":
+        return Plan(("finetune",), task.do_eval, task.do_predict, output)
+    if mode == "distill":
+        both: tuple[Stage, ...] = ("intermediate", "prediction")
+        stages = both if named == "both" else (both[named == "prediction"],)
+        return Plan(stages, task.do_eval, task.do_predict, output)
+    evaluates = task.mode == "evaluate" or task.do_eval
+    return Plan((), evaluates, mode == "predict" or task.do_predict, output)
+
+
+def recorded_arguments(command: TaskCommand, stage: Stage) -> dict[str, Any]:
+    """What a run directory records and compares on --resume: without what does not change the stage's training."""
+    alike: dict[str, Any] = {
+        "mode": None,
+        "stage": stage,
+        "pred_distill": False,
+        "do_eval": False,
+        "do_predict": False,
+        "predictions_dir": None,
+        "costs": True,
+    }
+    return as_json(*command._replace(task=replace(command.task, **alike)))
+
+
+def _first_stage(given: Sequence[str]) -> Stage:
+    """The stage whose defaults the command line gets; a wrong one is told by the real parser."""
+    peeked = _peek(given)
+    if peeked.mode == "finetune":
+        return "finetune"
+    return "prediction" if peeked.stage == "prediction" or peeked.pred_distill else "intermediate"
+
+
+def _peek(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("task_name", "mode", "stage", "optimizer"):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", nargs="?", default="")
+    parser.add_argument("--pred_distill", "--pred-distill", nargs="?", const=True, default=False)
+    return parser.parse_known_args(given)[0]
+
+
+def _parse_stage(given: Sequence[str], stage: Stage, quiet: bool) -> TaskCommand:
+    peeked = _peek(given)
+    task_name = task_for(peeked.task_name).name if peeked.task_name else ""
+    types = [TaskArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
+    parsed = parse(
+        [*types, RunArguments],
+        "Fine-tune, distil, evaluate and predict: BERT on GLUE.",
+        given,
+        ignored=_IGNORED,
+        warn=not quiet,
+        aliases=_ALIASES,
+        defaults=stage_defaults(task_name, stage, peeked.optimizer),
+        epilog=defaults_table(),
+    )
+    return TaskCommand(*parsed)
+
+
+def _check(command: TaskCommand, plan: Plan) -> None:
+    task, run = command.task, command.run
+    problems = [f"--{name} is required" for name in ("data_dir", "task_name") if getattr(task, name) is None]
+    if run.output_path is None:
+        problems.append("--output_dir is required")
+    if plan.stages == ("finetune",):
+        if (task.teacher_model is None) == (task.student_model is None):
+            problems.append("--mode finetune trains one model: give --teacher_model or --student_model")
+    elif task.student_model is None:
+        problems.append("--student_model is required")
+    if task.teacher_model is None and plan.stages and plan.stages != ("finetune",):
+        problems.append("--teacher_model is required: the fine-tuned model that the student learns from")
+    if task.aug_train and not plan.stages:
+        problems.append("--aug_train is for training: evaluation and prediction read other files")
+    if plan.stages == ("intermediate",) and (plan.evaluate or plan.predict):
+        problems.append(
+            "--do_eval and --do_predict need a classifier, which --stage intermediate does not train: "
+            "go on with --pred_distill, or use --stage both"
+        )
+    if not task.temperature > 0:
+        problems.append(f"--temperature must be above 0, found {task.temperature}")
+    problems += too_small(command, _AT_LEAST) + range_problems(command.bert, command.optimisation)
+    if problems:
+        raise UserError("; ".join(problems) + ".")
+
+
+def _in_folder(command: TaskCommand, stage: Stage) -> TaskCommand:
+    """The command of one stage of `--stage both`: its own folder, the second one's student is the first one's best."""
+    output = command.run.output_path
+    assert output is not None
+    command = command._replace(run=replace(command.run, output_path=output / stage))
+    if stage == "intermediate":
+        return command
+    student = str(output / "intermediate" / "best")
+    return command._replace(task=replace(command.task, student_model=student), decomposition=DecompositionArguments())

@@ -1,0 +1,93 @@
+"""One stage of training, from an objective to its result: what both distillation scripts do alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dataset import BatchSource
+from model.compression import edits_of
+from utils.arguments import RunArguments
+from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig, write_json
+from utils.errors import UserError
+from utils.hints import python
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a stage trains.
+
+    Attributes:
+        objective: gives the loss; see `model.distillation`.
+        student: the part of it that is saved.
+        source: the training batches.
+        evaluate: gives the metrics of the present weights.
+        selection: the metric that selects the best model.
+    """
+
+    objective: nn.Module
+    student: Any
+    tokenizer: Any
+    source: BatchSource
+    evaluate: Callable[[], dict[str, float]]
+    selection: str
+
+
+def open_run(runtime: Runtime, run: RunArguments, arguments: dict[str, Any]) -> RunDirectory:
+    """Claim the output directory, on all processes together.
+
+    Raises:
+        UserError: another run lives there, or resuming does not fit.
+    """
+    path = run.output_path
+    assert path is not None
+    return runtime.together(
+        lambda: RunDirectory(path, arguments, run.resume, run.overwrite, runtime.is_main, runtime.world_size)
+    )
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory for results, if it is not there.
+
+    Raises:
+        UserError: it cannot be made, or is a file.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make --output_dir {path}: {error.strerror}.") from error
+
+
+def fit(runtime: Runtime, directory: RunDirectory, config: TrainerConfig, parts: Fit) -> dict[str, Any]:
+    """Train, keep the best model (with its tokenizer) in `best/`, and write result.json; gives its values."""
+
+    def save(target: Path) -> None:
+        parts.student.save_pretrained(target)
+        parts.tokenizer.save_pretrained(target)
+
+    trainer = Trainer(runtime, parts.objective, parts.source, config, directory, parts.evaluate, parts.selection, save)
+    progress = trainer.fit()
+    return {
+        "metric": parts.selection,
+        "best_value": progress.best_value,
+        "best_step": progress.best_step,
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "train_seconds": progress.seconds,
+    }
+
+
+def finish(runtime: Runtime, directory: RunDirectory, result: dict[str, Any], next_command: str) -> None:
+    """Write result.json and say what was made and which call of a script uses it."""
+    if runtime.is_main:
+        write_json(directory.path / "result.json", result)
+        print(f"made: {directory.best}\nnext: {python()} {next_command}", flush=True)
+
+
+def describe(model: Any) -> str:
+    """The edits that a model carries, in words."""
+    return " + ".join(edit.kind for edit in edits_of(model)) or "dense"
