@@ -136,6 +136,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tiny: Tiny, tmp_path: Path) -> No
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     """The same mistake with --debug: the traceback."""
     done = script(["--dataset", "sst3", "--debug"])

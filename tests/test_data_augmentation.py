@@ -23,7 +23,7 @@ from utils.augmentation.augmenter import Augmenter, Pieces, new_rows
 from utils.augmentation.masked_lm import MaskedLm, Request, candidate_words, load_masked_lm, vocabulary
 from utils.augmentation.neighbours import WordVectors, model_vectors, read_glove
 from utils.augmentation.words import STOP_WORDS, Sentence, is_candidate, match_case, may_be_replaced
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 
 GLOVE = """\
 film 1.0 0.0 0.1
@@ -443,7 +443,7 @@ def test_a_stopped_run_goes_on_where_it_was(
 
     for more, goes_on in (((), True), (("--seed", 1), False)):
         monkeypatch.setattr(data_augmentation, "_augmented", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted, match="4 of 7 rows are kept"):
             run(bert, tmp_path, "rte", "--N", 3)
         assert not target.exists()
         (tmp_path / "RTE" / ".train_aug.tsv.partial").open("ab").write(b"half a li")

@@ -24,7 +24,7 @@ from transformers import (
     BertModel,
 )
 
-from model import ModelError, apply_edit
+from model import DecompositionConfig, ModelError, apply_edit
 from model.compression import edit_from_dict, edits_of
 from model.decomposition.embeddings import (
     EmbeddingConfig,
@@ -400,6 +400,22 @@ def test_at_full_rank_the_model_is_the_dense_one() -> None:
             expected = logits(model)
             apply_edit(model, edit)
             torch.testing.assert_close(logits(model), expected, atol=1e-9, rtol=1e-9)
+
+
+def test_it_stacks_on_a_decomposition(tmp_path: Path) -> None:
+    """A decomposed encoder with a factorised embedding saves and loads; the other order is refused."""
+    decomposition = DecompositionConfig(protocol="IV", ops="san", rank_layer=2, rank_condim=10, rank_dim=8)
+    model = bert()
+    apply_edit(model, decomposition)
+    apply_edit(model, EDITS["ketxs"])
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    assert edits_of(loaded) == [decomposition, EDITS["ketxs"]]
+    assert torch.equal(logits(loaded), logits(model))
+    other = bert()
+    apply_edit(other, EDITS["ketxs"])
+    with pytest.raises(ModelError, match=r"legal is: decomposition \+ embedding"):
+        apply_edit(other, decomposition)
 
 
 def test_the_edit_makes_the_model_smaller_and_says_how_near_it_is() -> None:

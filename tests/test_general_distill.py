@@ -16,10 +16,12 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from model import DecompositionConfig, ModelError, find_edit
+from model.decomposition.embeddings import EmbeddingConfig
 from tests.tiny import assert_same_run, die_before_step, killed_run, result_of, rows_of, tensors_under
 from tests.tiny_bert import TinyBert, edit_config, run_general, save_bert, tiny_word_pieces, write_epochs
+from utils.engine import Trainer
 from utils.engine.launch import adopt_mpi_ranks
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +37,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyBert:
 @pytest.fixture(scope="module")
 def swapped(tiny: TinyBert) -> Path:
     """The run of a student that was decomposed first: ranks in its config.json, `ops` san, one dash."""
-    student = edit_config(
-        save_bert(tiny.root / "bert-td", 2, seed=3), rank_layer=4, rank_condim=8, rank_dim=6, ops="san"
-    )
+    keys = {"rank_layer": 4, "rank_condim": 8, "rank_dim": 6, "ops": "san", "load_compressed_model": True}
+    student = edit_config(save_bert(tiny.root / "bert-td", 2, seed=3), **keys)
     output = tiny.root / "swapped"
     run_general([*tiny.general(output), "-use_swap", "--student_model", str(student)])
     return output
@@ -75,6 +76,21 @@ def test_flags_win_over_the_students_config(tiny: TinyBert, tmp_path: Path) -> N
     assert edit == DecompositionConfig(protocol="II", ops="san", rank_dim=7)
 
 
+def test_embeddings_are_factorised_where_asked_for(tiny: TinyBert, tmp_path: Path) -> None:
+    """By flag, beside the ranks or alone; the original's "other" in config.json means none."""
+    student = edit_config(save_bert(tmp_path / "student", 2), embedding_type="other")
+    flags = ("--student_model", student, "--use_swap", "--max_steps", 2)
+    run_general(tiny.general(tmp_path / "both", *flags, *RANKS, "--embedding_type", "ketxs", "--embedding_rank", 3))
+    run_general(tiny.general(tmp_path / "alone", *flags, "--embedding_type", "tt", "--embedding_rank", 4))
+    run_general(tiny.general(tmp_path / "none", *flags, *RANKS))
+    both, alone, none = (AutoModel.from_pretrained(tmp_path / name / "best") for name in ("both", "alone", "none"))
+    assert find_edit(both, EmbeddingConfig) == EmbeddingConfig("ketxs", rank=3)
+    assert find_edit(both, DecompositionConfig) is not None and find_edit(alone, DecompositionConfig) is None
+    assert (
+        find_edit(alone, EmbeddingConfig) == EmbeddingConfig("tt", rank=4) and find_edit(none, EmbeddingConfig) is None
+    )
+
+
 def test_a_directory_with_a_config_alone_begins_at_random(
     tiny: TinyBert, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +119,26 @@ def test_loss_is_that_of_the_original_by_default(tiny: TinyBert, tmp_path: Path)
     assert first["batch_sum"] == pytest.approx(4 * first["mean"], rel=1e-5)
 
 
+def test_stopped_and_resumed_is_bit_identical(tiny: TinyBert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM in step 7 of 10: saved, and --continue_train ends as the run that was not stopped."""
+    more = ("--init_from_teacher", "--use_swap", *RANKS, "--keep_checkpoints", 1)
+    run_general(tiny.general(tmp_path / "one", *more))
+    original = Trainer._step
+
+    def signalled(self: Trainer, group: Any) -> None:
+        original(self, group)
+        if self.progress.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", signalled)
+        with pytest.raises(Interrupted, match="saved step 7"):
+            run_general(tiny.general(tmp_path / "two", *more))
+    run_general(tiny.general(tmp_path / "two", *more, "--continue_train"))
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_identical(tiny: TinyBert, tmp_path: Path) -> None:
     """SIGKILL before step 7 of 10; --continue_train goes on and ends as the run that was not killed."""
     more = ("--init_from_teacher", "--use_swap", *RANKS, "--save_step", 2)
@@ -146,7 +182,9 @@ def test_other_text_can_be_evaluated_on(tiny: TinyBert, tmp_path: Path) -> None:
     [
         ((), "give either --student_model or --init_from_teacher"),
         (("--init_from_teacher", "--use_swap"), "needs rank_layer, rank_condim, rank_dim: .*--rank_layer N"),
-        (("--init_from_teacher", *RANKS), "--rank_.* need --use_swap"),
+        (("--init_from_teacher", *RANKS), "--rank_layer needs --use_swap"),
+        (("--init_from_teacher", "--use_swap", "--embedding_type", "kets"), "embedding_type .*did you mean 'ket"),
+        (("--init_from_teacher", "--use_swap", *RANKS, "--embedding_rank", 2), "need --embedding_type"),
         (("--init_from_teacher", "--use_swap", *RANKS, "--ops", "sam"), "ops .*did you mean 'san'"),
         (("--init_from_teacher", "--use_swap", *RANKS[:2], "--rank_condim", 33, "--rank_dim", 8), "33 .*32"),
         (("--init_from_teacher", "--use_swap", "--rank_layer", 999, *RANKS[2:]), "rank_layer 999"),

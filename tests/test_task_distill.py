@@ -16,8 +16,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from dataset import TASKS, DataError
 from dataset.submission import FILES
-from model import DecompositionConfig, ModelError, find_edit
+from model import DecompositionConfig, ModelError, apply_edit, find_edit
 from tests.helpers_ranks import free_port
+from tests.test_decomposition_originals import write_original
 from tests.tiny import assert_same_run, die_before_step, killed_run, result_of, rows_of, tensors_under
 from tests.tiny_bert import TinyBert, bert_config, run_general, run_task, save_bert, tiny_word_pieces
 from utils.errors import UserError
@@ -263,6 +264,25 @@ def test_decomposed_but_not_distilled_is_one_command(stages: Stages, tmp_path: P
     assert least["metrics"]["loss"] != pytest.approx(full["metrics"]["loss"])
 
 
+def test_original_checkpoints_are_students_and_models(stages: Stages, tmp_path: Path) -> None:
+    """A directory in the original's format, with a classifier of another size or the right one."""
+    edit = DecompositionConfig(rank_layer=5, rank_condim=12, rank_dim=10)
+    for classes in (3, 2):
+        torch.manual_seed(0)
+        model = BertForSequenceClassification(bert_config(2, num_labels=classes)).eval()
+        apply_edit(model, edit)
+        folder = write_original(tmp_path / f"classes{classes}", model, edit)
+        tiny_word_pieces().save_pretrained(folder)
+    run_task(stages.tiny.task(tmp_path / "e", "--do_eval", "--student_model", tmp_path / "classes2", "--no-costs"))
+    assert json.loads((tmp_path / "e" / "evaluation.json").read_text())["edits"] == "decomposition"
+    with pytest.raises(UserError, match="no classifier for sst2"):
+        run_task(stages.tiny.task(tmp_path / "f", "--do_eval", "--student_model", tmp_path / "classes3"))
+    models = ("--teacher_model", stages.teacher, "--student_model", tmp_path / "classes3")
+    run_task(stages.tiny.task(tmp_path / "s", "--stage", "both", *models, "--max_steps", 1))
+    found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s" / "prediction" / "best")
+    assert find_edit(found, DecompositionConfig) == edit and found.config.num_labels == 2
+
+
 # --- defaults and mistakes -------------------------------------------------------------------------------------------
 
 
@@ -309,7 +329,7 @@ def test_help_shows_the_defaults_of_all_tasks_or_of_one(capsys: pytest.CaptureFi
         (("--stage", "intermediate", "--do_eval", "--student_model", "s", "--teacher_model", "t"), "need a classifier"),
         (("--temperature", "0", "--student_model", "s", "--teacher_model", "t"), "--temperature must be above 0"),
         (("--do_eval", "--aug_train", "--student_model", "s"), "--aug_train is for training"),
-        (("--do_eval", "--student_model", "{model}", "--rank_dim", "4"), "--rank_.* need --use_swap"),
+        (("--do_eval", "--student_model", "{model}", "--rank_dim", "4"), "--rank_dim needs --use_swap"),
         (("--student_modle", "s"), "did you mean --student_model"),
         (("--do_eval", "--student_model", "/nowhere"), "/nowhere"),
         (("--max_seq_length", "3", "--do_eval", "--student_model", "s"), "--max-seq-length must be at least 4"),

@@ -37,7 +37,11 @@ class RunArguments:
     precision: Literal["fp32", "bf16", "fp16"] = flag(
         "fp32", "Autocast precision; bf16 also works on CPUs. fp16 is refused for T5, which overflows in it."
     )
-    resume: bool = flag(False, "Go on at the newest checkpoint of --output-path.")
+    resume: bool = flag(
+        False,
+        "Go on at the newest checkpoint of --output-path; another number of processes needs the --batch-size that "
+        "gives the same rows in total.",
+    )
     overwrite: bool = flag(False, "Delete the run that --output-path holds and start anew.")
     num_workers: int = flag(0, "Processes that tokenise a streamed corpus; the batches are the same for any number.")
     debug: bool = flag(False, "Show the traceback of an error.")
@@ -152,9 +156,8 @@ def parse(
     _add_hyphens(parser)
     parser.set_defaults(**(defaults or {}))
     given = list(sys.argv[1:] if arguments is None else arguments)
-    *values, rest, unknown = parser.parse_args_into_dataclasses(
-        args=given, look_for_args_file=False, return_remaining_strings=True
-    )
+    found = parser.parse_args_into_dataclasses(args=given, look_for_args_file=False, return_remaining_strings=True)
+    values, rest, unknown = found[: len(types)], found[-2], found[-1]  # without ignored flags there is no rest
     if unknown:
         raise UserError(_unknown_flags(unknown, parser))
     for name, reason in reasons.items():

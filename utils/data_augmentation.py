@@ -10,6 +10,7 @@ numbers and punctuation stay. docs/data_augmentation.md tells the details.
 from __future__ import annotations
 
 import random
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
@@ -27,7 +28,7 @@ from utils.augmentation.masked_lm import MaskedLm, candidate_words, load_masked_
 from utils.augmentation.neighbours import WordVectors, model_vectors, read_glove
 from utils.augmentation.output import GrowingFile
 from utils.augmentation.rows import CONLL, Row, Source, find_source
-from utils.errors import UserError, run_as_script
+from utils.errors import Interrupted, UserError, run_as_script
 from utils.tucker.loading import load_bert_tokenizer, load_encoder
 
 #: New rows per row; those of TinyBERT, and for the tasks it leaves out those of tasks of the same size.
@@ -89,10 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"going on behind row {done:,} of an earlier run")
     try:
         write_rows(source, augmenter, file, total, num_samples, args)
-    except BaseException:
+        file.finish()
+    except KeyboardInterrupt:
+        done = file.counts["rows"]
+        raise Interrupted(signal.SIGINT, f"{done:,} of {total:,} rows are kept; the same command goes on.") from None
+    finally:
         file.close()
-        raise
-    file.finish()
     print(f"made: {target} ({file.counts['rows']:,} rows and {file.counts['new']:,} new ones)")
 
 

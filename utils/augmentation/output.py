@@ -76,5 +76,5 @@ class GrowingFile:
         self._state.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Stop without finishing; what was appended stays for the next run."""
+        """Stop; what was appended to an unfinished file stays for the next run."""
         self._stream.close()

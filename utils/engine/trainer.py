@@ -69,7 +69,7 @@ class Trainer:
 
     Args:
         runtime: devices and processes.
-        objective: module whose `forward(batch)` gives (mean loss, {name: scalar}).
+        objective: module whose `forward(batch)` gives (mean loss over the rows, {name: scalar}).
         source: the batches; knows how to start in the middle of an epoch.
         config: see `TrainerConfig`.
         directory: where everything is written.
@@ -327,7 +327,11 @@ class Trainer:
 
 
 def _global_share(batch: Batch, world_size: int) -> float:
-    """Factor that makes the mean over processes of local means the mean over the global batch's rows."""
+    """Factor that makes the mean over processes of local means the mean over the global batch's rows.
+
+    So a loss that is a mean over rows is the same for any number of processes. One that is a mean over tokens
+    weighs each process's tokens by its rows, as accumulation does with micro-batches.
+    """
     if world_size == 1 or "num_global_rows" not in batch:
         return 1.0
     return float(batch["num_rows"]) * world_size / float(batch["num_global_rows"])

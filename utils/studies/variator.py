@@ -182,19 +182,21 @@ def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) 
 
 
 def write_summary(study: Study, datasets: list[str], seeds: list[int], page: Path) -> None:
-    """The README's few rows: dense and adapted plugins by ratio."""
+    """The README's few rows: dense, and plugins by ratio: adapted ones, and as a control those never trained."""
     ratios = " | ".join(f"k = {k}" for k in RATIOS)
-    lines = [f"| task | dense accuracy | {ratios} |", "|---|---|" + "---|" * len(RATIOS)]
+    lines = [f"| task, accuracy | dense | plugins | {ratios} |", "|---|---|---|" + "---|" * len(RATIOS)]
     for dataset in datasets:
-        found = collect(study.output, dataset, seeds).get("adapted", {})
-        if not found:
-            continue
-        dense = statistics.mean(row["accuracy"] for row in found[1])
-        cells = []
-        for ratio in RATIOS:
-            value = statistics.mean(row["accuracy"] for row in found[ratio])
-            cells.append(f"{value:.3f} ({value / dense:.1%} kept)")
-        lines.append(f"| {dataset.upper()} ({len(found[1])} seeds) | {dense:.3f} | {' | '.join(cells)} |")
+        found = collect(study.output, dataset, seeds)
+        for control in ("adapted", "untrained"):
+            if control not in found:
+                continue
+            dense = statistics.mean(row["accuracy"] for row in found[control][1])
+            cells = []
+            for ratio in RATIOS:
+                value = statistics.mean(row["accuracy"] for row in found[control][ratio])
+                cells.append(f"{value:.3f} ({value / dense:.1%} kept)")
+            seeds_found = f"{len(found[control][1])} seed(s)"
+            lines.append(f"| {dataset.upper()}, {seeds_found} | {dense:.3f} | {control} | {' | '.join(cells)} |")
     write_measured(page, lines, "variator")
 
 

@@ -68,7 +68,12 @@ class DecompositionArguments:
     rank_layer: int | None = flag(None, "Matrices in the bank (protocol IV).")
     rank_condim: int | None = flag(None, "Columns of the left factor (protocols III, IV).")
     rank_dim: int | None = flag(None, "Rows of the right factor; in protocol II the rank of each matrix.")
-    from_scratch: bool = flag(False, "Random student of the same shape instead of the decomposed weights (a control).")
+    embedding_type: str | None = flag(
+        None, "Factorise the word embedding too: ket, ketxs, tt or tr (default: what config.json says, if it is these)."
+    )
+    embedding_order: int | None = flag(None, "Number of its factors (default: by type).")
+    embedding_rank: int | None = flag(None, "Its rank (default: by type).")
+    from_scratch: bool = flag(False, "Draw the factors at random instead of decomposing the weights (a control).")
 
 
 def with_two_dashes(arguments: Sequence[str] | None) -> list[str]:

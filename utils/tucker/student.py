@@ -7,9 +7,12 @@ from typing import Any
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from dataset import Task
-from model import DecompositionConfig, apply_edit, find_edit, relative_errors
+from model import DecompositionConfig, EditConfig, apply_edit, find_edit, relative_errors
+from model.backbone import spec_for
 from model.decomposition import edit_from_original_config
 from model.decomposition.config import RANKS
+from model.decomposition.embeddings import EmbeddingConfig
+from model.decomposition.embeddings.config import TYPES
 from utils.errors import UserError
 from utils.tucker.arguments import DecompositionArguments
 from utils.tucker.loading import (
@@ -22,8 +25,11 @@ from utils.tucker.loading import (
 )
 
 #: Keys of the original's config that say how a student is to be decomposed; a decomposed one says it in `compression`.
-_REQUEST = ("rank_layer", "rank_condim", "rank_dim", "ops", "load_compressed_model", "is_expand", "rank_left_expdim",
-            "rank_right_expdim", "compression_from_scratch", "requires_grad")  # fmt: skip
+_REQUEST = (
+    *("rank_layer", "rank_condim", "rank_dim", "ops", "is_expand", "rank_left_expdim", "rank_right_expdim"),
+    *("load_compressed_model", "compression_from_scratch", "requires_grad"),
+    *("embedding_type", "embedding_order", "embedding_rank"),
+)
 
 
 def build_student(
@@ -42,30 +48,38 @@ def build_student(
         UserError, ModelError: it cannot be loaded or decomposed.
     """
     config = read_config(model_directory(source))
-    edit = requested_edit(config, flags) if flags.use_swap else None
+    edits = requested_edits(config, flags) if flags.use_swap else []
     if not trained and not has_weights(model_directory(source)):
         model, how = _drawn(config, task), f"random weights (no weights in {model_directory(source)})"
     elif task is None:
         model, how = load_encoder(source, dense=flags.use_swap), f"weights of {source}"
     else:
         model, how = load_classifier(source, task, trained, dense=flags.use_swap), f"weights of {source}"
-    if edit is None:
-        return model, how
-    if find_edit(model, DecompositionConfig) is not None:
-        raise UserError(f"--use_swap: {source} is decomposed already; leave the flag out.")
-    apply_edit(model, edit, from_scratch=flags.from_scratch)
-    for name in _REQUEST:
+    for edit in edits:
+        if find_edit(model, type(edit)) is not None:
+            raise UserError(f"--use_swap: {source} has the edit {edit.kind!r} already; leave the flag out.")
+        apply_edit(model, edit, from_scratch=flags.from_scratch)
+        how = f"{how}, {_described(model, edit, flags.from_scratch)}"
+    for name in _REQUEST if edits else ():
         if hasattr(model.config, name):
             delattr(model.config, name)
-    return model, f"{how}, {_described(model, edit, flags.from_scratch)}"
+    return model, how
 
 
-def requested_edit(config: Any, flags: DecompositionArguments) -> DecompositionConfig:
-    """The decomposition that the flags ask for, and where they are silent the student's config.json.
+def requested_edits(config: Any, flags: DecompositionArguments) -> list[EditConfig]:
+    """What the flags ask for, and where they are silent the student's config.json.
 
     Raises:
         UserError, ModelError: ranks are missing, or a value cannot be.
     """
+    embedding = _requested_embedding(config, flags)
+    ranks = [getattr(place, name, None) for place in (flags, config) for name in RANKS["IV"]]
+    if embedding is not None and all(rank is None for rank in ranks):
+        return [embedding]
+    return [_requested_decomposition(config, flags), *([] if embedding is None else [embedding])]
+
+
+def _requested_decomposition(config: Any, flags: DecompositionArguments) -> DecompositionConfig:
     names = ("protocol", "ops", "rank_layer", "rank_condim", "rank_dim")
     given = {name: value for name in names if (value := getattr(flags, name)) is not None}
     asked = edit_from_original_config(config)
@@ -81,16 +95,30 @@ def requested_edit(config: Any, flags: DecompositionArguments) -> DecompositionC
     return DecompositionConfig.from_dict(values)
 
 
+def _requested_embedding(config: Any, flags: DecompositionArguments) -> EmbeddingConfig | None:
+    said = getattr(config, "embedding_type", None)
+    kind = flags.embedding_type or (said if said in TYPES else None)  # the original says "other" where there is none
+    given = {name: v for name in ("order", "rank") if (v := getattr(flags, f"embedding_{name}")) is not None}
+    if kind is None:
+        if given:
+            raise UserError("--embedding_order and --embedding_rank need --embedding_type.")
+        return None
+    asked = {name: v for name in ("order", "rank") if (v := getattr(config, f"embedding_{name}", None)) is not None}
+    return EmbeddingConfig.from_dict({"embedding_type": kind, **asked, **given})
+
+
 def unused_request(source: str, flags: DecompositionArguments) -> str | None:
-    """A warning where ranks are given that nothing reads, as `--use_swap` is missing."""
+    """A warning where config.json names ranks that nothing reads, as `--use_swap` is missing.
+
+    Raises:
+        UserError: flags do.
+    """
     if flags.use_swap:
         return None
-    if any(
-        value is not None for value in (flags.protocol, flags.ops, flags.rank_layer, flags.rank_condim, flags.rank_dim)
-    ):
-        raise UserError("--protocol, --ops and --rank_* need --use_swap, which decomposes the student.")
-    if flags.from_scratch:
-        raise UserError("--from_scratch needs --use_swap, which decomposes the student.")
+    names = ("protocol", "ops", *RANKS["IV"], "embedding_type", "embedding_order", "embedding_rank")
+    given = [name for name in names if getattr(flags, name) is not None]
+    if given or flags.from_scratch:
+        raise UserError(f"--{given[0] if given else 'from_scratch'} needs --use_swap, which decomposes the student.")
     config = read_config(model_directory(source))
     if getattr(config, "compression", None) or getattr(config, "load_compressed_model", False):
         return None
@@ -106,9 +134,15 @@ def _drawn(config: Any, task: Task | None) -> PreTrainedModel:
     return AutoModelForSequenceClassification.from_config(config)
 
 
-def _described(model: PreTrainedModel, edit: DecompositionConfig, from_scratch: bool) -> str:
-    ranks = ", ".join(f"{name} {getattr(edit, name)}" for name in RANKS[edit.protocol])
-    what = f"decomposed by protocol {edit.protocol} ({edit.ops}; {ranks})"
-    if from_scratch:
-        return f"{what}, factors drawn at random"
-    return f"{what}, relative error {relative_errors(model).overall:.4f}"
+def _described(model: PreTrainedModel, edit: EditConfig, from_scratch: bool) -> str:
+    error = 0.0
+    if isinstance(edit, EmbeddingConfig):
+        what = f"word embedding as {edit.embedding_type} (order {edit.order}, rank {edit.rank})"
+        if not from_scratch:
+            error = float(getattr(spec_for(model).embeddings(model).module, "relative_error", 0.0))
+    else:
+        assert isinstance(edit, DecompositionConfig)
+        ranks = ", ".join(f"{name} {getattr(edit, name)}" for name in RANKS[edit.protocol])
+        what = f"decomposed by protocol {edit.protocol} ({edit.ops}; {ranks})"
+        error = 0.0 if from_scratch else relative_errors(model).overall
+    return f"{what}, factors drawn at random" if from_scratch else f"{what}, relative error {error:.4f}"
