@@ -9,11 +9,15 @@ The text is made by `python -m utils.pregenerate_training_data`; the student goe
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load, which takes seconds: no traceback
 
 from dataset.collate import Batch
 from dataset.pregenerated import PregeneratedBatches, PretrainingCollator
