@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,11 @@ def collect(output: Path, dataset: str, seeds: list[int]) -> Found:
     return found
 
 
+def retention(rows: list[dict[str, Any]], metric: str) -> float:
+    """Mean over runs of the metric over that of the same run's dense model."""
+    return statistics.mean(row[metric] / row["dense"][metric] for row in rows)
+
+
 def table(found: Found, costs: dict[int, dict[str, Any]], metric: str) -> list[str]:
     """Markdown rows: metric (mean ± standard deviation over seeds), retention, costs."""
     baseline = [row[metric] for row in found["adapted"][1]]
@@ -143,9 +149,9 @@ def table(found: Found, costs: dict[int, dict[str, Any]], metric: str) -> list[s
             if not rows:
                 continue
             values = [row[metric] for row in rows]
-            kept = statistics.mean(row[metric] / row["dense"][metric] for row in rows)
+            kept = retention(rows, metric)
             cells = _cost_cells(costs.get(ratio) if control == "adapted" else None)
-            lines.append(f"| k = {ratio}, {control} | {spread(values)} | {kept:.3f} | {cells} |")
+            lines.append(f"| k = {ratio}, {control} | {spread(values)} | {kept:.1%} | {cells} |")
     return lines
 
 
@@ -193,8 +199,9 @@ def write_summary(study: Study, datasets: list[str], seeds: list[int], page: Pat
             dense = statistics.mean(row["accuracy"] for row in found[control][1])
             cells = []
             for ratio in RATIOS:
-                value = statistics.mean(row["accuracy"] for row in found[control][ratio])
-                cells.append(f"{value:.3f} ({value / dense:.1%} kept)")
+                rows = found[control][ratio]
+                value = statistics.mean(row["accuracy"] for row in rows)
+                cells.append(f"{value:.3f} ({retention(rows, 'accuracy'):.1%} kept)")
             seeds_found = f"{len(found[control][1])} seed(s)"
             lines.append(f"| {dataset.upper()}, {seeds_found} | {dense:.3f} | {control} | {' | '.join(cells)} |")
     write_measured(page, lines, "variator")
@@ -218,18 +225,29 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with GLUE TSV folders (SST-2, MRPC)")
     parser.add_argument("--corpus", required=True, help="folder of the pre-training corpus")
     parser.add_argument("--backbone", required=True, help="pre-trained T5 directory")
-    parser.add_argument("--datasets", nargs="+", default=["sst2", "mrpc"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--datasets", nargs="+", default=["sst2", "mrpc"], help="default: sst2 mrpc")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: 1 2 3")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of a stage (default: %(default)s)")
     parser.add_argument("--residual-scale", type=float, default=10.0, help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=Path("outputs/results/variator"))
-    parser.add_argument("--page", type=Path, default=Path("docs/results/variator.md"))
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("outputs/results/variator"),
+        help="folder of the runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        default=Path("docs/results/variator.md"),
+        help="page whose measured block is rewritten (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     parser.add_argument(
         "--readme", type=Path, default=Path("README.md"), help="page of the summary (default: %(default)s)"
     )
     parser.add_argument("--costs", action="store_true", help="only measure the costs of the first seed")
     parser.add_argument("--report", action="store_true", help="only write the page")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
     study = Study(given.data, given.corpus, given.backbone, Runner(given.output, given.threads), given.residual_scale)
     if given.costs:
@@ -247,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_as_script(main, debug=False)
+    run_as_script(main, debug="--debug" in sys.argv)
