@@ -246,6 +246,7 @@ need_corpus() {
 # $1: size, $2: dataset
 need_task_data() {
     given --data-path && return 0
+    is_embedded "$1" && return 0 # need_embedded makes it
     [[ -e "$(task_data_of "$1" "$2")" ]] ||
         missing "$(task_data_of "$1" "$2") (the data of $2)" "$(python_hint) utils/save_data.py --only $2"
 }

@@ -65,7 +65,8 @@ class OptimisationArguments:
     lr: float = flag(1e-5, "Peak learning rate.")
     weight_decay: float = flag(1e-5, "Decoupled weight decay, on every trained parameter.")
     schedule: Literal["linear", "constant"] | None = flag(
-        None, "Learning rate after the warm-up; default: linear for pre-training, constant for tasks."
+        None,
+        "Learning rate after the warm-up; default: for T5 linear on text and constant on tasks, for BERT by stage.",
     )
     warmup_step: int = flag(1, "Steps of linear warm-up; step n has learning rate lr · n / warm-up.")
     optimizer: Literal["adamw", "bertadam"] = flag(
