@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTextEncoding,
     AutoModelForTokenClassification,
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
@@ -25,6 +26,7 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    BertTokenizerFast,
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
@@ -132,3 +134,5 @@ def register() -> None:
     AutoConfig.register(CompressedBertConfig.model_type, CompressedBertConfig, exist_ok=True)
     for auto_class, head in _BERT_HEADS:
         auto_class.register(CompressedBertConfig, head, exist_ok=True)
+    # A directory with nothing but a vocab.txt, as old BERTs have: the model type names the tokenizer.
+    AutoTokenizer.register(CompressedBertConfig, fast_tokenizer_class=BertTokenizerFast, exist_ok=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from metric.cost import count_macs
 from model import DecompositionConfig, ModelError, optimize_for_inference
 from model.decomposition import layers as layers_module
+from model.decomposition.packing import PackedWeight, usable_for
 from model.decomposition.plans import (
     Factors,
     Inner,
@@ -94,6 +95,51 @@ def test_the_bound_of_the_shared_path_is_reached() -> None:
         kinds = (Shape(1, 3, 768), Shape(1, 1, 768), Shape(1, 4, 768), Shape(4, 1, 768))
         spent = sum(min(c.per_token for c in costs(shape, Inner(rank, rank, True)).values()) for shape in kinds)
         assert 12 * 768**2 / spent >= least - 1e-9
+
+
+# packed weights
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [0, 1, 7, 33])
+def test_packed_products_are_the_plain_ones(rows: int) -> None:
+    """Any number of rows, with and without bias, and inputs whose rows do not lie side by side."""
+    weight, bias = noise(10, 6).float(), noise(6, seed=1).float()
+    if not usable_for(weight):
+        pytest.skip("this build of torch has no packed products")
+    packed = PackedWeight(weight)
+    for x in (noise(rows, 10, seed=2).float(), noise(10, rows, seed=2).float().T, noise(rows, 15).float()[:, 2:12]):
+        torch.testing.assert_close(packed.product(x, bias), x @ weight + bias)
+        torch.testing.assert_close(packed.product(x, None), x @ weight)
+
+
+def test_packed_weights_are_for_plain_evaluation_in_float32_only() -> None:
+    """Not with gradients, autocast, other precisions, or where operations are counted; a model mixes freely."""
+    weight = noise(3, 4).float()
+    assert not usable_for(weight)
+    with torch.no_grad():
+        assert not usable_for(weight.double()) and not usable_for(weight.to("meta"))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert not usable_for(weight)
+        inside = []
+        count_macs(lambda: inside.append(usable_for(weight)))
+        assert inside == [False]
+    model = decomposed(decompositions()["IV"])
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    packed = tiny_logits(model)
+    torch.testing.assert_close(model(**tiny_inputs()).logits, packed, atol=1e-6, rtol=0)
+    assert torch.equal(tiny_logits(model), packed)
+
+
+def test_a_shared_factor_is_packed_once() -> None:
+    """All groups that read U from the same side hold the same packed weight."""
+    model = decomposed(DecompositionConfig("IV", "san", rank_layer=3, rank_condim=2, rank_dim=2))
+    tiny_logits(model)
+    held = [weight for _, weights in bank_of(model)._cache.entries.values() for weight in weights]
+    packed = [weight for weight in held if isinstance(weight, PackedWeight)]
+    assert len(held) == 8
+    assert len(packed) in (0, 8) and len({id(weight) for weight in packed if weight.shape == (WIDTH, 2)}) <= 1
 
 
 # choosing and caching in a model

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertForMaskedLM,
     BertForPreTraining,
     BertForQuestionAnswering,
@@ -146,7 +147,8 @@ def test_the_reported_errors_are_those_of_the_weights(kind: str) -> None:
     described = report.to_dict()
     assert described["dense_parameters"] == BLOCKS["san_ffn"] * WIDTH**2
     assert json.loads(json.dumps(described))["block_errors"][0]["query"] == report.by_block[0][0]
-    assert report.table().splitlines()[-1] == f"overall {report.overall:.4f}"
+    assert described["bank_parameters"] == sum(parameter.numel() for parameter in bank_of(model).parameters())
+    assert report.table().splitlines()[-1].startswith(f"overall {report.overall:.4f}, 2,880 -> ")
 
 
 def test_errors_are_unknown_where_nothing_was_decomposed(tmp_path: Path) -> None:
@@ -311,6 +313,13 @@ def test_a_saved_encoder_takes_a_new_head(tmp_path: Path) -> None:
     assert loaded.classifier.out_features == 5
     for name, parameter in bank_of(model).named_parameters():
         assert torch.equal(bank_of(loaded).get_parameter(name), parameter)
+
+
+def test_a_vocabulary_is_enough_for_a_tokenizer(tmp_path: Path) -> None:
+    """Old BERT directories have no `tokenizer_config.json`; their compressed students need none either."""
+    decomposed(decompositions()["IV"]).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n##c\n")
+    assert AutoTokenizer.from_pretrained(tmp_path)("a bc")["input_ids"] == [2, 5, 6, 7, 3]
 
 
 def test_it_builds_on_the_meta_device() -> None:

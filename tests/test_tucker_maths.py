@@ -67,6 +67,7 @@ def test_reported_errors_are_the_true_ones(working: str, ranks: tuple[int, int, 
     torch.testing.assert_close(made.block_errors, blocks, atol=2e-6, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:Trying to compute SVD")
 @pytest.mark.parametrize("ranks", [(4, 5, 6), (12, 3, 3), (2, 10, 9)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_never_worse_than_tensorly(working: str, ranks: tuple[int, int, int], seed: int) -> None:

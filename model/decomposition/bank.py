@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from model.decomposition.packing import PackedWeight, Weight, usable_for
 from model.decomposition.plans import Factors, Inner, PairFactors, SharedFactors
 
 #: Values looked at to notice a change that bypassed autograd (`parameter.data`).
@@ -37,7 +38,8 @@ class _Cache:
     """Formed weights by group. Neither copied nor saved with a model: they can be formed again."""
 
     def __init__(self) -> None:
-        self.entries: dict[Any, tuple[State, tuple[Tensor, ...]]] = {}
+        self.entries: dict[Any, tuple[State, tuple[Weight, ...]]] = {}
+        self.packed: dict[Any, tuple[State, PackedWeight]] = {}
         self.probe: Tensor | None = None
 
     def __reduce__(self) -> tuple[type[_Cache], tuple[()]]:
@@ -89,21 +91,39 @@ class MatrixBank(nn.Module, ABC):
             marks += [None if parameter.is_inference() else parameter._version, parameter.data_ptr()]
         return State(parameters, tuple(marks))
 
-    def cached(self, key: Any, state: State, form: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """The weights that `form` gives, formed anew only where the state has changed since the last time."""
-        entry = self._cache.entries.get(key)
+    def cached(self, key: Any, form: Callable[[], tuple[Tensor, ...]]) -> tuple[Weight, ...]:
+        """The weights that `form` gives, formed anew only where the state has changed since the last time.
+
+        Where it can be, they come packed (see `packing`).
+        """
+        state, parameter = self.state(), next(self.parameters())
+        packs = usable_for(parameter)
+        entry = self._cache.entries.get((key, packs))
         if entry is None or not entry[0].same(state):
-            device = next(self.parameters()).device
-            dtype = _autocast_dtype(device)
+            dtype = _autocast_dtype(parameter.device)
             # Formed inside inference mode they could never be used outside it.
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
                 formed = tuple(weight if dtype is None else weight.to(dtype) for weight in form())
-            self._cache.entries[key] = entry = (state, formed)
+                made = tuple(self._packed(weight, state) for weight in formed) if packs else formed
+            self._cache.entries[key, packs] = entry = (state, made)
+        return entry[1]
+
+    def _packed(self, weight: Tensor, state: State) -> Weight:
+        """A matrix packed; one that lies in a parameter, as shared factors do, once for all groups."""
+        if weight.dim() != 2:
+            return weight
+        if weight.data_ptr() not in {parameter.data_ptr() for parameter in self.parameters()}:
+            return PackedWeight(weight)
+        place = (weight.data_ptr(), weight.shape, weight.stride())
+        entry = self._cache.packed.get(place)
+        if entry is None or not entry[0].same(state):
+            self._cache.packed[place] = entry = (state, PackedWeight(weight))
         return entry[1]
 
     def forget(self) -> None:
         """Drop all formed weights."""
         self._cache.entries.clear()
+        self._cache.packed.clear()
         self._changes += 1
 
     @torch.no_grad()

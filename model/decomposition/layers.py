@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.decomposition.bank import MatrixBank, State
+from model.decomposition.packing import Weight
 from model.decomposition.plans import Inner, Shape, cheapest, multiply, weights
 from model.decomposition.stacking import Role, joined
 
@@ -87,11 +88,10 @@ class MatrixGroup:
             bank.probe()
         return multiply(x, self.formed(self.fixed_plan or cheapest(self.shape, self.inner, tokens, cached=True)), bias)
 
-    def formed(self, plan: str) -> tuple[Tensor, ...]:
+    def formed(self, plan: str) -> tuple[Weight, ...]:
         """The weights of a plan, kept until a parameter changes."""
         return self.bank.cached(
             (self.rows.start, plan),
-            self.bank.state(),
             lambda: weights(plan, self.bank.factors(self.rows, self.transposed), self.shape),
         )
 

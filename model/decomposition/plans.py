@@ -22,6 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.decomposition.packing import PackedWeight, Weight
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -111,7 +113,7 @@ def weights(plan: str, factors: Factors, shape: Shape) -> tuple[Tensor, ...]:
     return (_arranged(first @ cores @ last, shape),)
 
 
-def multiply(x: Tensor, steps: tuple[Tensor, ...], bias: Tensor | None) -> Tensor:
+def multiply(x: Tensor, steps: tuple[Weight, ...], bias: Tensor | None) -> Tensor:
     """x (…, inputs * D) -> (…, outputs * D), plus the bias.
 
     Before each step the chunks are laid out so that they have the step's number of rows, a reshape without a copy.
@@ -120,15 +122,19 @@ def multiply(x: Tensor, steps: tuple[Tensor, ...], bias: Tensor | None) -> Tenso
     for weight in steps[:-1]:
         y = _step(y, weight)
     last = steps[-1]
-    if bias is not None and last.dim() == 2 and last.shape[1] == bias.shape[0]:
-        return torch.addmm(bias, y.reshape(-1, last.shape[0]), last).view(*lead, -1)
+    if bias is not None and len(last.shape) == 2 and last.shape[1] == bias.shape[0]:
+        return _step(y, last, bias).view(*lead, -1)
     y = _step(y, last).reshape(*lead, -1)
     return y if bias is None else y + bias
 
 
-def _step(x: Tensor, weight: Tensor) -> Tensor:
+def _step(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    if isinstance(weight, PackedWeight):
+        return weight.product(x.reshape(-1, weight.shape[0]), bias)
     if weight.dim() == 2:
-        return x.reshape(-1, weight.shape[0]) @ weight
+        x = x.reshape(-1, weight.shape[0])
+        return x @ weight if bias is None else torch.addmm(bias, x, weight)
+    assert bias is None
     chunks = x.reshape(-1, *weight.shape[:2]).transpose(0, 1)
     return torch.bmm(chunks, weight).transpose(0, 1)
 

@@ -39,7 +39,8 @@ def apply_decomposition(model: Any, edit: DecompositionConfig) -> None:
     with torch.no_grad():
         errors = _fill(bank, edit, tensor)
     _attach(model, bank, order, layers)
-    setattr(bank, _ERRORS, BlockErrors.of(order, errors, tensor))
+    count = sum(parameter.numel() for parameter in bank.parameters())
+    setattr(bank, _ERRORS, BlockErrors.of(order, errors, tensor, count))
 
 
 def build_decomposition(model: Any, edit: DecompositionConfig) -> None:
