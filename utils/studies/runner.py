@@ -32,7 +32,7 @@ class Runner:
         """
         if (folder / done).is_file():
             return
-        shown = f"python {command}" + (" --resume" if (folder / "arguments.json").is_file() else "")
+        shown = f"python {command}" + (" --resume" if any(folder.glob("**/arguments.json")) else "")
         print(f"+ {shown}", flush=True)
         self.output.mkdir(parents=True, exist_ok=True)
         with open(self.output / "commands.txt", "a", encoding="utf-8") as log:
