@@ -181,7 +181,10 @@ train_stage() {
             return 0
         elif [[ ! -f "$output/result.json" ]]; then
             say "$what: $output was interrupted"
-            if compgen -G "$output/checkpoints/step-*" >/dev/null; then again=(--resume); else again=(--overwrite); fi
+            # a run's own checkpoints, or the parts of a schedule
+            again=(--overwrite)
+            compgen -G "$output/checkpoints/step-*" >/dev/null && again=(--resume)
+            compgen -G "$output/*/arguments.json" >/dev/null && again=(--resume)
         elif [[ "$replace" == yes ]]; then
             say "$what: $output is $why; running it again"
             again=(--overwrite)

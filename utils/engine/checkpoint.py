@@ -87,6 +87,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, then delete all but the newest `keep`.
 
+    What an objective has to remember beside its parameters is what its `progress_state()` gives (JSON values).
+
     Args:
         random_states: of every process, by rank; None for that of a run of one process.
 
@@ -109,6 +111,7 @@ def save_checkpoint(
             "optimizer": optimizer_values,
             "world_size": len(random_states),
             "random": [state.values for state in random_states],
+            "objective": module.progress_state() if hasattr(module, "progress_state") else {},
         }
         (partial / "trainer.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
         if (run_directory / "arguments.json").is_file():
@@ -146,6 +149,8 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
                     f"{path}: {name} has shape {tuple(weights[name].shape)}, the model has {tuple(parameter.shape)}."
                 )
             parameter.copy_(weights[name])
+    if hasattr(module, "load_progress_state"):
+        module.load_progress_state(content["objective"])
     _restore_optimizer(parameters, optimizer, content["optimizer"], read_safetensors(path / "optimizer.safetensors"))
     tensors = read_safetensors(path / "random.safetensors")
     if rank < content["world_size"]:

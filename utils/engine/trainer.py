@@ -69,7 +69,8 @@ class Trainer:
 
     Args:
         runtime: devices and processes.
-        objective: module whose `forward(batch)` gives (mean loss over the rows, {name: scalar}).
+        objective: module whose `forward(batch)` gives (mean loss over the rows, {name: scalar}); with an attribute
+            `pieces` above 1, `forward(batch, piece)` gives one summand of it.
         source: the batches; knows how to start in the middle of an epoch.
         config: see `TrainerConfig`.
         directory: where everything is written.
@@ -194,19 +195,25 @@ class Trainer:
         self._report(values, float(norm) if norm is not None else math.nan, lr, tokens / seconds)
 
     def _backward(self, group: list[Batch]) -> tuple[dict[str, Tensor], int]:
-        """Gradients of the group's mean loss; this process's shares of loss and parts, and its tokens."""
+        """Gradients of the group's mean loss; this process's shares of loss and parts, and its tokens.
+
+        An objective of several `pieces` is called once per piece (`forward(batch, piece)`), each with a backward pass
+        of its own: its loss is the sum of theirs, and only one of their graphs is in memory at a time.
+        """
         accelerator, world_size = self.runtime.accelerator, self.runtime.world_size
         totals: dict[str, Tensor] = {}
-        tokens = 0
+        tokens, pieces = 0, int(getattr(self.module, "pieces", 1))
         for i, batch in enumerate(group):
             share = _global_share(batch, world_size) / len(group)
             tokens += _own_tokens(batch)
             batch = self.runtime.to_device(batch)
-            with accelerator.no_sync(self.forward) if i + 1 < len(group) else nullcontext():
-                loss, parts = self.forward(batch)
-                accelerator.backward(loss * share)
-            for key, value in {"loss": loss.detach(), **parts}.items():
-                totals[key] = totals.get(key, torch.zeros_like(value)) + value * share
+            for piece in range(pieces):
+                is_last = i + 1 == len(group) and piece + 1 == pieces
+                with nullcontext() if is_last else accelerator.no_sync(self.forward):
+                    loss, parts = self.forward(batch, piece) if pieces > 1 else self.forward(batch)
+                    accelerator.backward(loss * share)
+                for key, value in {"loss": loss.detach(), **parts}.items():
+                    totals[key] = totals.get(key, torch.zeros_like(value)) + value * share
         return totals, tokens
 
     def _of_all_processes(self, totals: dict[str, Tensor], tokens: int) -> tuple[dict[str, float], int]:

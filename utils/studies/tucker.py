@@ -29,17 +29,17 @@ RANKS: Mapping[str, Mapping[str, str]] = {
 #: Fixed budgets, chosen once: what all rows of a kind get.
 TEACHER = {
     "mrpc": "--num_train_epochs 5",
-    "stsb": "--num_train_epochs 4",
-    "sst2": "--max_steps 1500 --learning_rate 5e-5 --eval_step 300",
+    "stsb": "--num_train_epochs 3",
+    "sst2": "--max_steps 1000 --learning_rate 5e-5 --eval_step 250",
 }
-GENERAL = "--distill_layers all --learning_rate 1e-3 --max_steps 300 --eval_step 100 --valid_batches 4"
+GENERAL = "--distill_layers all --learning_rate 1e-3 --max_steps 150 --eval_step 75 --valid_batches 2"
 STUDENT = {
-    "mrpc": "--num_train_epochs 3",
-    "stsb": "--num_train_epochs 2",
-    "sst2": "--max_steps 1000 --eval_step 250",
+    "mrpc": "--max_steps 150 --eval_step 50",
+    "stsb": "--max_steps 180 --eval_step 60",
+    "sst2": "--max_steps 400 --eval_step 100",
 }
-STUDENT_RATE = "--distill_layers all --learning_rate 3e-4"
-AUGMENTED = "--num_train_epochs 1 --max_steps 345 --eval_step 115"
+STUDENT_RATE = "--distill_layers all --learning_rate 5e-4"
+AUGMENTED = STUDENT["mrpc"]
 LENGTH = {"mrpc": 128, "stsb": 128, "sst2": 64}
 
 

@@ -27,6 +27,7 @@ class Fit:
         source: the training batches.
         evaluate: gives the metrics of the present weights.
         selection: the metric that selects the best model.
+        save: writes the present model into an empty directory; left out, the student as it is.
     """
 
     objective: nn.Module
@@ -35,6 +36,7 @@ class Fit:
     source: BatchSource
     evaluate: Callable[[], dict[str, float]]
     selection: str
+    save: Callable[[Path], None] | None = None
 
 
 def open_run(runtime: Runtime, run: RunArguments, arguments: dict[str, Any]) -> RunDirectory:
@@ -66,7 +68,10 @@ def fit(runtime: Runtime, directory: RunDirectory, config: TrainerConfig, parts:
     """Train, keep the best model (with its tokenizer) in `best/`, and write result.json; gives its values."""
 
     def save(target: Path) -> None:
-        parts.student.save_pretrained(target)
+        if parts.save is None:
+            parts.student.save_pretrained(target)
+        else:
+            parts.save(target)
         parts.tokenizer.save_pretrained(target)
 
     trainer = Trainer(runtime, parts.objective, parts.source, config, directory, parts.evaluate, parts.selection, save)
