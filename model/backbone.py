@@ -7,7 +7,7 @@ slots it needs, so a new family (BERT, RoBERTa, …) is one more entry of `SPECS
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -49,19 +49,23 @@ class AttentionSlots:
 
 @dataclass(frozen=True)
 class LayerSlots:
-    """One Transformer layer: its self-attention and its feed-forward network.
+    """One Transformer layer: its self-attention, its feed-forward network, and in a decoder its cross-attention.
 
     Attributes:
         attention: the self-attention.
         ffn: the whole feed-forward network, None where the family keeps it in no module of its own (BERT).
         ffn_in: its input projections, two where it is gated.
         ffn_out: its output projection.
+        activation: what stands between them, where it is a module that takes the result of `ffn_in` and nothing else.
+        cross_attention: the attention to the encoder's states, None in an encoder.
     """
 
     attention: AttentionSlots
     ffn: Slot | None
     ffn_in: tuple[Slot, ...]
     ffn_out: Slot
+    activation: Slot | None = None
+    cross_attention: AttentionSlots | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class BackboneSpec:
         decoder_layers: the same for the decoder, empty where there is none.
         sizes: gives the encoder's sizes.
         embeddings: gives the slot of the word embedding.
+        layer_list: gives the slot of the list of the encoder's layers.
+        relative_bias: whether the first layer of a stack holds a table of position biases, one column per head, that
+            all its layers add to their attention scores.
     """
 
     family: str
@@ -95,20 +102,29 @@ class BackboneSpec:
     decoder_layers: Callable[[Any], list[LayerSlots]]
     sizes: Callable[[Any], BackboneSizes]
     embeddings: Callable[[Any], Slot]
+    layer_list: Callable[[Any], Slot]
+    relative_bias: bool = False
+
+
+def _t5_attention(layer: Any, name: str) -> AttentionSlots:
+    block = getattr(layer, name)
+    return AttentionSlots(Slot(layer, name), *(Slot(block, letter) for letter in "qkvo"))
 
 
 def _t5_layers(stack: Any) -> list[LayerSlots]:
     layers = []
     for block in stack.block:
-        self_attention = block.layer[0].SelfAttention
-        attention = AttentionSlots(
-            Slot(block.layer[0], "SelfAttention"), *(Slot(self_attention, name) for name in "qkvo")
-        )
         whole = block.layer[-1].DenseReluDense
         ffn = getattr(whole, "base_layer", whole)  # with plugins, the dense one is inside
-        ffn_in = tuple(Slot(ffn, name) for name in ("wi", "wi_0", "wi_1") if hasattr(ffn, name))
-        slot = Slot(block.layer[-1], "DenseReluDense")
-        layers.append(LayerSlots(attention=attention, ffn=slot, ffn_in=ffn_in, ffn_out=Slot(ffn, "wo")))
+        layers.append(
+            LayerSlots(
+                attention=_t5_attention(block.layer[0], "SelfAttention"),
+                ffn=Slot(block.layer[-1], "DenseReluDense"),
+                ffn_in=tuple(Slot(ffn, name) for name in ("wi", "wi_0", "wi_1") if hasattr(ffn, name)),
+                ffn_out=Slot(ffn, "wo"),
+                cross_attention=_t5_attention(block.layer[1], "EncDecAttention") if len(block.layer) == 3 else None,
+            )
+        )
     return layers
 
 
@@ -130,7 +146,12 @@ T5 = BackboneSpec(
     decoder_layers=lambda model: _t5_layers(model.decoder) if hasattr(model, "decoder") else [],
     sizes=_t5_sizes,
     embeddings=lambda model: Slot(model, "shared"),
+    layer_list=lambda model: Slot(model.get_encoder(), "block"),
+    relative_bias=True,
 )
+
+#: T5's encoder with a classifier (`model.enct5`): the same parts by the same names.
+ENCT5 = replace(T5, family="enct5")
 
 
 def _bert_base(model: Any) -> Any:
@@ -141,7 +162,8 @@ def _bert_base(model: Any) -> Any:
 def _bert_layers(model: Any) -> list[LayerSlots]:
     layers = []
     for layer in _bert_base(model).encoder.layer:
-        block = layer.attention.self
+        whole = layer.attention.self
+        block = getattr(whole, "base_layer", whole)  # with nested widths, the attention itself is inside
         attention = AttentionSlots(
             Slot(layer.attention, "self"),
             query=Slot(block, "query"),
@@ -150,7 +172,9 @@ def _bert_layers(model: Any) -> list[LayerSlots]:
             output=Slot(layer.attention.output, "dense"),
         )
         ffn_in = (Slot(layer.intermediate, "dense"),)
-        layers.append(LayerSlots(attention=attention, ffn=None, ffn_in=ffn_in, ffn_out=Slot(layer.output, "dense")))
+        activation = Slot(layer.intermediate, "intermediate_act_fn")
+        ffn_out = Slot(layer.output, "dense")
+        layers.append(LayerSlots(attention, ffn=None, ffn_in=ffn_in, ffn_out=ffn_out, activation=activation))
     return layers
 
 
@@ -172,9 +196,10 @@ BERT = BackboneSpec(
     decoder_layers=lambda model: [],
     sizes=_bert_sizes,
     embeddings=lambda model: Slot(_bert_base(model).embeddings, "word_embeddings"),
+    layer_list=lambda model: Slot(_bert_base(model).encoder, "layer"),
 )
 
-SPECS: Mapping[str, BackboneSpec] = MappingProxyType({T5.family: T5, BERT.family: BERT})
+SPECS: Mapping[str, BackboneSpec] = MappingProxyType({T5.family: T5, ENCT5.family: ENCT5, BERT.family: BERT})
 
 
 def describe_stacks(model: Any) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.decomposition.bank import MatrixBank, State
-from model.decomposition.packing import Weight
+from model.decomposition.packing import PackedWeight, Weight
 from model.decomposition.plans import Inner, Shape, cheapest, multiply, weights
 from model.decomposition.stacking import Role, joined
 
@@ -78,15 +78,27 @@ class MatrixGroup:
             pending.x = pending.state = None
         return output
 
+    def activated(self, x: Tensor) -> Tensor | None:
+        """The GELU of the only member's result, in one step; None where that is not to be had for less than two."""
+        steps = None if self._is_trained() else self._kept(x)
+        if steps is None or not isinstance(steps[-1], PackedWeight):
+            return None
+        return multiply(x, steps, self.members[0].bias, gelu=True)
+
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        bank, tokens = self.bank, x.numel() // x.shape[-1]
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in bank.parameters())
-        if bank.training or trained:
-            plan = cheapest(self.shape, self.inner, tokens, cached=False)
-            return multiply(x, weights(plan, bank.factors(self.rows, self.transposed), self.shape), bias)
+        if self._is_trained():
+            plan = cheapest(self.shape, self.inner, x.numel() // x.shape[-1], cached=False)
+            return multiply(x, weights(plan, self.bank.factors(self.rows, self.transposed), self.shape), bias)
+        return multiply(x, self._kept(x), bias)
+
+    def _is_trained(self) -> bool:
+        return self.bank.training or (torch.is_grad_enabled() and any(p.requires_grad for p in self.bank.parameters()))
+
+    def _kept(self, x: Tensor) -> tuple[Weight, ...]:
         if self.rows.start == 0:  # the first of an encoder's products
-            bank.probe()
-        return multiply(x, self.formed(self.fixed_plan or cheapest(self.shape, self.inner, tokens, cached=True)), bias)
+            self.bank.probe()
+        tokens = x.numel() // x.shape[-1]
+        return self.formed(self.fixed_plan or cheapest(self.shape, self.inner, tokens, cached=True))
 
     def formed(self, plan: str) -> tuple[Weight, ...]:
         """The weights of a plan, kept until a parameter changes."""
@@ -94,6 +106,28 @@ class MatrixGroup:
             (self.rows.start, plan),
             lambda: weights(plan, self.bank.factors(self.rows, self.transposed), self.shape),
         )
+
+
+class FusedGelu(nn.Module):
+    """The GELU behind a projection, which is left out for tensors that have gone through it in the product already.
+
+    Args:
+        activation: the module that hung here.
+    """
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    @staticmethod
+    def mark(x: Tensor) -> Tensor:
+        """Say that `x`, this very tensor, is activated."""
+        x.is_activated = True  # type: ignore[attr-defined]
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…) -> (…)."""
+        return x if getattr(x, "is_activated", False) else self.activation(x)
 
 
 class DecomposedLinear(nn.Module):
@@ -116,6 +150,7 @@ class DecomposedLinear(nn.Module):
         self.rows = rows
         self.in_features, self.out_features = features
         self.bias = bias
+        self.followed_by: FusedGelu | None = None
         self._member = len(group.members)
         group.members.append(self)
 
@@ -125,7 +160,10 @@ class DecomposedLinear(nn.Module):
         return joined(self.group.bank.matrices(self.rows), self.role)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) -> (…, out)."""
+        """(…, in) -> (…, out); with an activation behind it, its result where the product gives it for nothing."""
+        fused = self.followed_by
+        if fused is not None and not self._forward_hooks and (made := self.group.activated(x)) is not None:
+            return fused.mark(made)
         return self.group.project(x, self._member)
 
     def extra_repr(self) -> str:

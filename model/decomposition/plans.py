@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.decomposition.packing import PackedWeight, Weight
@@ -113,8 +114,8 @@ def weights(plan: str, factors: Factors, shape: Shape) -> tuple[Tensor, ...]:
     return (_arranged(first @ cores @ last, shape),)
 
 
-def multiply(x: Tensor, steps: tuple[Weight, ...], bias: Tensor | None) -> Tensor:
-    """x (…, inputs * D) -> (…, outputs * D), plus the bias.
+def multiply(x: Tensor, steps: tuple[Weight, ...], bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """x (…, inputs * D) -> (…, outputs * D), plus the bias; with `gelu`, the GELU of that.
 
     Before each step the chunks are laid out so that they have the step's number of rows, a reshape without a copy.
     """
@@ -123,9 +124,13 @@ def multiply(x: Tensor, steps: tuple[Weight, ...], bias: Tensor | None) -> Tenso
         y = _step(y, weight)
     last = steps[-1]
     if bias is not None and len(last.shape) == 2 and last.shape[1] == bias.shape[0]:
-        return _step(y, last, bias).view(*lead, -1)
-    y = _step(y, last).reshape(*lead, -1)
-    return y if bias is None else y + bias
+        if gelu and isinstance(last, PackedWeight):
+            return last.product(y.reshape(-1, last.shape[0]), bias, gelu=True).view(*lead, -1)
+        y = _step(y, last, bias).view(*lead, -1)
+    else:
+        y = _step(y, last).reshape(*lead, -1)
+        y = y if bias is None else y + bias
+    return F.gelu(y) if gelu else y
 
 
 def _step(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 
 from model.backbone import BERT, LayerSlots, Slot, describe_stacks, spec_for
 from model.decomposition.bank import ExpandedBank, MatrixBank, PairBank, TuckerBank
 from model.decomposition.expansion import fit_expansion
-from model.decomposition.layers import DecomposedLinear, MatrixGroup
+from model.decomposition.layers import DecomposedLinear, FusedGelu, MatrixGroup
 from model.decomposition.plans import Shape
 from model.decomposition.report import BlockErrors
 from model.decomposition.stacking import FFN, GROUPS, Role, StackOrder, stack
@@ -178,6 +179,16 @@ def _attach(model: Any, bank: MatrixBank, order: StackOrder, layers: list[dict[R
         for members in GROUPS:
             if members[0] in order.roles:
                 _replace_group(bank, order, i, members, roles)
+    for layer in spec_for(model).encoder_layers(model):
+        _fuse_activation(layer)
+
+
+def _fuse_activation(layer: LayerSlots) -> None:
+    """Let an FFN's GELU be a part of the product before it, in evaluation."""
+    linear, slot = layer.ffn_in[0].module, layer.activation
+    if slot is not None and isinstance(linear, DecomposedLinear) and isinstance(slot.module, GELUActivation):
+        linear.followed_by = FusedGelu(slot.module)
+        slot.replace(linear.followed_by)
 
 
 def _replace_group(

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -29,6 +29,19 @@ from utils.errors import UserError
 
 FORMAT_VERSION = 2
 _NAME = re.compile(r"^step-(\d{8})$")
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """An objective with more to remember than its parameters, in JSON values."""
+
+    def progress_state(self) -> dict[str, Any]:
+        """What a checkpoint is to hold."""
+        ...
+
+    def load_progress_state(self, values: dict[str, Any]) -> None:
+        """Inverse of `progress_state`."""
+        ...
 
 
 @dataclass
@@ -87,8 +100,6 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, then delete all but the newest `keep`.
 
-    What an objective has to remember beside its parameters is what its `progress_state()` gives (JSON values).
-
     Args:
         random_states: of every process, by rank; None for that of a run of one process.
 
@@ -111,7 +122,7 @@ def save_checkpoint(
             "optimizer": optimizer_values,
             "world_size": len(random_states),
             "random": [state.values for state in random_states],
-            "objective": module.progress_state() if hasattr(module, "progress_state") else {},
+            "objective": module.progress_state() if isinstance(module, Remembers) else {},
         }
         (partial / "trainer.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
         if (run_directory / "arguments.json").is_file():
@@ -149,7 +160,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
                     f"{path}: {name} has shape {tuple(weights[name].shape)}, the model has {tuple(parameter.shape)}."
                 )
             parameter.copy_(weights[name])
-    if hasattr(module, "load_progress_state"):
+    if isinstance(module, Remembers):
         module.load_progress_state(content["objective"])
     _restore_optimizer(parameters, optimizer, content["optimizer"], read_safetensors(path / "optimizer.safetensors"))
     tensors = read_safetensors(path / "random.safetensors")

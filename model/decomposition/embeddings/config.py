@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import nn
 from transformers import PreTrainedModel
 
-from model.backbone import family_of, spec_for
+from model.backbone import ENCT5, T5, family_of, spec_for
 from model.compression import EditConfig, is_whole, register_edit
 from model.decomposition.embeddings.base import FactorisedEmbedding
 from model.decomposition.embeddings.ket import EmbeddingKet
@@ -114,7 +114,7 @@ def factorised_embedding(model: PreTrainedModel) -> FactorisedEmbedding:
 
 
 def _dense_embedding(model: PreTrainedModel) -> nn.Embedding:
-    if family_of(model.config) == "t5":
+    if family_of(model.config) in (T5.family, ENCT5.family):
         raise ModelError(
             "Factorised embeddings are for BERT: T5 shares one table among encoder, decoder and head, which has no "
             "factorised form here."
