@@ -1,10 +1,12 @@
-"""BERT on GLUE: fine-tune a teacher, distil it into a (decomposed) student in two stages, evaluate and predict.
+"""Tasks: fine-tune a teacher, distil it into a decomposed, pruned or shallower student, evaluate and predict.
 
     python task_distill.py --help
     python task_distill.py --mode finetune --teacher_model bert-base-uncased --task_name mrpc --data_dir data/glue \
         --output_dir checkpoints/teacher/mrpc
     python task_distill.py --stage both --teacher_model checkpoints/teacher/mrpc --student_model checkpoints/general \
         --task_name mrpc --data_dir data/glue --output_dir checkpoints/student/mrpc --do_eval --do_predict
+    python task_distill.py --mode minidisc --target_sparsity 90 --teacher_model checkpoints/teacher/mrpc \
+        --task_name mrpc --data_dir data/glue --output_dir checkpoints/minidisc/mrpc
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
 from utils.engine import Runtime, write_json
 from utils.errors import run_as_script
+from utils.minidisc.job import ScheduleJob
+from utils.minidisc.stages import Stages
 from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
 from utils.tucker.data import DataRequest, LabelledSet, task_for, training_batches, validation_sets
 from utils.tucker.defaults import Stage
-from utils.tucker.evaluation import NEGATIVE_LOSS, ClassifierEvaluator, DistillationEvaluator
+from utils.tucker.evaluation import NEGATIVE_LOSS, DistillationEvaluator, evaluator_for
 from utils.tucker.loading import check_length, has_tokenizer, load_bert_tokenizer, load_classifier
 from utils.tucker.prediction import write_predictions
 from utils.tucker.report import costs, format_values
@@ -33,7 +37,7 @@ from utils.tucker.training import Fit, describe, finish, fit, make_directory, op
 
 
 class TaskJob:
-    """One stage, or the evaluation and prediction behind them."""
+    """One stage or schedule, or the evaluation and prediction behind it."""
 
     def __init__(self, command: TaskCommand) -> None:
         self.command, self.arguments = command, command.task
@@ -64,6 +68,14 @@ class TaskJob:
         result = fit(self.runtime, directory, config, parts)
         finish(self.runtime, directory, {"mode": stage, "task": self.task.name, **result}, self.next_command(stage))
 
+    def schedule(self, mode: str) -> None:
+        """Sparsify, or distil over teacher assistants: several stages with a folder each."""
+        recorded = {**recorded_arguments(self.command, "schedule"), "mode": mode}
+        stages = Stages(self.runtime, self.command.run, recorded)
+        job = ScheduleJob(self.command, self.runtime, stages, self.task, self.request)
+        directory = open_run(self.runtime, self.command.run, recorded)
+        finish(self.runtime, directory, job.run(mode), self.next_command("schedule"))
+
     def finetuning(self) -> Fit:
         """A classifier that learns from labels."""
         source = self.arguments.student_model or self.arguments.teacher_model
@@ -72,7 +84,7 @@ class TaskJob:
         model, how = build_student(source, self.command.decomposition, self.task)
         self.say(f"fine-tuning ({describe(model)}): {how}")
         tokenizer, sets = self.tokenizer(source), self.validation(source)
-        evaluate = ClassifierEvaluator(self.runtime, model, sets)
+        evaluate = evaluator_for(self.task)(self.runtime, model, sets)
         batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
         return Fit(Supervised(model), model, tokenizer, batches, evaluate, self.task.selection_metric)
 
@@ -89,7 +101,7 @@ class TaskJob:
         batches = training_batches(self.request, tokenizer, self.runtime, arguments.aug_train)
         if stage == "prediction":
             objective = PredictionDistillation(teacher, student, arguments.temperature)
-            evaluate = ClassifierEvaluator(self.runtime, student, sets)
+            evaluate = evaluator_for(self.task)(self.runtime, student, sets)
             return Fit(objective, student, tokenizer, batches, evaluate, self.task.selection_metric)
         inside = IntermediateDistillation(
             teacher, student, bert.distill_layers, bert.loss_reduction, self.runtime.world_size
@@ -99,7 +111,7 @@ class TaskJob:
 
     def evaluate_and_predict(self, plan: Plan) -> None:
         """Metrics and costs into evaluation.json, predictions into a folder; of the model trained, or the given."""
-        if plan.stages:
+        if plan.stages or plan.schedule:
             source = str(self.output / "best")
             model: Any = load_classifier(source, self.task, trained=True)
         else:
@@ -122,7 +134,7 @@ class TaskJob:
         """Metrics on the development sets, and what the model costs."""
         sets = self.validation(source)
         values: dict[str, Any] = {"task": self.task.name, "model": source, "edits": describe(model)}
-        values["metrics"] = ClassifierEvaluator(self.runtime, model, sets)()
+        values["metrics"] = evaluator_for(self.task)(self.runtime, model, sets)()
         if self.arguments.costs and self.runtime.is_main:
             lengths = [len(feature.input_ids) for feature in sets[0].features]
             values |= costs(model, lengths, self.runtime)
@@ -163,6 +175,8 @@ class TaskJob:
 def main(arguments: list[str] | None = None) -> None:
     """Parse, then every stage, evaluation and prediction that the flags ask for."""
     plan, commands = parse_task_arguments(arguments)
+    if plan.schedule is not None:
+        TaskJob(commands[0]).schedule(plan.schedule)
     for stage, command in zip(plan.stages, commands, strict=False):
         TaskJob(command).train(stage)
     if plan.evaluate or plan.predict:

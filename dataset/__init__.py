@@ -15,6 +15,7 @@ from dataset.sources import Line
 from dataset.span_corruption import SpanCorruptionEncoder, corrupt, random_spans, span_counts
 from dataset.squad import SquadExample, read_squad
 from dataset.tasks import TASKS, Split, Task, TaskKind, get_task
+from dataset.tokens import TaggedSentence, TokenCollator, TokenFeature, encode_tagged, read_tagged
 
 __all__ = [
     "DECODER_START",
@@ -32,17 +33,22 @@ __all__ = [
     "Split",
     "SquadExample",
     "StreamedBatches",
+    "TaggedSentence",
     "Task",
     "TaskKind",
+    "TokenCollator",
+    "TokenFeature",
     "corrupt",
     "encode_classification",
     "encode_squad",
+    "encode_tagged",
     "find_corpus_files",
     "get_task",
     "iter_lines",
     "random_spans",
     "read_glue",
     "read_squad",
+    "read_tagged",
     "render",
     "sentinel_id",
     "span_counts",

@@ -116,6 +116,10 @@ class BucketedBatches:
             members = [self._features[row] for row in rows]
             yield self._share.finish(self._collate(self._share.of(members), members), len(rows))
 
+    def for_one_process(self) -> "BucketedBatches":
+        """The same rows for a process that takes all of them; a batch has the rows of one process."""
+        return BucketedBatches(self._features, self._collate, self._share.batch_size, self._seed, self._shuffle)
+
     def _plan(self, epoch: int) -> list[Sequence[int]]:
         """Row positions of every global batch."""
         size = self._share.global_size

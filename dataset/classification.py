@@ -1,4 +1,6 @@
-"""BERT's input for sentence and sentence-pair classification: ``[CLS] a [SEP]`` or ``[CLS] a [SEP] b [SEP]``.
+"""An encoder's input for sentence and sentence-pair classification.
+
+A BERT reads ``[CLS] a [SEP]`` or ``[CLS] a [SEP] b [SEP]``, a T5 ``a </s>`` or ``a </s> b </s>``.
 
 Shapes: B rows, L length.
 """
@@ -50,6 +52,22 @@ def truncate_pair(first: Sequence[int], second: Sequence[int], budget: int) -> t
     return first[: lengths[0]], second[: lengths[1]]
 
 
+def marks_of(tokenizer: Any, max_length: int) -> tuple[list[int], int]:
+    """What stands before a row and what ends each of its texts: [CLS] and [SEP] of a BERT, nothing and </s> of a T5.
+
+    Raises:
+        DataError: the tokenizer has neither, or ``max_length`` leaves no room for text.
+    """
+    if max_length < 4:
+        raise DataError(f"--max-seq-length {max_length} leaves no room for text, expected at least 4")
+    cls, sep, end = (getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "eos"))
+    if cls is not None and sep is not None:
+        return [cls], sep
+    if end is None:
+        raise DataError("the tokenizer has neither [CLS] and [SEP] nor </s>: a vocabulary of a BERT or T5 is needed")
+    return [], end
+
+
 def encode_pairs(examples: Iterable[GlueExample], tokenizer: Any, max_length: int) -> Iterator[PairFeature]:
     """Features of single sentences and of pairs, in order.
 
@@ -57,34 +75,31 @@ def encode_pairs(examples: Iterable[GlueExample], tokenizer: Any, max_length: in
 
     Args:
         examples: rows of a task.
-        tokenizer: a BERT tokenizer (one with ``cls_token_id`` and ``sep_token_id``).
+        tokenizer: a BERT's or T5's; see ``marks_of``.
         max_length: most tokens of a row, special ones included.
 
     Raises:
         DataError: the tokenizer has no such tokens, or ``max_length`` leaves no room for text.
     """
-    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    if cls is None or sep is None:
-        raise DataError("the tokenizer has no [CLS] and [SEP] tokens: a BERT vocabulary is needed")
-    if max_length < 4:
-        raise DataError(f"--max-seq-length {max_length} leaves no room for text, expected at least 4")
+    marks = marks_of(tokenizer, max_length)
     for rows in chunked(examples, _CHUNK):
         firsts = token_ids(tokenizer, [row.text_a for row in rows])
         seconds = token_ids(tokenizer, [row.text_b or "" for row in rows])
         for row, first, second in zip(rows, firsts, seconds, strict=True):
-            yield _feature(row, first, second, (cls, sep), max_length)
+            yield _feature(row, first, second, marks, max_length)
 
 
 def _feature(
-    row: GlueExample, first: list[int], second: list[int], marks: tuple[int, int], max_length: int
+    row: GlueExample, first: list[int], second: list[int], marks: tuple[list[int], int], max_length: int
 ) -> PairFeature:
-    cls, sep = marks
+    before, end = marks
+    budget = max_length - len(before) - 1
     if row.text_b:  # as the original does, also where its text has no tokens
-        kept_first, kept_second = truncate_pair(first, second, max_length - 3)
+        kept_first, kept_second = truncate_pair(first, second, budget - 1)
     else:
-        kept_first, kept_second = first[: max_length - 2], []
-    ids = [cls, *kept_first, sep]
+        kept_first, kept_second = first[:budget], []
+    ids = [*before, *kept_first, end]
     second_at = len(ids)
     if kept_second:
-        ids += [*kept_second, sep]
+        ids += [*kept_second, end]
     return PairFeature(row.index, array("i", ids), row.label, second_at=second_at)

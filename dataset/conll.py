@@ -1,10 +1,11 @@
-"""Reads sentences with one tag per token, in the column format of CoNLL (and of WNUT).
+"""Reads and writes sentences with one tag per token, in the column format of CoNLL (and of WNUT).
 
 A line per token, columns separated by tabs or spaces, the token first and its tag last; blank lines between
 sentences. Lines that begin with -DOCSTART- separate documents and are left out.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +33,14 @@ class ConllSentence:
         return tuple(row[-1] for row in self.rows)
 
 
-def read_conll(path: str | Path) -> Iterator[ConllSentence]:
+def read_conll(path: str | Path, tagged: bool = True) -> Iterator[ConllSentence]:
     """The sentences of a file, one at a time, in file order.
 
+    Args:
+        tagged: each token has to have a tag; without, a file may consist of tokens alone.
+
     Raises:
-        DataError: a line has a single column or another number of columns than the file's first, or there is no
+        DataError: a line has too few columns or another number of columns than the file's first, or there is no
             sentence; the message names file and line.
     """
     source = Path(path)
@@ -50,8 +54,8 @@ def read_conll(path: str | Path) -> Iterator[ConllSentence]:
             rows = []
             continue
         width = width or len(columns)
-        if len(columns) != width or width < 2:
-            expected = width if width > 1 else "a token and its tag"
+        if len(columns) != width or width < 1 + tagged:
+            expected = width if width > tagged else "a token and its tag"
             raise DataError(f"{source}:{line.number}: {len(columns)} columns, expected {expected}")
         first = first if rows else line.number
         rows.append(columns)
@@ -60,6 +64,24 @@ def read_conll(path: str | Path) -> Iterator[ConllSentence]:
         yield ConllSentence(tuple(rows), first)
     if not found:
         raise DataError(f"{source}: this file has no sentences")
+
+
+def write_conll(path: str | Path, sentences: Iterable[Sequence[Sequence[str]]]) -> Path:
+    """Write a line of columns per token and a blank line behind each sentence; appears only when it is complete.
+
+    Columns are separated by a space, as in CoNLL's own files, or by tabs if a column holds a space itself.
+    """
+    target, kept = Path(path), list(sentences)
+    spaced = any(" " in column for rows in kept for row in rows for column in row)
+    separator = "\t" if spaced else " "
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="\n") as stream:
+        for rows in kept:
+            stream.writelines(f"{separator.join(row)}\n" for row in rows)
+            stream.write("\n")
+    os.replace(partial, target)
+    return target
 
 
 def _columns(text: str) -> tuple[str, ...]:

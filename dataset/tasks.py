@@ -12,7 +12,7 @@ from typing import Literal
 
 from dataset.errors import DataError
 
-TaskKind = Literal["classification", "regression", "question_answering", "span_corruption"]
+TaskKind = Literal["classification", "regression", "question_answering", "span_corruption", "token_classification"]
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
@@ -24,8 +24,8 @@ class Task:
     Attributes:
         name: short name, as given to ``--dataset``.
         kind: what is predicted.
-        folder: name of the task's folder in the GLUE download ("" where there is none).
-        labels: class names in label-id order (the order of the Hugging Face hub).
+        folder: name of the task's folder in the GLUE download, or as its data are usually called ("" where neither is).
+        labels: class names in label-id order (the order of the Hugging Face hub); of tokens the tags, "O" first.
         file_labels: the same classes as they are spelt in the GLUE TSV files.
         columns: text columns, in the order in which the prompt shows them (hub names).
         file_columns: the same columns as they are headed in the TSV files.
@@ -71,6 +71,11 @@ class Task:
     def split_file(self, split: Split) -> str:
         """Name of the TSV file of ``split``."""
         return {"train": "train.tsv", "valid": self.valid_file, "test": self.test_file}[split]
+
+
+def _bio(*types: str) -> tuple[str, ...]:
+    """The tags of these entity types: O, and B- and I- of each."""
+    return ("O", *(f"{prefix}-{name}" for name in types for prefix in "BI"))
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -221,20 +226,47 @@ _ALL = (
         prompt="Question: {question}\nContext: {context}\nAnswer: <extra_id_0>",
     ),
     Task(name="wiki", kind="span_corruption", columns=("text",)),
+    # Label ids as in MiniDisc.
+    Task(
+        name="conll",
+        kind="token_classification",
+        folder="CoNLL-2003",
+        labels=_bio("PER", "ORG", "LOC", "MISC"),
+        columns=("tokens",),
+        metrics=("f1", "precision", "recall"),
+        selection_metric="f1",
+    ),
+    # Entity types in alphabetical order, as on the hub.
+    Task(
+        name="wnut17",
+        kind="token_classification",
+        folder="WNUT-17",
+        labels=_bio("corporation", "creative-work", "group", "location", "person", "product"),
+        columns=("tokens",),
+        metrics=("f1", "precision", "recall"),
+        selection_metric="f1",
+    ),
 )
 
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _ALL})
 
 
+def _key(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
 def get_task(name: str) -> Task:
-    """The task called ``name``; the GLUE folder's spelling (``SST-2``) is understood too.
+    """The task called ``name``; the folder's spelling (``SST-2``, ``CoNLL-2003``) is understood too.
 
     Raises:
         DataError: there is no such task; the message proposes near names.
     """
-    key = name.lower().replace("-", "").replace("_", "")
+    key = _key(name)
     if key in TASKS:
         return TASKS[key]
+    for task in _ALL:
+        if task.folder and key == _key(task.folder):
+            return task
     near = difflib.get_close_matches(key, TASKS, n=3, cutoff=0.5)
     proposal = f"did you mean {' or '.join(near)}? " if near else ""
     raise DataError(f"unknown dataset {name!r}: {proposal}known are {', '.join(TASKS)}")

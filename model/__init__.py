@@ -4,9 +4,22 @@ from model.auto import register
 from model.compression import EditConfig, apply_edit, edits_of, find_edit, undo_edit
 from model.decomposition import DecompositionConfig, optimize_for_inference, relative_errors
 from model.decomposition.embeddings import EmbeddingConfig
+from model.enct5 import EncT5Config, EncT5ForSequenceClassification, EncT5ForTokenClassification, enct5_from_t5
 from model.errors import ModelError
 from model.lora import LoraConfig
 from model.plugin import PluginConfig, available_ratios, current_ratio, set_ratio, use_ratio
+from model.pruning import (
+    Importance,
+    LayerDropConfig,
+    NestedWidths,
+    PruningConfig,
+    SparsityAxis,
+    committed,
+    first_layers,
+    measure_importance,
+    sparsify,
+    sparsity_of,
+)
 
 register()
 
@@ -14,17 +27,31 @@ __all__ = [
     "DecompositionConfig",
     "EditConfig",
     "EmbeddingConfig",
+    "EncT5Config",
+    "EncT5ForSequenceClassification",
+    "EncT5ForTokenClassification",
+    "Importance",
+    "LayerDropConfig",
     "LoraConfig",
     "ModelError",
+    "NestedWidths",
     "PluginConfig",
+    "PruningConfig",
+    "SparsityAxis",
     "apply_edit",
     "available_ratios",
+    "committed",
     "current_ratio",
     "edits_of",
+    "enct5_from_t5",
     "find_edit",
+    "first_layers",
+    "measure_importance",
     "optimize_for_inference",
     "relative_errors",
     "set_ratio",
+    "sparsify",
+    "sparsity_of",
     "undo_edit",
     "use_ratio",
 ]

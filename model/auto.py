@@ -31,10 +31,12 @@ from transformers import (
     T5EncoderModel,
     T5ForConditionalGeneration,
     T5Model,
+    T5TokenizerFast,
 )
 
 from model.backbone import COMPRESSED_PREFIX
 from model.compression import build_edits
+from model.enct5 import EncT5Config, EncT5ForSequenceClassification, EncT5ForTokenClassification
 
 
 class CompressedT5Config(T5Config):
@@ -115,6 +117,26 @@ class CompressedBertForQuestionAnswering(_BuildsEdits, BertForQuestionAnswering)
     config_class = CompressedBertConfig
 
 
+class CompressedEncT5Config(EncT5Config):
+    """An EncT5 config with the list of edits (`compression`), in stacking order."""
+
+    model_type = COMPRESSED_PREFIX + "enct5"
+
+    compression: list[dict[str, Any]] | None = None
+
+
+class CompressedEncT5ForSequenceClassification(_BuildsEdits, EncT5ForSequenceClassification):
+    """EncT5 for whole sequences with the edits of its config."""
+
+    config_class = CompressedEncT5Config
+
+
+class CompressedEncT5ForTokenClassification(_BuildsEdits, EncT5ForTokenClassification):
+    """EncT5 for tokens with the edits of its config."""
+
+    config_class = CompressedEncT5Config
+
+
 _BERT_HEADS = (
     (AutoModel, CompressedBertModel),
     (AutoModelForMaskedLM, CompressedBertForMaskedLM),
@@ -124,9 +146,14 @@ _BERT_HEADS = (
     (AutoModelForQuestionAnswering, CompressedBertForQuestionAnswering),
 )
 
+_ENCT5_HEADS = (
+    (EncT5Config, EncT5ForSequenceClassification, EncT5ForTokenClassification),
+    (CompressedEncT5Config, CompressedEncT5ForSequenceClassification, CompressedEncT5ForTokenClassification),
+)
+
 
 def register() -> None:
-    """Make the compressed classes known to Transformers; repeating it changes nothing."""
+    """Make EncT5 and the compressed classes known to Transformers; repeating it changes nothing."""
     AutoConfig.register(CompressedT5Config.model_type, CompressedT5Config, exist_ok=True)
     AutoModelForSeq2SeqLM.register(CompressedT5Config, CompressedT5ForConditionalGeneration, exist_ok=True)
     AutoModel.register(CompressedT5Config, CompressedT5Model, exist_ok=True)
@@ -134,5 +161,10 @@ def register() -> None:
     AutoConfig.register(CompressedBertConfig.model_type, CompressedBertConfig, exist_ok=True)
     for auto_class, head in _BERT_HEADS:
         auto_class.register(CompressedBertConfig, head, exist_ok=True)
+    for config, sequence, token in _ENCT5_HEADS:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModelForSequenceClassification.register(config, sequence, exist_ok=True)
+        AutoModelForTokenClassification.register(config, token, exist_ok=True)
+        AutoTokenizer.register(config, fast_tokenizer_class=T5TokenizerFast, exist_ok=True)
     # A directory with nothing but a vocab.txt, as old BERTs have: the model type names the tokenizer.
     AutoTokenizer.register(CompressedBertConfig, fast_tokenizer_class=BertTokenizerFast, exist_ok=True)

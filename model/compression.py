@@ -149,6 +149,15 @@ def apply_edit(model: PreTrainedModel, edit: EditConfig, from_scratch: bool = Fa
     _record(model, [*present, edit])
 
 
+def record_edit(model: PreTrainedModel, edit: EditConfig) -> None:
+    """Record an edit whose modules are in place already: stacked on the others, or instead of one of its kind."""
+    present = edits_of(model)
+    if all(e.kind != edit.kind for e in present):
+        check_stacking([e.kind for e in present] + [edit.kind])
+        present.append(edit)
+    _record(model, [edit if e.kind == edit.kind else e for e in present])
+
+
 def undo_edit(model: PreTrainedModel, kind: str) -> None:
     """Undo the edit `kind`, which must be the last of the stack."""
     present = edits_of(model)

@@ -81,3 +81,49 @@ def _without_masked(scores: Tensor) -> Tensor:
 def _at_least_float32(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(torch.float32, torch.promote_types(one.dtype, other.dtype))
     return one.to(dtype), other.to(dtype)
+
+
+# --- MiniDisc's variants (M3) ----------------------------------------------------------------------------------------
+# Shapes: a leading "..." is B of sequences, or B and L of tokens.
+
+
+def masked_mse(teacher_BLD: Tensor, student_BLD: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+    """Mean of (t - s)² over the elements of positions that the mask keeps (None: all), in float32 at least.
+
+    Equals the mean over the selected rows (K, D) of the original; selecting would copy them, and wait for the device.
+    """
+    teacher, student = _at_least_float32(teacher_BLD, student_BLD)
+    return _kept_mean((teacher - student).square().mean(-1), mask_BL)
+
+
+def rowwise_soft_cross_entropy(
+    student_C: Tensor, teacher_C: Tensor, temperature: float = 1.0, mask: Tensor | None = None
+) -> Tensor:
+    """T² · mean over rows of -Σ over classes of softmax(t / T) · log softmax(s / T), in float32 at least.
+
+    It is `soft_cross_entropy` times C · T², as the MiniDisc release has it.
+
+    Args:
+        student_C, teacher_C: class scores (..., C).
+        mask: rows (...) that count; None for all.
+    """
+    student, teacher = _at_least_float32(student_C, teacher_C)
+    targets = F.softmax(teacher / temperature, dim=-1)
+    rows = -(targets * F.log_softmax(student / temperature, dim=-1)).sum(-1)
+    return _kept_mean(rows, mask) * temperature**2
+
+
+def labelled_cross_entropy(logits_C: Tensor, labels: Tensor) -> Tensor:
+    """`token_cross_entropy`, but 0 instead of NaN where no label counts (a batch of words without a piece)."""
+    dtype = torch.promote_types(torch.float32, logits_C.dtype)
+    flat = labels.flatten()
+    losses = F.cross_entropy(logits_C.to(dtype).flatten(0, -2), flat, ignore_index=IGNORE, reduction="none")
+    return _kept_mean(losses, flat != IGNORE)
+
+
+def _kept_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of the values that the mask keeps; 0 where it keeps none."""
+    if mask is None:
+        return values.mean()
+    kept = mask.to(values.dtype)
+    return (values * kept).sum() / kept.sum().clamp(min=1)

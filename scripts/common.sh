@@ -5,7 +5,8 @@
 #   --help
 # and passes all other flags on to SCRIPT (train_t5.py), after the defaults of settings.sh: the last one wins.
 #
-# Environment: MODEL_DIR (base, large: the backbone; default t5-base, t5-large), NUM_GPUS (default: all visible).
+# Environment: MODEL_DIR (base, large: the backbone; default t5-base, t5-large), NUM_GPUS (default: all visible),
+# PLAN_CONTINUES (1: earlier commands of the same plan make the backbone, its data and what else comes before).
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/settings.sh
@@ -82,9 +83,12 @@ value_of() {
     echo "$value"
 }
 
-# Says what is missing and what makes it. Fatal, except in a dry run. $1: what, $2: the command that makes it.
+# Says what is missing and what makes it. Fatal, except in a dry run, where an earlier command of the plan may make it.
+# $1: what, $2: the command that makes it.
 missing() {
-    if [[ $DRY_RUN == 1 ]]; then
+    if [[ $DRY_RUN == 1 && -n "${PLAN_CONTINUES:-}" ]]; then
+        return 0
+    elif [[ $DRY_RUN == 1 ]]; then
         say "# missing: $1; make it with: $2"
     else
         fail "$1 is missing; make it with: $2"
@@ -144,17 +148,18 @@ choose_launch() {
 }
 
 # Whether the run in $1 is complete, was started by the same command ($2), and none of its inputs ($3…) is newer.
-# Prints why not.
+# Prints why not. RESULT: the file that a complete run has (result.json).
 is_current() {
-    local output="$1" command="$2" input
+    local output="$1" command="$2" input result
+    result="$output/${RESULT:-result.json}"
     shift 2
-    [[ -f "$output/result.json" ]] || { echo "not run to its end"; return 1; }
+    [[ -f "$result" ]] || { echo "not run to its end"; return 1; }
     if [[ -f "$output/command.txt" && "$(cat "$output/command.txt")" != "$command" ]]; then
         echo "made with other settings"
         return 1
     fi
     for input in "$@"; do
-        if [[ -e "$input" && "$input" -nt "$output/result.json" ]]; then
+        if [[ -e "$input" && "$input" -nt "$result" ]]; then
             echo "older than $input"
             return 1
         fi
@@ -164,12 +169,14 @@ is_current() {
 # Trains one stage, unless its result is there. An interrupted run goes on where it was.
 #   $1: what the stage is called, $2: output folder, $3: yes if an outdated result may be replaced without asking,
 #   $4: files it is made from (words), the rest: flags of SCRIPT
+# RESULT: the file that a complete run has (result.json).
 train_stage() {
     local what="$1" output="$2" replace="$3" inputs="$4" why command again=() mode=()
     shift 4
     choose_launch
     [[ "$SCRIPT" == train_t5.py ]] && mode=(--mode train)
-    local arguments=(${mode[@]+"${mode[@]}"} --batch-size "$BATCH" "$@" --output-path "$output" ${EXTRA[@]+"${EXTRA[@]}"})
+    local arguments=(${mode[@]+"${mode[@]}"} --batch-size "$BATCH" "$@" --output-path "$output")
+    arguments+=(${EXTRA[@]+"${EXTRA[@]}"})
     output="$(value_of --output-path "$output")"
     command="${arguments[*]}"
     if [[ $DRY_RUN == 0 && -d "$output" && -n "$(ls -A "$output")" ]]; then
@@ -179,7 +186,7 @@ train_stage() {
         elif why="$(is_current "$output" "$command" $inputs)"; then
             say "$what: skipped, $output is complete (--overwrite runs it again)"
             return 0
-        elif [[ ! -f "$output/result.json" ]]; then
+        elif [[ ! -f "$output/${RESULT:-result.json}" ]]; then
             say "$what: $output was interrupted"
             # a run's own checkpoints, or the parts of a schedule
             again=(--overwrite)
@@ -227,6 +234,7 @@ task_data_of() {
 
 # $1: size (embedded). Data, tokenizer and pre-trained backbone, made on the spot.
 need_embedded() {
+    [[ -n "${PLAN_CONTINUES:-}" ]] && return 0
     given --model-config && given --data-path && return 0
     run "$PYTHON" -m utils.embedded --size "$1"
     given --model-config && return 0
@@ -243,7 +251,8 @@ need_embedded() {
 # $1: size. The corpus of the plugin's pre-training.
 need_corpus() {
     given --data-path && return 0
-    [[ -d "$(corpus_of "$1")" ]] || missing "$(corpus_of "$1")/ (the pre-training corpus)" "$(python_hint) -m utils.download corpus"
+    [[ -d "$(corpus_of "$1")" ]] ||
+        missing "$(corpus_of "$1")/ (the pre-training corpus)" "$(python_hint) -m utils.download corpus"
 }
 
 # $1: size, $2: dataset

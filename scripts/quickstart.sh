@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The whole pipeline on the embedded default: a few minutes on two CPU cores, nothing to download but the packages.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/bert/common.sh"
 
 parse_command_line "usage: bash scripts/quickstart.sh [--dry-run] [--overwrite]
-  Makes a tiny T5 with its corpus and tasks, pre-trains compression plugins for ratios 2, 4 and 8, fine-tunes the T5
-  on the sentiment task, adapts the plugins to it, evaluates, and writes outputs/quickstart/report.md.
+  Makes a tiny T5 and a tiny BERT with their corpus and tasks. Variator: pre-trains compression plugins for ratios
+  2, 4 and 8, fine-tunes the T5 on the sentiment task, adapts the plugins to it. Tucker: fine-tunes the BERT,
+  decomposes its encoder to about 1/7, distils it. Evaluates all and writes outputs/quickstart/report.md.
   What is there already is used again." 0 "$@"
 [[ ${#EXTRA[@]} -eq 0 ]] || fail "unknown flag ${EXTRA[0]}; known: --dry-run, --overwrite"
 use_environment
@@ -17,37 +18,65 @@ output=outputs/quickstart
 flags=()
 [[ $DRY_RUN == 1 ]] && flags+=(--dry-run)
 [[ $OVERWRITE == 1 ]] && flags+=(--overwrite)
+GROUPS_OF_REPORT=() # a method's rows, for utils.quickstart_report: --group METHOD NAME=DIR …
 
-bash scripts/wiki.sh "$size" ${flags[@]+"${flags[@]}"}
-bash scripts/glue/glue.sh "$size" "$dataset" ${flags[@]+"${flags[@]}"}
-bash scripts/glue/glue-mux.sh "$size" "$dataset" ${flags[@]+"${flags[@]}"}
+# $1: launcher, the rest: its words.
+launch() { bash "scripts/$1" "${@:2}" ${flags[@]+"${flags[@]}"}; }
 
-stage_settings adapt "$size" "$dataset"
-finetuned="checkpoints/glue/$size/$dataset"
-adapted="checkpoints/glue-mux/$size/$dataset"
-
-# $1: what the plugins are called, $2: where they are, or none for plugins that were never trained
+# Evaluates, unless that is done. $1: of what, $2: folder, $3: the file that is made in it, $4: what it is made from
+# (words), $5: the flag that names the folder, the rest: the command.
 evaluate() {
-    local folder="$output/$dataset-$1" why
-    local inputs=("$finetuned/result.json" "$adapted/result.json" "checkpoints/wiki/$size/result.json")
-    local command=("$PYTHON" train_t5.py --mode valid --dataset "$dataset" --distil no --mux-num "${RATIOS[@]}"
-        --model-config "$(backbone_of "$size")" --checkpoint "$finetuned/best" --plugin-path "$2"
-        --data-path "$(task_data_of "$size" "$dataset")" --max-input-length "$(embedded_length "$dataset")"
-        --random-seed 1 --output-path "$folder")
-    # Without a file that says so: the backbone's own units, not those of the published plugins.
-    [[ "$2" == none ]] && command+=(--residual-scale "$EMBEDDED_RESIDUAL_SCALE")
-    if [[ $DRY_RUN == 0 && $OVERWRITE == 0 ]] && why="$(is_current "$folder" "${command[*]}" "${inputs[@]}")"; then
-        say "evaluation of the $1 plugins: skipped, $folder is complete"
+    local what="$1" folder="$2" RESULT="$3" inputs="$4" command=("${@:6}" "$5" "$2") why
+    # shellcheck disable=SC2086 # inputs are words
+    if [[ $DRY_RUN == 0 && $OVERWRITE == 0 ]] && why="$(is_current "$folder" "${command[*]}" $inputs)"; then
+        say "evaluation of $what: skipped, $folder is complete"
         return 0
     fi
-    say "evaluation of the $1 plugins: $folder"
+    say "evaluation of $what: $folder"
     run "${command[@]}" --overwrite
     [[ $DRY_RUN == 1 ]] || echo "${command[*]}" >"$folder/command.txt"
 }
-evaluate adapted "$adapted/best"
-evaluate pretrained "checkpoints/wiki/$size/best"
-evaluate untrained none
 
-run "$PYTHON" -m utils.quickstart_report --dataset "$dataset" --output "$output" \
-    --runs "adapted=$output/$dataset-adapted" "pretrained=$output/$dataset-pretrained" \
-    "untrained=$output/$dataset-untrained"
+# ---- Variator -------------------------------------------------------------------------------------------------------
+
+# $1: what the plugins are called, $2: where they are, or none for plugins that were never trained
+evaluate_plugins() {
+    local folder="$output/$dataset-$1" finetuned="checkpoints/glue/$size/$dataset" units=()
+    # Without a file that says so: the backbone's own units, not those of the published plugins.
+    [[ "$2" == none ]] && units=(--residual-scale "$EMBEDDED_RESIDUAL_SCALE")
+    evaluate "the $1 plugins" "$folder" result.json \
+        "$finetuned/result.json checkpoints/glue-mux/$size/$dataset/result.json checkpoints/wiki/$size/result.json" \
+        --output-path "$PYTHON" train_t5.py --mode valid --dataset "$dataset" --distil no --mux-num "${RATIOS[@]}" \
+        --model-config "$(backbone_of "$size")" --checkpoint "$finetuned/best" --plugin-path "$2" \
+        --data-path "$(task_data_of "$size" "$dataset")" --max-input-length "$(embedded_length "$dataset")" \
+        --random-seed 1 ${units[@]+"${units[@]}"}
+}
+
+launch wiki.sh "$size"
+export PLAN_CONTINUES=1 # the launchers below need not make the backbone again, nor miss what those above make
+launch glue/glue.sh "$size" "$dataset"
+launch glue/glue-mux.sh "$size" "$dataset"
+unset PLAN_CONTINUES
+
+stage_settings adapt "$size" "$dataset"
+evaluate_plugins adapted "checkpoints/glue-mux/$size/$dataset/best"
+evaluate_plugins pretrained "checkpoints/wiki/$size/best"
+evaluate_plugins untrained none
+GROUPS_OF_REPORT+=(--group Variator "adapted=$output/$dataset-adapted" "pretrained=$output/$dataset-pretrained"
+    "untrained=$output/$dataset-untrained")
+
+# ---- Tucker ---------------------------------------------------------------------------------------------------------
+
+if [[ " $EMBEDDED_TASKS " == *" $dataset "* ]]; then
+    STUDENT=teacher launch bert/task_distill.sh "$size" "$dataset"
+    bert="$(bert_folder "$size")/$dataset"
+    bert_ranks "$size"
+    evaluate "the decomposed BERT that is not distilled" "$output/$dataset-decomposed" evaluation.json \
+        "$bert/teacher/result.json" --output_dir "$PYTHON" task_distill.py --do_eval --task_name "$dataset" \
+        --data_dir "$(bert_glue "$size")" --student_model "$bert/teacher" "${DECOMPOSITION[@]}" \
+        --precision bf16 --max_seq_length 64
+    GROUPS_OF_REPORT+=(--group Tucker "teacher=$bert/teacher" "distilled=$bert/prediction"
+        "decomposed=$output/$dataset-decomposed")
+fi
+
+run "$PYTHON" -m utils.quickstart_report --dataset "$dataset" --output "$output" "${GROUPS_OF_REPORT[@]}"

@@ -76,8 +76,8 @@ embedded_settings() {
         --inspect-step 50)
     case "$1" in
     backbone)
-        # Short and gentle: with more, a T5 of this size learns to predict the text without reading it, and its encoder is
-        # then harder to teach than a fresh one (tiny: after 200 steps at 1e-4 the sentiment task stops at 0.78).
+        # Short and gentle: with more, a T5 of this size learns to predict the text without reading it, and its encoder
+        # is then harder to teach than a fresh one (tiny: after 200 steps at 1e-4 the sentiment task stops at 0.78).
         SETTINGS=("${common[@]}" --lr 3e-5 --warmup-step 25 --max-input-length 64 --epochs 100
             --training-step 100 --valid-step 50)
         [[ "$3" == mini ]] && SETTINGS+=(--lr 1e-4 --warmup-step 50 --training-step 400 --valid-step 200)

@@ -16,13 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("TOOLKIT_SHARED", ROOT.parent / "shared"))
 GOLDENS = ROOT / "tests" / "golden"
 #: Golden cases that have checks; X0 only records how the original's scripts behave.
-_CASE = re.compile(r"variator_|X[1-9]")
+_CASE = re.compile(r"variator_|X[1-9]|M[0-9]")
 #: Cases too large for tests/golden: read from the shared folder where it is there, skipped visibly elsewhere.
 _LARGE_CASES = (
     *("X1_stack_order", "X2_forward_ffn", "X2_forward_san", "X3_tucker_quality", "X4_general_distill_loss_model"),
     *("X4_general_distill_loss_synthetic", "X5_tucker_plus_rect", "X5_tucker_plus_square", "X6_ket_embeddings"),
     *("X7_soft_cross_entropy_table", "X7_task_distill_classification", "X7_task_distill_regression"),
     *("X8_bertadam", "X9_corpus_cleanup", "X10_task_processors"),
+    *("M1_sparsebert/a_mrpc", "M1_sparsebert/b_mrpc_rounding", "M1_sparsebert/c_stsb_regression"),
+    *("M1_sparsebert/d_head12", "M1_sparsebert/e_conll_ner"),
+    *("M0_script_behaviours", "M3_losses", "M3_sandwich", "M4_lambda_tradeoff"),
 )
 _parity_cases: list[str] = []
 
@@ -43,9 +46,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "golden_case" in metafunc.fixturenames:
         directory: Path = metafunc.config.getoption("--goldens")
-        found = {path.stem for path in directory.glob("*.json") if _CASE.match(path.name)}
-        names = sorted(found | set(_LARGE_CASES) if directory == GOLDENS else found)
+        found = _cases_in(directory)
+        if directory == GOLDENS:
+            found |= _cases_in(SHARED / "goldens") | set(_LARGE_CASES)
+        names = sorted(found)
         metafunc.parametrize("golden_case", names, ids=names)
+
+
+def _cases_in(directory: Path) -> set[str]:
+    """Names of the golden cases in a folder and in its folders: `X8_bertadam`, `M1_sparsebert/a_mrpc`."""
+    paths = (path for pattern in ("*.json", "*/*.json") for path in directory.glob(pattern))
+    names = {path.relative_to(directory).with_suffix("").as_posix() for path in paths}
+    return {name for name in names if _CASE.match(name)}
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ _WITH_OUTPUT = {"general_distill.py", "task_distill.py"}
 @pytest.fixture
 def bert(repository: Path) -> Path:
     """The repository with these launchers as well."""
-    shutil.copytree(ROOT / "scripts" / "bert", repository / "scripts" / "bert")
+    shutil.copytree(ROOT / "scripts" / "bert", repository / "scripts" / "bert", dirs_exist_ok=True)
     return repository
 
 
@@ -60,6 +60,25 @@ def test_flags_are_for_the_distillation_and_come_last(bert: Path) -> None:
     launch(bert, "bert/general_distill.sh", "tiny")
     assert launch(bert, "bert/task_distill.sh", "tiny", "sst2", "--aug_train").returncode == 0
     assert ["--aug_train" in call for call in scripts_called(bert)] == [False, False, True, True]
+
+
+def test_the_teacher_itself_can_be_the_student(bert: Path) -> None:
+    """STUDENT=teacher: no general distillation is asked for; the first stage decomposes it, the second does not."""
+    assert launch(bert, "bert/task_distill.sh", "tiny", "sst2", STUDENT="teacher").returncode == 0
+    teacher, intermediate, prediction = scripts_called(bert)
+    assert flag(intermediate, "--student_model") == flag(teacher, "--output-path") and "--use_swap" in intermediate
+    assert flag(prediction, "--student_model") == flag(intermediate, "--output-path") and "--use_swap" not in prediction
+
+
+def test_no_line_of_a_launcher_is_too_long() -> None:
+    """The house's width holds for the shell as well."""
+    long = [
+        f"{file.name}:{number}"
+        for file in (ROOT / "scripts").rglob("*.sh")
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        if len(line) > 120
+    ]
+    assert not long
 
 
 def test_several_gpus_share_the_batch(bert: Path) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.parity import (
+    minidisc_data,
+    minidisc_losses,
+    minidisc_pruning,
     tucker_distillation,
     tucker_embeddings,
     tucker_model,
@@ -48,6 +51,14 @@ CHECKS: dict[str, Callable[[Path, str], None]] = {
     "X8_": tucker_distillation.check_bertadam,
     "X9_": tucker_text.check,
     "X10_": tucker_distillation.check_processors,
+    "M5_readers": minidisc_data.check_readers,
+    "M5_pipeline": minidisc_data.check_pipeline,
+    "M6_": minidisc_data.check_metrics,
+    "M1_": minidisc_pruning.check,
+    "M0_": minidisc_losses.check_behaviours,
+    "M3_losses": minidisc_losses.check_losses,
+    "M3_sandwich": minidisc_losses.check_sandwich,
+    "M4_": minidisc_losses.check_tradeoff,
 }
 
 

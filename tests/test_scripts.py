@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.quickstart_report import collect, main, read_result, write_report
+from utils.quickstart_report import group_rows, main, read_evaluation, write_report
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("common.sh", "settings.sh", "wiki.sh", "quickstart.sh", "glue/glue.sh", "glue/glue-mux.sh")
+SCRIPTS = (
+    *("common.sh", "settings.sh", "wiki.sh", "quickstart.sh", "glue/glue.sh", "glue/glue-mux.sh"),
+    *("bert/common.sh", "bert/task_distill.sh"),
+)
 DATASETS = ("mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "squad")
 
 # Records the call; makes the folders a stage makes. FAIL_ON: a word at which it stops half-way.
@@ -22,7 +25,7 @@ STAND_IN = """#!/usr/bin/env bash
 echo "$*" >>calls.txt
 out="" previous="" size=""
 for word in "$@"; do
-    [[ "$previous" == --output-path ]] && out="$word"
+    [[ "$previous" == --output-path || "$previous" == --output_dir ]] && out="$word"
     [[ "$previous" == --size ]] && size="$word"
     previous="$word"
 done
@@ -36,6 +39,7 @@ elif [[ -n "$out" ]]; then
     [[ -n "${FAIL_ON:-}" && "$out" == *"$FAIL_ON"* ]] && exit 1
     echo '{}' >"$out/best/config.json"
     echo '{}' >"$out/result.json"
+    [[ "$*" != *--do_eval* ]] || echo '{}' >"$out/evaluation.json"
 fi
 """
 
@@ -197,8 +201,8 @@ def test_second_quickstart_reuses_every_stage(repository: Path) -> None:
     second = launch(repository, "quickstart.sh")
     assert second.returncode == 0, second.stderr
     again = calls(repository)[count:]
-    assert again and not any("train_t5.py" in call for call in again)
-    assert second.stdout.count("skipped") >= 7
+    assert again and not any("train_t5.py" in call or "task_distill.py" in call for call in again)
+    assert second.stdout.count("skipped") == 11
 
 
 def test_quickstart_evaluates_untrained_plugins_as_control(repository: Path) -> None:
@@ -212,12 +216,46 @@ def test_quickstart_evaluates_untrained_plugins_as_control(repository: Path) -> 
     assert {flag(call, "--checkpoint") for call in found} == {"checkpoints/glue/tiny/sst2/best"}
 
 
+def test_quickstart_has_the_decomposed_rows(repository: Path) -> None:
+    """One teacher; the student and the control are the same decomposition of it; the report gets all three."""
+    assert launch(repository, "quickstart.sh").returncode == 0
+    teacher, intermediate, prediction, control = (call for call in calls(repository) if "task_distill.py" in call)
+    folder = flag(teacher, "--output-path")
+    for call in (intermediate, control):
+        assert flag(call, "--student_model") == folder and "--use_swap" in call
+        assert [flag(call, f"--rank_{name}") for name in ("layer", "condim", "dim")] == ["24", "64", "64"]
+    assert flag(prediction, "--student_model") == flag(intermediate, "--output-path") and "--use_swap" not in prediction
+    report = calls(repository)[-1].split("--group ")[-1]
+    runs = (folder, flag(prediction, "--output-path"), flag(control, "--output_dir"))
+    assert report == "Tucker teacher={} distilled={} decomposed={}".format(*runs)
+
+
+def test_dry_run_of_the_quickstart_is_one_plan(repository: Path) -> None:
+    """Nothing that an earlier command makes is called missing, and the backbones are made once."""
+    lines = launch(repository, "quickstart.sh", "--dry-run").stdout.splitlines()
+    assert not [line for line in lines if "missing" in line]
+    for command in ("utils.embedded --size", "utils.embedded.bert", "--output-path checkpoints/backbone/tiny/pretrain"):
+        assert len([line for line in lines if command in line]) == 1, command
+
+
+def test_evaluation_that_was_cut_off_is_done(repository: Path) -> None:
+    """A teacher that is trained but not evaluated goes on; a task that BERT does not have adds no rows."""
+    assert launch(repository, "quickstart.sh").returncode == 0
+    (repository / "checkpoints/bert/tiny/sst2/teacher/evaluation.json").unlink()
+    count = len(calls(repository))
+    assert launch(repository, "quickstart.sh").returncode == 0
+    again = calls(repository)[count:]
+    assert ["--resume" in call for call in again if "--mode finetune" in call] == [True]
+    assert launch(repository, "quickstart.sh", QUICKSTART_DATASET="squad").returncode == 0
+    assert calls(repository)[-1].count("--group") == 1
+
+
 def test_interrupted_stage_goes_on(repository: Path) -> None:
     """A stage that stopped half-way is resumed; the ones before it are skipped."""
     assert launch(repository, "quickstart.sh", FAIL_ON="glue/tiny").returncode != 0
     count = len(calls(repository))
     assert launch(repository, "quickstart.sh").returncode == 0
-    again = [call for call in calls(repository)[count:] if "--mode train" in call]
+    again = [call for call in calls(repository)[count:] if "--mode train" in call]  # not those of the BERT
     assert ["--resume" in call for call in again] == [True, False]
 
 
@@ -246,6 +284,7 @@ def test_finished_run_with_other_settings_is_not_replaced_silently(repository: P
 
 
 def _result(folder: Path, accuracies: dict[int, float]) -> Path:
+    """A folder as `train_t5.py --mode valid` leaves it."""
     rows = [
         {"name": "dense" if k == 1 else f"k={k}", "ratio": k, "accuracy": value, "macs": 8e6 / k, "latency_ms": 2.0,
          "num_params": 1000 + k, "delta_bytes": 0 if k == 1 else 4096}
@@ -256,31 +295,59 @@ def _result(folder: Path, accuracies: dict[int, float]) -> Path:
     return folder
 
 
+def _evaluation(folder: Path, accuracy: float, encoder: int = 700, edits: str = "dense", **more: float) -> Path:
+    """A folder as `task_distill.py --do_eval` leaves it."""
+    costs = {"num_params": 1000, "encoder_params": encoder, "macs": 4e6 * encoder / 700, "latency_ms": 1.0}
+    folder.mkdir()
+    values = {"edits": edits, "metrics": {"accuracy": accuracy, "loss": 0.1}, **costs, **more}
+    (folder / "evaluation.json").write_text(json.dumps(values), encoding="utf-8")
+    (folder / "result.json").write_text(json.dumps({"mode": "prediction"}), encoding="utf-8")
+    return folder
+
+
 def test_report_has_dense_adapted_and_control_rows(tmp_path: Path) -> None:
     """One dense row, the plugins of each run by ratio, retention relative to the dense model, and a plot."""
     runs = {
         "adapted": _result(tmp_path / "a", {1: 0.8, 4: 0.72, 2: 0.8}),
         "untrained": _result(tmp_path / "b", {1: 0.8, 2: 0.5, 4: 0.4}),
     }
-    metric, rows = collect({name: read_result(folder) for name, folder in runs.items()})
-    assert metric == "accuracy"
-    assert [(row.name, row.ratio) for row in rows] == [
-        ("dense", 1), ("adapted", 2), ("adapted", 4), ("untrained", 2), ("untrained", 4)
+    rows = group_rows("Variator", {name: read_evaluation(folder, "accuracy") for name, folder in runs.items()})
+    assert [(row.name, row.setting) for row in rows] == [
+        ("dense", ""), ("adapted", "k=2"), ("adapted", "k=4"), ("untrained", "k=2"), ("untrained", "k=4")
     ]  # fmt: skip
     assert rows[2].kept == pytest.approx(0.9) and rows[2].saved == pytest.approx(0.75)
-    table = write_report("sst2", runs, tmp_path / "out")
+    table = write_report("sst2", {"Variator": runs}, tmp_path / "out")
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "90.0%" in table and "90.0%" in report and "accuracy-macs.png" in report
     assert (tmp_path / "out" / "accuracy-macs.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_report_compares_each_method_with_its_own_dense_model(tmp_path: Path) -> None:
+    """Classifiers of task_distill.py: the share of the encoder's parameters, kept and saved beside their teacher."""
+    groups = {
+        "Variator": {"adapted": _result(tmp_path / "a", {1: 0.8, 4: 0.72})},
+        "Tucker": {
+            "teacher": _evaluation(tmp_path / "t", 0.5),
+            "distilled": _evaluation(tmp_path / "d", 0.45, 100, "decomposition"),
+        },
+    }
+    write_report("sst2", groups, tmp_path / "out")
+    lines = (tmp_path / "out" / "report.md").read_text(encoding="utf-8").splitlines()
+    assert "| Tucker | dense | – | 0.500 | 100.0% | 4.00 | 0.0% | 1.00 | 1,000 | – |" in lines
+    assert "| Tucker | distilled | encoder 1/7.0 | 0.450 | 90.0% | 0.57 | 85.7% | 1.00 | 1,000 | – |" in lines
+
+
 def test_report_names_a_missing_evaluation(tmp_path: Path) -> None:
-    """Which file, and what makes it; a result of training is told from one of validation."""
+    """Which file, and what makes it; a result of training is told from one of validation; a dense model is needed."""
     with pytest.raises(UserError, match=r"result\.json is missing"):
-        read_result(tmp_path)
+        read_evaluation(tmp_path, "accuracy")
     (tmp_path / "result.json").write_text('{"mode": "train"}', encoding="utf-8")
     with pytest.raises(UserError, match="--mode valid"):
-        read_result(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        main(["--dataset", "sst2", "--runs", "nothing"])
-    assert stopped.value.code == 2
+        read_evaluation(tmp_path, "accuracy")
+    student = _evaluation(tmp_path / "d", 0.45, 100, "decomposition")
+    with pytest.raises(UserError, match="--group Tucker: none of distilled is a dense model"):
+        write_report("sst2", {"Tucker": {"distilled": student}}, tmp_path / "out")
+    for words in (["Tucker"], ["Tucker", "nothing"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["--dataset", "sst2", "--group", *words])
+        assert stopped.value.code == 2

@@ -5,6 +5,7 @@ Hyphens and underscores are both accepted. A script adds a dataclass of its own 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import sys
@@ -66,7 +67,7 @@ class OptimisationArguments:
     weight_decay: float = flag(1e-5, "Decoupled weight decay, on every trained parameter.")
     schedule: Literal["linear", "constant"] | None = flag(
         None,
-        "Learning rate after the warm-up; default: for T5 linear on text and constant on tasks, for BERT by stage.",
+        "Learning rate after the warm-up; default: linear on text, constant on tasks.",
     )
     warmup_step: int = flag(1, "Steps of linear warm-up; step n has learning rate lr · n / warm-up.")
     optimizer: Literal["adamw", "bertadam"] = flag(
@@ -88,12 +89,33 @@ class EvaluationArguments:
     patience: int = flag(0, "Stop after this many validations without a gain; 0 never does.")
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows one spelling of each flag, and defaults that say something which the text does not."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        known = action.default is None or action.default is False or (text is not None and "default" in text)
+        return text if known else super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        given = action.option_strings
+        names = [name for name in given if "-" not in name[2:] or "--" + name[2:].replace("-", "_") not in given]
+        is_switch = action.nargs == 0 or (action.nargs == "?" and action.const is True)
+        value = "" if is_switch else self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(names)} {value}".rstrip()
+
+
 class _Parser(HfArgumentParser):
     """Tells a mistake as one sentence instead of the whole usage text."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists all flags).")
 
+
+#: Help text of a flag that is not shown.
+HIDDEN = argparse.SUPPRESS
 
 #: Smallest values that make sense of the shared flags (not a number is below all of them).
 AT_LEAST: Mapping[str, float] = {
@@ -132,6 +154,8 @@ def parse(
     aliases: Mapping[str, Sequence[str]] | None = None,
     defaults: Mapping[str, Any] | None = None,
     epilog: str | None = None,
+    texts: Mapping[str, str] | None = None,
+    prog: str | None = None,
 ) -> tuple[Any, ...]:
     """Parse the command line into one dataclass per type.
 
@@ -142,11 +166,14 @@ def parse(
         aliases: field name -> further names of its flag.
         defaults: field name -> another default than the dataclass has.
         epilog: printed below the flags by `--help`.
+        texts: field name -> another help text than the dataclass has; `HIDDEN` leaves the flag out of the help.
+        prog: how the program is called, where that is not the name of its file.
 
     Raises:
         UserError: a flag is unknown, or a value is not what the flag takes.
     """
-    parser = _Parser(list(types), description=description, epilog=epilog)
+    description = f"{description} Hyphens and underscores are the same in flags."
+    parser = _Parser(list(types), prog=prog, description=description, epilog=epilog, formatter_class=_Formatter)
     group = parser.add_argument_group("accepted without effect (as in the original)")
     reasons = ignored if isinstance(ignored, Mapping) else dict.fromkeys(ignored, "")
     for name, reason in reasons.items():
@@ -155,6 +182,7 @@ def parse(
         group.add_argument(*spellings, dest=f"ignored_{name}", nargs="?", const="", help=text)
     _add_names(parser, aliases or {})
     _add_hyphens(parser)
+    _set_texts(parser, texts or {})
     parser.set_defaults(**(defaults or {}))
     given = list(sys.argv[1:] if arguments is None else arguments)
     found = parser.parse_args_into_dataclasses(args=given, look_for_args_file=False, return_remaining_strings=True)
@@ -199,6 +227,14 @@ def _add_hyphens(parser: HfArgumentParser) -> None:
             if hyphens not in parser._option_string_actions:
                 parser._option_string_actions[hyphens] = action
                 action.option_strings = [*action.option_strings, hyphens]
+
+
+def _set_texts(parser: HfArgumentParser, texts: Mapping[str, str]) -> None:
+    for action in parser._actions:
+        if action.const is False:  # the library repeats the text of --costs
+            action.help = f"The opposite of --{action.dest}."
+        elif action.dest in texts:
+            action.help = texts[action.dest]
 
 
 def _unknown_flags(unknown: Sequence[str], parser: HfArgumentParser) -> str:

@@ -40,6 +40,7 @@ SAMPLES: Mapping[str, int] = MappingProxyType(
 )
 #: Accepted because the other tools have it.
 _IGNORED = {"do-lower-case": "the tokenizer's own settings decide"}
+_PROG = "python -m utils.data_augmentation"
 #: Rows whose words go through the model together and are written together.
 _BLOCK = 256
 
@@ -51,7 +52,9 @@ class AugmentationArguments:
     _argument_group_name = "augmentation"
 
     pretrained_bert_model: str = flag(MISSING, "Directory or hub id of a BERT with its masked-language-model head.")
-    glue_dir: Path = flag(MISSING, "Directory of the tasks (one folder per task), or of the task itself.")
+    glue_dir: Path = flag(
+        MISSING, "Directory of the tasks (a folder per task: GLUE's TSV files or a saved datasets folder), or of one."
+    )
     task_name: str = flag(MISSING, "A GLUE task (CoLA, MRPC, …) or conll.")
     glove_embs: Path | None = flag(
         None, "GloVe text file for words of several pieces; left out: the model's own word embeddings."
@@ -69,19 +72,19 @@ class AugmentationArguments:
     mask_share: float = flag(
         0.15, "Largest share of a sentence that is masked at once, as in BERT's pre-training; 0: one word at a time."
     )
-    output: Path | None = flag(None, "The file to write; default: train_aug.tsv beside the training file.")
+    output: Path | None = flag(None, "The file to write; default: train_aug.tsv in the task's folder.")
     debug: bool = flag(False, "Show the traceback of an error.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The tool: read the rows, find candidates, write rows and their new versions."""
     args: AugmentationArguments
-    (args,) = parse([AugmentationArguments], str(__doc__).split("\n")[0], arguments, _IGNORED)
+    (args,) = parse([AugmentationArguments], str(__doc__).split("\n")[0], arguments, _IGNORED, prog=_PROG)
     _check(args)
     source = find_source(args.task_name, args.glue_dir)
     total = sum(1 for _ in source.rows())  # also finds broken rows before the work begins
     num_samples = SAMPLES[source.task] if args.N is None else args.N
-    target = args.output or source.path.with_name("train_aug.tsv")
+    target = args.output or source.target
     if target.resolve() == source.path.resolve():
         raise UserError(f"--output {target} is the training file itself.")
     augmenter = build_augmenter(args)
@@ -117,7 +120,7 @@ def _check(args: AugmentationArguments) -> None:
 
 def _settings(args: AugmentationArguments, source: Source, num_samples: int) -> dict[str, Any]:
     """What decides the rows; a run with the same goes on where it was stopped."""
-    status = source.path.stat()
+    status = source.file.stat()
     glove = args.glove_embs
     return {
         "source": [str(source.path.resolve()), status.st_size, status.st_mtime_ns],

@@ -43,6 +43,7 @@ _DECISIVE = (
     "seed",
 )
 _IGNORED = {"reduce-memory": "the corpus is never held in memory, with or without this flag"}
+_PROG = "python -m utils.pregenerate_training_data"
 _INDEX = ".index.partial"
 _SIGINT = 2
 
@@ -83,7 +84,7 @@ class PregenerateArguments:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The tool: index the corpus, then write every epoch that is not there yet."""
     args: PregenerateArguments
-    (args,) = parse([PregenerateArguments], str(__doc__).split("\n")[0], arguments, _IGNORED)
+    (args,) = parse([PregenerateArguments], str(__doc__).split("\n")[0], arguments, _IGNORED, prog=_PROG)
     _check(args)
     settings = InstanceSettings(
         max_seq_len=args.max_seq_len,

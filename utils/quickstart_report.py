@@ -1,8 +1,10 @@
 """Puts the evaluations of the quickstart together: a table, report.md and a plot of the metric against MACs.
 
-    python3 -m utils.quickstart_report --dataset sst2 --runs adapted=DIR untrained=DIR [--output DIR]
+    python3 -m utils.quickstart_report --dataset sst2 [--output DIR] \\
+        --group Variator adapted=DIR untrained=DIR --group Tucker teacher=DIR distilled=DIR
 
-Each DIR holds the result.json of `train_t5.py --mode valid`. The dense model is taken from the first one.
+A group is what was made of one dense model. Each DIR holds the result.json of `train_t5.py --mode valid` or the
+evaluation.json of `task_distill.py --do_eval`; the first dense model of a group is what its other rows are compared to.
 """
 
 from __future__ import annotations
@@ -15,16 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset import TASKS
 from utils.errors import UserError, run_as_script
 
 _MEANING = {
-    "adapted": "pre-trained on text, then adapted to the task",
-    "pretrained": "pre-trained on text only",
+    "adapted": "plugins pre-trained on text, then adapted to the task",
+    "pretrained": "plugins pre-trained on text only",
     "untrained": "control: plugins as they are initialised",
+    "distilled": "the fine-tuned BERT decomposed, then distilled from what it was",
+    "decomposed": "control: the same decomposition, not distilled",
 }
 _COLUMNS = (
+    "method",
     "model",
-    "ratio",
+    "setting",
     "{metric}",
     "kept",
     "MACs (M)",
@@ -33,80 +39,131 @@ _COLUMNS = (
     "parameters",
     "delta (kB)",
 )
+_WORDS = 3  # columns that are text
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What an evaluation says about one model; `macs`: multiply-accumulates per example.
+
+    Attributes:
+        setting: of the compression; empty for a dense model.
+        encoder_params: of the layers, where it was counted.
+    """
+
+    setting: str
+    metric: float
+    macs: float
+    latency_ms: float | None
+    num_params: int | None
+    encoder_params: int | None = None
+    delta_bytes: int | None = None
+    is_dense: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `macs`: multiply-accumulates per example; `kept` and `saved`: fractions."""
+    """One line of the table; `kept` and `saved`: fractions of the group's dense model."""
 
+    group: str
     name: str
-    ratio: int
-    metric: float
+    setting: str
     kept: float
-    macs: float
     saved: float
-    latency_ms: float | None
-    num_params: int | None
-    delta_bytes: int | None
+    measured: Measurement
 
 
-def read_result(folder: Path) -> Mapping[str, Any]:
-    """The evaluation in `folder`/result.json.
+def read_evaluation(folder: Path, metric: str) -> list[Measurement]:
+    """The models that the evaluation in `folder` measured.
 
     Raises:
-        UserError: there is none, it is no JSON, or it holds no rows.
+        UserError: there is no evaluation, it is no JSON, or it lacks rows, costs or the metric.
     """
-    file = folder / "result.json"
+    file = folder / "evaluation.json"
+    if not file.is_file():
+        file = folder / "result.json"
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"--runs: {file} is missing; `train_t5.py --mode valid` makes it") from error
+        raise UserError(
+            f"--group: {file} is missing, and so is {folder / 'evaluation.json'}; `train_t5.py --mode valid` makes "
+            "the former, `task_distill.py --do_eval` the latter"
+        ) from error
     except ValueError as error:
-        raise UserError(f"--runs: {file} is no JSON ({error})") from error
-    rows = result.get("rows") if isinstance(result, dict) else None
-    if not rows or not any(row.get("ratio") == 1 for row in rows):
-        raise UserError(f"--runs: {file} holds no rows with a dense model (ratio 1); was it made by --mode valid?")
-    return result
+        raise UserError(f"--group: {file} is no JSON ({error})") from error
+    try:
+        return [_of_classifier(found, metric)] if "metrics" in found else _of_ratios(found["rows"], metric)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"--group: {file} holds no evaluation with {metric} and costs (no {error}); was it made by --mode valid "
+            "or --do_eval, without --no_costs?"
+        ) from error
 
 
-def collect(runs: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[Row]]:
-    """The metric's name and the table: the dense model, then every run's plugins by ratio."""
-    first = next(iter(runs.values()))
-    metric = first.get("metric", "accuracy")
-    dense = next(row for row in first["rows"] if row["ratio"] == 1)
-    table = [_row("dense", dense, dense, metric)]
-    for name, result in runs.items():
-        plugged = sorted((row for row in result["rows"] if row["ratio"] != 1), key=lambda row: row["ratio"])
-        table.extend(_row(name, row, dense, metric) for row in plugged)
-    return metric, table
+def _of_ratios(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Measurement]:
+    """The rows of `train_t5.py --mode valid`: a T5 at several ratios of its plugins, 1 being without them."""
+    return [
+        Measurement(
+            setting="" if row["ratio"] == 1 else f"k={row['ratio']}",
+            metric=row[metric],
+            macs=row["macs"],
+            latency_ms=row.get("latency_ms"),
+            num_params=row.get("num_params"),
+            delta_bytes=row.get("delta_bytes"),
+            is_dense=row["ratio"] == 1,
+        )
+        for row in sorted(rows, key=lambda row: row["ratio"])
+    ]
 
 
-def _row(name: str, row: Mapping[str, Any], dense: Mapping[str, Any], metric: str) -> Row:
-    return Row(
-        name=name,
-        ratio=row["ratio"],
-        metric=row[metric],
-        kept=row[metric] / dense[metric] if dense[metric] else float("nan"),
-        macs=row["macs"],
-        saved=1 - row["macs"] / dense["macs"],
-        latency_ms=row.get("latency_ms"),
-        num_params=row.get("num_params"),
-        delta_bytes=row.get("delta_bytes"),
+def _of_classifier(found: Mapping[str, Any], metric: str) -> Measurement:
+    """What `task_distill.py --do_eval` wrote about a model."""
+    return Measurement(
+        setting="",
+        metric=found["metrics"][metric],
+        macs=found["macs"],
+        latency_ms=found.get("latency_ms"),
+        num_params=found.get("num_params"),
+        encoder_params=found.get("encoder_params"),
+        is_dense=found["edits"] == "dense",
     )
+
+
+def group_rows(group: str, runs: Mapping[str, Sequence[Measurement]]) -> list[Row]:
+    """A group's dense model, then the compressed ones of every run.
+
+    Raises:
+        UserError: none of them is dense.
+    """
+    dense = next((found for run in runs.values() for found in run if found.is_dense), None)
+    if dense is None:
+        raise UserError(f"--group {group}: none of {', '.join(runs)} is a dense model, to which others are compared")
+    compressed = [(name, found) for name, run in runs.items() for found in run if not found.is_dense]
+    return [_row(group, name, found, dense) for name, found in [("dense", dense), *compressed]]
+
+
+def _row(group: str, name: str, found: Measurement, dense: Measurement) -> Row:
+    setting = found.setting
+    if not setting and not found.is_dense and found.encoder_params and dense.encoder_params:
+        setting = f"encoder 1/{dense.encoder_params / found.encoder_params:.1f}"
+    kept = found.metric / dense.metric if dense.metric else float("nan")
+    return Row(group, name, setting, kept, 1 - found.macs / dense.macs, found)
 
 
 def cells(row: Row) -> list[str]:
     """A row as text, in the order of the columns."""
+    found = row.measured
     return [
+        row.group,
         row.name,
-        str(row.ratio),
-        f"{row.metric:.3f}",
+        row.setting or "–",
+        f"{found.metric:.3f}",
         f"{row.kept:.1%}",
-        f"{row.macs / 1e6:.2f}",
+        f"{found.macs / 1e6:.2f}",
         f"{row.saved:.1%}",
-        "–" if row.latency_ms is None else f"{row.latency_ms:.2f}",
-        "–" if row.num_params is None else f"{row.num_params:,}",
-        f"{row.delta_bytes / 1e3:.1f}" if row.delta_bytes else "–",
+        "–" if found.latency_ms is None else f"{found.latency_ms:.2f}",
+        "–" if found.num_params is None else f"{found.num_params:,}",
+        f"{found.delta_bytes / 1e3:.1f}" if found.delta_bytes else "–",
     ]
 
 
@@ -116,7 +173,7 @@ def plain_table(metric: str, rows: Sequence[Row]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i < _WORDS else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines
@@ -126,17 +183,18 @@ def plain_table(metric: str, rows: Sequence[Row]) -> str:
 def markdown(dataset: str, metric: str, rows: Sequence[Row], plot: str) -> str:
     """The report."""
     header = [column.format(metric=metric) for column in _COLUMNS]
-    names = dict.fromkeys(row.name for row in rows[1:])
+    names = dict.fromkeys(row.name for row in rows)
     return "\n".join(
         [
             f"# Quickstart: {dataset}",
             "",
             "| " + " | ".join(header) + " |",
-            "|---" + "|---:" * (len(header) - 1) + "|",
+            "|---" * _WORDS + "|---:" * (len(header) - _WORDS) + "|",
             *("| " + " | ".join(cells(row)) + " |" for row in rows),
             "",
-            f"`kept` is the share of the dense model's {metric}, `saved` that of its MACs "
-            "(multiply-accumulates per example at its real length). `delta` is the size of one ratio on disk.",
+            f"`kept` is the share of the {metric} of the method's dense model, `saved` that of its MACs "
+            "(multiply-accumulates per example at its real length). `latency` is one forward of 8 rows of the longest "
+            "inputs. `delta` is the size of one ratio on disk.",
             "",
             *(f"- {name}: {_MEANING[name]}" for name in names if name in _MEANING),
             "",
@@ -147,47 +205,42 @@ def markdown(dataset: str, metric: str, rows: Sequence[Row], plot: str) -> str:
 
 
 def draw(metric: str, rows: Sequence[Row], file: Path) -> None:
-    """Plots the metric against MACs, one line per run."""
+    """Plots the metric against MACs: one line per run, a star for each method's dense model."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    dense = rows[0]
-    for name in dict.fromkeys(row.name for row in rows[1:]):
-        points = [row for row in rows if row.name == name]
-        axes.plot([row.macs / 1e6 for row in points], [row.metric for row in points], marker="o", label=name)
-        for row in points:
-            axes.annotate(
-                f"k={row.ratio}",
-                (row.macs / 1e6, row.metric),
-                xytext=(4, 5),
-                textcoords="offset points",
-                fontsize=8,
-            )
-    axes.plot(
-        dense.macs / 1e6,
-        dense.metric,
-        marker="*",
-        markersize=13,
-        linestyle="none",
-        color="black",
-        label="dense",
-    )
-    axes.axhline(dense.metric, color="grey", linewidth=0.8, linestyle=":")
+    for group, name in dict.fromkeys((row.group, row.name) for row in rows):
+        run = [row for row in rows if (row.group, row.name) == (group, name)]
+        places = [(row.measured.macs / 1e6, row.measured.metric) for row in run]
+        style = {"marker": "*", "markersize": 13, "linestyle": "none"} if name == "dense" else {"marker": "o"}
+        axes.plot(*zip(*places, strict=True), label=f"{group}, {name}", **style)
+        for row, place in zip(run, places, strict=True):
+            axes.annotate(row.setting, place, xytext=(4, 5), textcoords="offset points", fontsize=8)
     axes.set_xlabel("MACs per example (M)")
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize=8)
     temporary = file.with_name(f".{file.name}")
     figure.savefig(temporary, dpi=130, format="png")
     os.replace(temporary, file)
 
 
-def write_report(dataset: str, runs: Mapping[str, Path], output: Path) -> str:
-    """Writes report.md, table.json and accuracy-macs.png under `output`; returns the table as text."""
-    metric, rows = collect({name: read_result(folder) for name, folder in runs.items()})
+def write_report(dataset: str, groups: Mapping[str, Mapping[str, Path]], output: Path) -> str:
+    """Writes report.md and its plot under `output`; returns the table as text.
+
+    Args:
+        groups: method -> name of the run -> folder of its evaluation.
+
+    Raises:
+        UserError: an evaluation is missing or of another kind.
+    """
+    metric = TASKS[dataset].selection_metric if dataset in TASKS else "accuracy"
+    rows = []
+    for group, runs in groups.items():
+        rows += group_rows(group, {name: read_evaluation(folder, metric) for name, folder in runs.items()})
     output.mkdir(parents=True, exist_ok=True)
     plot = f"{metric}-macs.png"
     draw(metric, rows, output / plot)
@@ -205,11 +258,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--dataset", required=True, help="name of the task")
     parser.add_argument(
-        "--runs",
+        "--group",
         required=True,
         nargs="+",
-        metavar="NAME=DIR",
-        help="evaluations, the folder of each with its result.json",
+        action="append",
+        metavar=("METHOD", "NAME=DIR"),
+        help="a method's name, then its evaluations: the folder of each with its result.json or evaluation.json",
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="folder of the report")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -223,14 +277,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    runs = {}
-    for word in args.runs:
-        name, separator, folder = word.partition("=")
-        if not separator:
-            raise UserError(f"--runs {word}: expected NAME=DIR")
-        runs[name] = Path(folder)
-    print(write_report(args.dataset, runs, args.output))
+    groups: dict[str, dict[str, Path]] = {}
+    for name, *words in args.group:
+        if not words:
+            raise UserError(f"--group {name}: expected NAME=DIR behind the method's name")
+        groups[name] = dict(_run(name, word) for word in words)
+    print(write_report(args.dataset, groups, args.output))
     print(f"made: {args.output / 'report.md'}")
+
+
+def _run(group: str, word: str) -> tuple[str, Path]:
+    name, separator, folder = word.partition("=")
+    if not separator:
+        raise UserError(f"--group {group} {word}: expected NAME=DIR")
+    return name, Path(folder)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ bert_text() {
     if [[ "$1" == tiny ]]; then echo data/tiny/pregenerated; else echo "${PREGENERATED:-data/pregenerated}"; fi
 }
 
-# $1: model. Makes data, BERT and pre-generated text of the embedded default.
+# $1: model. Makes data and BERT of the embedded default.
 need_bert() {
-    [[ "$1" == tiny ]] || return 0
+    [[ "$1" != tiny || -n "${PLAN_CONTINUES:-}" ]] && return 0
     run "$PYTHON" -m utils.embedded.bert --size tiny
 }
 
@@ -44,8 +44,10 @@ need_text() {
             --bert_model checkpoints/bert/tiny/init --output_dir "$(bert_text tiny)" --epochs_to_generate 2 \
             --max_seq_len 64 --line_filter off --split_sentences ${again[@]+"${again[@]}"}
     else
-        [[ -d "$(bert_text "$1")" ]] ||
-            missing "$(bert_text "$1")/ (pre-generated text)" "$(python_hint) -m utils.pregenerate_training_data --train_corpus CORPUS --bert_model $1 --output_dir $(bert_text "$1")"
+        local text how
+        text="$(bert_text "$1")"
+        how="$(python_hint) -m utils.pregenerate_training_data --train_corpus CORPUS --bert_model $1 --output_dir $text"
+        [[ -d "$text" ]] || missing "$text/ (pre-generated text)" "$how"
     fi
 }
 
@@ -60,9 +62,9 @@ bert_settings() {
     SETTINGS+=(--inspect-step 50 --max_seq_length 64)
     case "$1" in
     general) SETTINGS+=(--lr 1e-3 --max_steps 300 --eval_step 100 --distill_layers all) ;;
-    teacher) SETTINGS+=(--lr 5e-4 --max_steps 600 --eval_step 150) ;;
-    intermediate) SETTINGS+=(--lr 1e-3 --max_steps 300 --eval_step 100 --distill_layers all) ;;
-    prediction) SETTINGS+=(--lr 5e-4 --max_steps 300 --eval_step 100) ;;
+    teacher) SETTINGS+=(--lr 1e-3 --max_steps 400 --eval_step 200) ;;
+    intermediate) SETTINGS+=(--lr 1e-3 --max_steps 100 --eval_step 100 --distill_layers all) ;;
+    prediction) SETTINGS+=(--lr 5e-4 --max_steps 100 --eval_step 50) ;;
     esac
     return 0
 }
@@ -72,6 +74,18 @@ bert_ranks() {
     local ranks default="72 384 384"
     [[ "$1" == tiny ]] && default="24 64 64"
     read -r -a ranks <<<"${RANKS_OF_STUDENT:-$default}"
-    [[ ${#ranks[@]} -eq 3 ]] || fail "RANKS_OF_STUDENT is three numbers (rank_layer rank_condim rank_dim), found: ${ranks[*]}"
+    [[ ${#ranks[@]} -eq 3 ]] ||
+        fail "RANKS_OF_STUDENT is three numbers (rank_layer rank_condim rank_dim), found: ${ranks[*]}"
     DECOMPOSITION=(--use_swap --rank_layer "${ranks[0]}" --rank_condim "${ranks[1]}" --rank_dim "${ranks[2]}")
+}
+
+# $1: model, $2: task, $3: yes if an outdated teacher may be replaced, the rest: flags that say which data.
+# Fine-tunes and evaluates checkpoints/bert/NAME/TASK/teacher; every method has the same one.
+train_teacher() {
+    local model="$1" task="$2" replace="$3" RESULT=evaluation.json SCRIPT=task_distill.py
+    shift 3
+    bert_settings teacher "$model"
+    train_stage "fine-tuning of the teacher on $task" "$(bert_folder "$model")/$task/teacher" "$replace" \
+        "$(bert_of "$model")/config.json" --mode finetune --teacher_model "$(bert_of "$model")" "$@" "${SETTINGS[@]}" \
+        --do_eval
 }

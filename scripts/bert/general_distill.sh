@@ -3,8 +3,9 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-parse_command_line "usage: bash scripts/bert/general_distill.sh MODEL [--dry-run] [--overwrite] [flags of general_distill.py]
+parse_command_line "usage: bash scripts/bert/general_distill.sh MODEL [--dry-run] [--overwrite] [flags]
   MODEL   tiny (embedded: everything is made on the spot), or the hub id or directory of a BERT
+  flags   of general_distill.py
   Reads pre-generated text (data/pregenerated, or PREGENERATED); writes checkpoints/bert/NAME/general.
   Next: bash scripts/bert/task_distill.sh MODEL TASK" 1 "$@"
 model="${WORDS[0]}"

@@ -30,7 +30,8 @@ if [[ ! -f "checkpoints/wiki/$size/result.json" && -f "$published" ]]; then
     plugin="$published"
 elif ! given --plugin-path && [[ ! -f "checkpoints/wiki/$size/result.json" ]]; then
     how="bash scripts/wiki.sh $size"
-    is_embedded "$size" || how="$how (trains them), or: $(python_hint) -m utils.download plugin --size $size (fetches the published ones)"
+    is_embedded "$size" ||
+        how+=" (trains them), or: $(python_hint) -m utils.download plugin --size $size (fetches the published ones)"
     missing "checkpoints/wiki/$size/result.json (the finished plugin pre-training)" "$how"
 fi
 

@@ -1,7 +1,8 @@
-"""The rows of a training file, whose texts can be exchanged: GLUE's TSV files and CoNLL's columns."""
+"""The rows of a training file, whose texts can be exchanged: GLUE's TSV files or saved datasets, and CoNLL's columns."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import NamedTuple
 
 from dataset.conll import read_conll
 from dataset.errors import DataError
-from dataset.sources import candidate_folders, listing, read_lines
+from dataset.glue import read_glue
+from dataset.sources import candidate_folders, is_saved_dataset, listing, read_lines
 from dataset.tasks import Task, get_task
 from utils.augmentation.words import Sentence
 
@@ -65,11 +67,27 @@ class TaggedRow(Row):
 
 
 class Source(NamedTuple):
-    """A training file: where it is, and the text that stands before its first row."""
+    """A training file: where it is, and the text that stands before its first row.
+
+    Attributes:
+        path: of a saved datasets folder the folder itself.
+    """
 
     path: Path
     task: str
     header: str
+
+    @property
+    def file(self) -> Path:
+        """What changes with the rows: the training file, or what `save_to_disk` writes about them."""
+        names = ("dataset_dict.json", "state.json") if self.path.is_dir() else ()
+        return next((self.path / name for name in names if (self.path / name).is_file()), self.path)
+
+    @property
+    def target(self) -> Path:
+        """Where the new rows go unless another file is named."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        return folder / "train_aug.tsv"
 
     def rows(self) -> Iterator[Row]:
         """All rows, one at a time.
@@ -79,6 +97,8 @@ class Source(NamedTuple):
         """
         if self.task == CONLL:
             return _tagged_rows(self.path)
+        if self.path.is_dir():
+            return _saved_rows(self.path, get_task(self.task))
         return _tsv_rows(self.path, get_task(self.task), self.header)
 
 
@@ -93,14 +113,40 @@ def find_source(name: str, glue_dir: Path) -> Source:
     try:
         task = get_task(name)
     except DataError as error:
-        raise DataError(f"--task_name: {error}, {CONLL}") from None
+        raise DataError(f"--task_name: {error}") from None
     if not task.hub_name:
         raise DataError(f"--task_name {name}: rows of {task.name} cannot be augmented, expected a GLUE task or {CONLL}")
     names = (task.name, task.hub_name, task.folder)
+    saved = _saved_folder(glue_dir, names, task.split_file("train"))
+    if saved is not None:
+        return Source(saved, task.name, "" if task.name == "cola" else "\t".join(_saved_header(task)))
     path = _find(glue_dir, names, (task.split_file("train"),), task.name)
     header = "" if task.name == "cola" else _first_line(path)
     _text_columns(path, task, header)
     return Source(path, task.name, header)
+
+
+def _saved_folder(root: Path, names: Sequence[str], file: str) -> Path | None:
+    """The folder of the task that `save_to_disk` wrote, unless `file` lies in one of its places."""
+    folders = candidate_folders(root, names)
+    if any((folder / file).is_file() for folder in folders):
+        return None
+    return next((folder for folder in folders if is_saved_dataset(folder)), None)
+
+
+def _saved_header(task: Task) -> list[str]:
+    return [*task.file_columns, task.file_label_column]
+
+
+def _saved_rows(folder: Path, task: Task) -> Iterator[TsvRow]:
+    """The rows of a saved datasets folder as they would stand in a TSV file of the task."""
+    for example in read_glue(task, folder, "train"):
+        texts = [re.sub(r"[\t\r\n]", " ", text) for text in example.texts]  # they separate columns and rows
+        label = str(example.label) if task.kind == "regression" else task.file_labels[int(example.label or 0)]
+        is_cola = task.name == "cola"
+        columns = ("", label, "", texts[0]) if is_cola else (*texts, label)
+        at = (_COLA_TEXT,) if is_cola else tuple(range(len(texts)))
+        yield TsvRow(columns, at, tuple(Sentence.of_text(columns[k]) for k in at))
 
 
 def _find(root: Path, names: Sequence[str], files: Sequence[str], task: str) -> Path:
@@ -109,7 +155,8 @@ def _find(root: Path, names: Sequence[str], files: Sequence[str], task: str) -> 
     if not found:
         places = ", ".join(str(folder.relative_to(root)) for folder in folders if folder != root)
         raise DataError(
-            f"--glue_dir {root}: no {' or '.join(files)} of {task}, there or in its subfolders {places}; "
+            f"--glue_dir {root}: neither {' or '.join(files)} nor a saved dataset of {task}, there or in its "
+            f"subfolders {places}; "
             f"{root}: {listing(root)}"
         )
     return found[0]

@@ -2,6 +2,7 @@
 
     DATA/corpus/{train,valid}.txt      one span per line
     DATA/glue/{SST-2,MRPC,RTE,…}/*.tsv
+    DATA/glue/conll/{train,dev,test}.txt   beside GLUE's tasks: all that task_distill.py reads is in one folder
     DATA/squad/{train,dev}-v1.1.json
     DATA/manifest.json
     BACKBONE/                          untrained T5 and tokenizer, with a manifest.json of its own
@@ -25,11 +26,11 @@ from typing import Any
 
 from utils.embedded.corpus import write_corpus
 from utils.embedded.sizes import BACKBONE_SIZES
-from utils.embedded.tasks import TASK_FILES, write_glue, write_squad
+from utils.embedded.tasks import TASK_FILES, write_glue, write_squad, write_tagged
 from utils.errors import UserError
 
 # Counted up whenever the generators change what they make, so that what is cached is made again.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 _LIBRARY_BYTES = 1_500_000
 _GRAMMAR_BYTES = 1_500_000
 
@@ -97,6 +98,7 @@ def _write_data(folder: Path, seed: int, say: Say) -> dict[str, Any]:
     counts: dict[str, Any] = {}
     for name, task in TASK_FILES.items():
         counts[name] = write_glue(task, folder / "glue", seed)
+    counts["conll"] = write_tagged(folder / "glue" / "conll", seed)
     counts["squad"] = write_squad(folder / "squad", seed)
     say(f"  tasks: {', '.join(f'{name} {count}' for name, count in counts.items())} rows")
     train, valid = write_corpus(folder / "corpus", seed, _LIBRARY_BYTES, _GRAMMAR_BYTES)

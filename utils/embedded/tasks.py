@@ -1,4 +1,4 @@
-"""Writes the grammar's tasks in the file formats of GLUE (TSV, its real headers) and SQuAD v1.1 (JSON)."""
+"""Writes the grammar's tasks in the file formats of GLUE (TSV, its real headers), SQuAD v1.1 (JSON) and CoNLL."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.embedded import grammar
+from utils.embedded.entities import Tagged, tagged_sentence
 
 Row = tuple[str, ...]  # the text fields of one example
 
@@ -194,6 +195,30 @@ def write_squad(folder: Path, seed: int) -> int:
         text = json.dumps({"version": "1.1", "data": articles})
         (folder / f"{split}-v1.1.json").write_text(text + "\n", encoding="utf-8")
     return total
+
+
+TAGGED_SIZES = (("dev", 400), ("test", 200), ("train", 24000))
+
+
+def write_tagged(folder: Path, seed: int, sizes: Sequence[tuple[str, int]] = TAGGED_SIZES) -> int:
+    """Writes train.txt, dev.txt and test.txt with a word and its tag per line. Returns the number of sentences.
+
+    No sentence of dev or test comes a second time; `sizes` names them before train, which keeps clear of them.
+    """
+    from dataset.conll import DOCUMENT_START, write_conll  # imports torch, which most calls do without
+
+    rng = random.Random(f"{seed}:conll")
+    held_out: set[tuple[Tagged, ...]] = set()
+    for split, size in sizes:
+        sentences: list[tuple[Tagged, ...]] = [((DOCUMENT_START, "O"),)]
+        while len(sentences) <= size:
+            drawn = tagged_sentence(rng)
+            if drawn not in held_out:
+                sentences.append(drawn)
+                if split != "train":
+                    held_out.add(drawn)
+        write_conll(folder / f"{split}.txt", sentences)
+    return sum(size for _, size in sizes)
 
 
 def _paragraph(identifier: str, reading: grammar.Reading) -> dict[str, object]:

@@ -47,6 +47,17 @@ OBJECTS = ("hat", "lamp", "chair", "book", "clock", "bag", "bike", "cup", "ring"
 PLACES = ("market", "station", "school", "library", "harbour", "museum", "farm", "bank")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
+# ---- names: the same ones for people, firms, places and cups, so that what stands around them decides ------
+
+FAMILIES = (
+    "Baker", "Brook", "Carter", "Field", "Fisher", "Forest", "Hill", "Hunter",
+    "King", "Lake", "Marsh", "Miller", "North", "Stone", "West", "Wood",
+)  # fmt: skip
+FIRMS = ("Bank", "Motors", "Press", "Group", "Airlines")
+LANDS = ("Island", "Valley", "Harbour", "County", "Bay")
+CUPS = ("Cup", "Open", "Prize", "Games")
+NATIONS = ("German", "Dutch", "Polish", "Greek", "Irish", "Turkish", "Danish", "Indian")
+
 # (past, synonym of the past, plain form, synonym of the plain form); the past doubles as the participle.
 ACTIONS = (
     ("bought", "purchased", "buy", "purchase"),

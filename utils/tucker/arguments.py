@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments, flag
+from utils.arguments import HIDDEN, EvaluationArguments, OptimisationArguments, RunArguments, flag
 from utils.engine import TrainerConfig
 from utils.engine.runtime import Precision
 from utils.errors import UserError
@@ -23,6 +23,16 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "training_step": ("max_steps",),
     "valid_step": ("eval_step", "eval_stlsep"),
     "resume": ("continue_train",),
+}
+#: What `--help` says of shared flags here, where T5 has other settings.
+TEXTS: Mapping[str, str] = {
+    "schedule": "Learning rate after the warm-up.",
+    "precision": "Autocast precision; bf16 also works on CPUs.",
+    "training_step": "End after this many optimizer steps even if epochs are left (the default never does).",
+    "batch_size": "Rows per process and optimizer step.",
+    "grad_accumulation": "Forward passes that --batch_size is divided into.",
+    "valid_batches": "Batches of the fixed sample that is evaluated.",
+    "num_workers": HIDDEN,
 }
 #: Flags of the original without effect, and why.
 IGNORED: Mapping[str, str] = {
@@ -103,6 +113,16 @@ def range_problems(bert: BertArguments, optimisation: OptimisationArguments) -> 
             f"--train-batch-size {optimisation.batch_size} is the rows of one optimizer step per process: it must be "
             f"a multiple of --gradient-accumulation-steps {optimisation.grad_accumulation}"
         )
+    return problems
+
+
+def unused_problems(run: RunArguments, evaluation: EvaluationArguments | None = None) -> list[str]:
+    """Shared flags that were given and have no effect here; with `evaluation` those of scripts without a corpus too."""
+    problems = []
+    if run.num_workers:
+        problems.append("--num-workers is for streamed corpora, which BERT does not read: leave it out")
+    if evaluation is not None and evaluation.valid_batches:
+        problems.append("--valid-batches is for text; on tasks the whole development set is evaluated: leave it out")
     return problems
 
 

@@ -1,17 +1,36 @@
-"""A GLUE task's batches for BERT."""
+"""The batches of a GLUE task, or of one of tagged words, for an encoder."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dataset import BucketedBatches, Collator, DataError, Feature, GlueExample, Task, get_task, read_glue
+from dataset import (
+    TASKS,
+    BucketedBatches,
+    Collator,
+    DataError,
+    GlueExample,
+    TaggedSentence,
+    Task,
+    TokenCollator,
+    TokenFeature,
+    encode_tagged,
+    get_task,
+    read_glue,
+    read_tagged,
+)
+from dataset.batches import Collate
 from dataset.classification import PairCollator, PairFeature, encode_pairs
 from dataset.sources import HUB
+from dataset.tokens import OUTSIDE
 from utils.engine import Runtime
+
+logger = logging.getLogger(__name__)
 
 #: Made by `python -m utils.data_augmentation`, beside the task's `train.tsv`.
 AUGMENTED_FILE = "train_aug.tsv"
@@ -32,8 +51,8 @@ class LabelledSet:
     Attributes:
         task: whose rows they are.
         suffix: put behind the names of their metrics.
-        source: their batches, every row once.
-        features: the rows.
+        source: their batches, every row once; of tagged sentences those of which the model sees a word.
+        features: the rows, in the order of the file.
     """
 
     task: Task
@@ -54,25 +73,31 @@ class DataRequest:
 
 
 def task_for(name: str) -> Task:
-    """The GLUE task that a model is made for.
+    """The task that a model is made for: one of GLUE's, or one of tagged words.
 
     Raises:
-        DataError: it is unknown, no GLUE task, or one that is only evaluated (mnli-mm).
+        DataError: it is unknown, neither of these, or one that is only evaluated (mnli-mm).
     """
     task = get_task(name)
     if task.name == "mnlimm":
         raise DataError(f"--task-name {name} has no model of its own: use mnli, which evaluates and predicts it too")
-    if not task.hub_name:
-        raise DataError(f"--task-name {name} is no GLUE task: expected one of the nine")
+    if not task.hub_name and not is_tagged(task):
+        tagged = " or ".join(known.name for known in TASKS.values() if is_tagged(known))
+        raise DataError(f"--task-name {name} is no GLUE task: expected one of the nine, {tagged}")
     return task
+
+
+def is_tagged(task: Task) -> bool:
+    """Whether each word has a label of its own."""
+    return task.kind == "token_classification"
 
 
 def training_batches(
     request: DataRequest, tokenizer: Any, runtime: Runtime, augmented: bool = False
 ) -> BucketedBatches:
     """The training rows, or the augmented ones, in a new order every epoch."""
-    examples = read_glue(request.task, request.data_dir, "train", AUGMENTED_FILE if augmented else None)
-    return _batches(list(encode_pairs(examples, tokenizer, request.max_length)), request, tokenizer, runtime, True)
+    features = _read(request, request.task, "train", tokenizer, AUGMENTED_FILE if augmented else None)
+    return _batches(features, request, tokenizer, runtime, True)
 
 
 def validation_sets(request: DataRequest, tokenizer: Any, runtime: Runtime) -> list[LabelledSet]:
@@ -84,8 +109,10 @@ def validation_sets(request: DataRequest, tokenizer: Any, runtime: Runtime) -> l
     sets = []
     for suffix, name in (("", request.task.name), *_FURTHER_SETS.get(request.task.name, ())):
         task = get_task(name)
-        features = list(encode_pairs(read_glue(task, request.data_dir, "valid"), tokenizer, request.max_length))
-        if any(feature.label is None for feature in features):
+        features = _read(request, task, "valid", tokenizer)
+        if is_tagged(task):
+            _warn_without_entities(request, features)
+        elif any(feature.label is None for feature in features):
             raise DataError(f"--data-dir {request.data_dir}: the validation rows of {name} have no labels")
         source = _batches(features, request, tokenizer, runtime, False)
         sets.append(LabelledSet(task, suffix, source, features))
@@ -109,6 +136,35 @@ def test_batches(request: DataRequest, task: Task, tokenizer: Any, runtime: Runt
     return _batches([_unlabelled(f) for f in features], request, tokenizer, runtime, False)
 
 
+def test_sentences(request: DataRequest, tokenizer: Any, runtime: Runtime) -> tuple[list[TaggedSentence], LabelledSet]:
+    """The test sentences of a task of tagged words; their tags are there if the file has any.
+
+    Raises:
+        DataError: they are not there, or broken.
+    """
+    sentences = read_tagged(request.task, request.data_dir, "test")
+    features = list(encode_tagged(sentences, tokenizer, request.max_length))
+    return sentences, LabelledSet(request.task, "", _batches(features, request, tokenizer, runtime, False), features)
+
+
+def _read(
+    request: DataRequest, task: Task, split: str, tokenizer: Any, file: str | None = None
+) -> Sequence[PairFeature]:
+    """The encoded rows of a split."""
+    if is_tagged(task):
+        return list(encode_tagged(read_tagged(task, request.data_dir, split, file), tokenizer, request.max_length))
+    return list(encode_pairs(read_glue(task, request.data_dir, split, file), tokenizer, request.max_length))
+
+
+def _warn_without_entities(request: DataRequest, features: Sequence[PairFeature]) -> None:
+    if all(tag == OUTSIDE for feature in features if isinstance(feature, TokenFeature) for tag in feature.tags or ()):
+        logger.warning(
+            "--data-dir %s: the validation sentences of %s hold no entity, so every model's F1 is 0.0",
+            request.data_dir,
+            request.task.name,
+        )
+
+
 def _read_ax(data_dir: str) -> list[GlueExample]:
     """The diagnostic rows, which lie beside MNLI's folder if `data_dir` is that."""
     for place in dict.fromkeys((data_dir, *([] if data_dir == HUB else [str(Path(data_dir).parent)]))):
@@ -123,8 +179,13 @@ def _unlabelled(feature: PairFeature) -> PairFeature:
 
 
 def _batches(
-    features: Sequence[Feature], request: DataRequest, tokenizer: Any, runtime: Runtime, train: bool
+    features: Sequence[PairFeature], request: DataRequest, tokenizer: Any, runtime: Runtime, train: bool
 ) -> BucketedBatches:
     size = request.batch_size if train else request.eval_batch_size
-    collate = PairCollator(Collator(tokenizer.pad_token_id))
+    pairs = PairCollator(Collator(tokenizer.pad_token_id))
+    collate: Collate = pairs
+    if is_tagged(request.task):
+        collate = TokenCollator(pairs)
+        # A batch without any label would have no mean loss.
+        features = [feature for feature in features if isinstance(feature, TokenFeature) and feature.is_seen]
     return BucketedBatches(features, collate, size, runtime.seed, train, runtime.rank, runtime.world_size)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-#: What one call of `task_distill.py` trains: a classifier on labels, or one of the two stages of distillation.
-Stage = Literal["finetune", "intermediate", "prediction"]
+#: What one call of `task_distill.py` trains: a classifier on labels, one of the two stages of distillation into a
+#: decomposed student, or the distillations of a schedule of teacher assistants.
+Stage = Literal["finetune", "intermediate", "prediction", "schedule"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class TaskDefaults:
     intermediate_epochs: int
     finetune_epochs: int = 3
     prediction_epochs: int = 3
+    schedule_epochs: int = 10
 
 
 _SMALL, _LARGE = 5, 3  # epochs of fine-tuning
@@ -39,6 +41,8 @@ TASK_DEFAULTS: Mapping[str, TaskDefaults] = MappingProxyType(
         "sst2": TaskDefaults(64, 5, _LARGE),
         "stsb": TaskDefaults(128, 10, _SMALL),
         "wnli": TaskDefaults(128, 20, _SMALL),
+        "conll": TaskDefaults(128, 10, _SMALL),
+        "wnut17": TaskDefaults(128, 20, _SMALL),
     }
 )
 
@@ -47,6 +51,7 @@ _STAGES: Mapping[str, dict[str, Any]] = {
     "finetune": {"lr": 3e-5, "schedule": "linear", "warmup_proportion": 0.1},
     "intermediate": {"lr": 5e-5, "schedule": "constant", "warmup_proportion": 0.0},
     "prediction": {"lr": 3e-5, "schedule": "linear", "warmup_proportion": 0.1},
+    "schedule": {"lr": 3e-5, "schedule": "linear", "warmup_proportion": 0.1},
 }
 
 
@@ -63,11 +68,11 @@ def stage_defaults(task: str, stage: Stage, optimizer: str = "adamw") -> dict[st
 
 def defaults_table() -> str:
     """All tasks' values, for `--help`."""
-    columns = ("max_seq_length", "finetune_epochs", "intermediate_epochs", "prediction_epochs")
+    columns = ("max_seq_length", "finetune_epochs", "intermediate_epochs", "prediction_epochs", "schedule_epochs")
     rows = [f"{name} " + " ".join(str(getattr(d, c)) for c in columns) for name, d in TASK_DEFAULTS.items()]
     rates = ", ".join(f"{stage} {values['lr']:g} {values['schedule']}" for stage, values in _STAGES.items())
     return (
-        "Defaults by task (task: length, epochs of finetune, intermediate, prediction): "
+        "Defaults by task (task: length, epochs of finetune, intermediate, prediction, schedule): "
         + "; ".join(row.replace(" ", ": ", 1) for row in rows)
         + f". By stage (rate, schedule): {rates}. Batch 32. With --task_name, --help shows that task's."
     )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from dataset import BatchSource, Task
+from dataset import IGNORED, BatchSource, Task, TokenFeature
+from dataset.tokens import NO_PIECE, OUTSIDE
 from metric.glue import compute
+from metric.ner import entity_scores
 from model.attention_scores import Batch
 from model.distillation import IntermediateDistillation, classify
 from utils.engine import Runtime
-from utils.tucker.data import LabelledSet
+from utils.tucker.data import LabelledSet, is_tagged
 
 #: Selection metric of the stages without labels: the loss with its sign changed, as larger is better.
 NEGATIVE_LOSS = "negative_loss"
@@ -47,6 +49,26 @@ class ClassifierEvaluator:
         _, predicted, expected, row_losses = zip(*sorted(self.runtime.gather_rows(found)), strict=True)
         values = compute(rows.task.name, list(predicted), list(expected))
         return values | {"loss": sum(row_losses) / len(row_losses)}
+
+
+class TokenEvaluator(ClassifierEvaluator):
+    """The entity scores of a model that tags words, sentence by sentence."""
+
+    def _of(self, rows: LabelledSet) -> dict[str, float]:
+        """F1, precision and recall of entities, and the mean loss of the words that the model sees.
+
+        A word that it does not see, as it is cut off or has no pieces, is predicted O: its entity counts as missed.
+        """
+        names = rows.task.labels
+        expected = [feature.tags or () for feature in rows.features if isinstance(feature, TokenFeature)]
+        found = _tagged(self.runtime, self.model, rows)
+        loss = sum(sentence.loss for sentence in found) / max(sum(sentence.words for sentence in found), 1)
+        return {**entity_scores(_in_order(found, rows), expected, names), "loss": loss}
+
+
+def evaluator_for(task: Task) -> type[ClassifierEvaluator]:
+    """The evaluator of models for `task`."""
+    return TokenEvaluator if is_tagged(task) else ClassifierEvaluator
 
 
 class DistillationEvaluator:
@@ -84,6 +106,43 @@ def predict(runtime: Runtime, model: Any, task: Task, source: BatchSource) -> li
         predictions = logits[:, 0] if task.kind == "regression" else logits.argmax(-1)
         found += list(zip(batch["index"].tolist(), predictions.tolist(), strict=True))[:counted]
     return [prediction for _, prediction in sorted(runtime.gather_rows(found))]
+
+
+def predict_tags(runtime: Runtime, model: Any, rows: LabelledSet) -> list[list[int]]:
+    """The predicted label id of every word of every sentence, in the order of the file; unseen words are O."""
+    return _in_order(_tagged(runtime, model, rows), rows)
+
+
+class _Tagged(NamedTuple):
+    """What a model makes of a sentence: a label id per word, and the sum of its loss over the labelled words."""
+
+    row: int
+    tags: list[int]
+    loss: float
+    words: int
+
+
+def _tagged(runtime: Runtime, model: Any, rows: LabelledSet) -> list[_Tagged]:
+    """The sentences of all processes, in the order of the file, but those of which the model sees nothing."""
+    found: list[_Tagged] = []
+    for batch, counted in batches_to_evaluate(runtime, model, rows.source):
+        logits = classify(model, batch).float()
+        labels = batch.get("labels", torch.full_like(batch["input_ids"], IGNORED))
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED).sum(1)
+        words = (labels != IGNORED).sum(1)
+        columns = (batch["index"], logits.argmax(-1), losses, words)
+        for index, tags, loss, number in list(zip(*(c.tolist() for c in columns), strict=True))[:counted]:
+            feature = rows.features[index]
+            assert isinstance(feature, TokenFeature)
+            own = [OUTSIDE if start == NO_PIECE else tags[start] for start in feature.starts]
+            found.append(_Tagged(index, own, loss, number))
+    return sorted(runtime.gather_rows(found))
+
+
+def _in_order(found: Sequence[_Tagged], rows: LabelledSet) -> list[list[int]]:
+    tags = {sentence.row: sentence.tags for sentence in found}
+    features = [feature for feature in rows.features if isinstance(feature, TokenFeature)]
+    return [tags.get(feature.index, [OUTSIDE] * len(feature.starts)) for feature in features]
 
 
 def batches_to_evaluate(

@@ -12,9 +12,11 @@ from utils.errors import UserError
 from utils.tucker.arguments import (
     ALIASES,
     IGNORED,
+    TEXTS,
     BertArguments,
     DecompositionArguments,
     range_problems,
+    unused_problems,
     with_two_dashes,
 )
 
@@ -73,7 +75,7 @@ def parse_general_arguments(arguments: Sequence[str] | None = None) -> GeneralCo
     defaults = {**_DEFAULTS, "clip_grad": 0.0} if _asks_for_bertadam(given) else _DEFAULTS
     types = [GeneralArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
     description = "Decompose a BERT and distil it on text from a pre-trained teacher."
-    parsed = parse([*types, RunArguments], description, given, _IGNORED, aliases=ALIASES, defaults=defaults)
+    parsed = parse([*types, RunArguments], description, given, _IGNORED, aliases=ALIASES, defaults=defaults, texts=TEXTS)
     command = GeneralCommand(*parsed)
     general, run = command.general, command.run
     problems = [
@@ -84,6 +86,7 @@ def parse_general_arguments(arguments: Sequence[str] | None = None) -> GeneralCo
     if general.init_from_teacher == (general.student_model is not None):
         problems.append("give either --student_model or --init_from_teacher")
     problems += too_small(command, _AT_LEAST) + range_problems(command.bert, command.optimisation)
+    problems += unused_problems(run)
     if problems:
         raise UserError("; ".join(problems) + ".")
     return command

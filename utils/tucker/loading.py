@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BertConfig,
     BertTokenizerFast,
@@ -27,6 +28,7 @@ from model.decomposition import is_original, load_original
 from model.weights import read_json
 from utils.errors import UserError
 from utils.loading import load_tokenizer, loading_errors
+from utils.tucker.data import is_tagged
 
 #: Where a run directory keeps its model.
 _BEST = ("best", "prediction/best")
@@ -86,7 +88,7 @@ def load_encoder(source: str, dense: bool = False) -> PreTrainedModel:
 
 
 def load_classifier(source: str, task: Task, trained: bool, dense: bool = False) -> PreTrainedModel:
-    """A BERT with a classifier for `task`, its classes in the order of the task table.
+    """A BERT with a classifier for `task`, of whole rows or of tokens, its classes in the order of the task table.
 
     Args:
         trained: the classifier has to come with the checkpoint; else one of another task is replaced by a new one.
@@ -102,7 +104,7 @@ def load_classifier(source: str, task: Task, trained: bool, dense: bool = False)
     if not dense and is_original(Path(directory)):
         model, new_head = _original_classifier(Path(directory), task)
     else:
-        model, new_head = _classifier(directory, config)
+        model, new_head = _classifier(directory, config, task)
     if new_head and trained:
         raise UserError(
             f"{directory} has no classifier for {task.name} (outputs: {task.num_labels}): fine-tune or distil it first."
@@ -112,10 +114,15 @@ def load_classifier(source: str, task: Task, trained: bool, dense: bool = False)
     return model
 
 
-def _classifier(directory: str, config: Any) -> tuple[Any, bool]:
+def classifier_class(task: Task) -> Any:
+    """The `Auto…` class of models for `task`."""
+    return AutoModelForTokenClassification if is_tagged(task) else AutoModelForSequenceClassification
+
+
+def _classifier(directory: str, config: Any, task: Task) -> tuple[Any, bool]:
     """A Hugging Face model, and whether its classifier is new."""
     with loading_errors(directory), _without_report():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = classifier_class(task).from_pretrained(
             directory, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     _check_complete(directory, info)
@@ -127,7 +134,7 @@ def _original_classifier(directory: Path, task: Task) -> tuple[Any, bool]:
     """A model in the original's format, and whether its classifier is new."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load_original(directory, AutoModelForSequenceClassification)
+        model = load_original(directory, classifier_class(task))
     new = model.num_labels != task.num_labels or any("classifier." in str(w.message) for w in caught)
     if new:
         model.classifier = nn.Linear(model.config.hidden_size, task.num_labels)
@@ -143,7 +150,8 @@ def set_classes(config: Any, task: Task) -> None:
     labels = task.labels or ("score",)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
-    config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
+    kinds = {"regression": "regression", "classification": "single_label_classification"}
+    config.problem_type = kinds.get(task.kind)  # Transformers has no word for tagged tokens
 
 
 def load_bert_tokenizer(source: str, lower_case: bool = False) -> Any:

@@ -1,20 +1,25 @@
-"""Predictions of a task's test sets, as files of a GLUE submission."""
+"""Predictions of a task's test sets: files of a GLUE submission, or CoNLL's columns with one more."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dataset import DataError, Task
+from dataset import DataError, TaggedSentence, Task
+from dataset.conll import write_conll
 from dataset.submission import FILES, write_zip
 from dataset.submission import write_predictions as write_file
+from metric.ner import entity_scores
 from utils.engine import Runtime
-from utils.tucker.data import DataRequest, test_batches, test_sets
-from utils.tucker.evaluation import predict
+from utils.tucker.data import DataRequest, is_tagged, test_batches, test_sentences, test_sets
+from utils.tucker.evaluation import predict, predict_tags
 
 
 def write_predictions(runtime: Runtime, model: Any, request: DataRequest, tokenizer: Any, folder: Path) -> list[str]:
-    """Predict every test set of the task and write its file; with the last missing one comes the checked zip.
+    """Predict every test set of the task and write its file; with GLUE's last missing one comes the checked zip.
+
+    Of a task of tagged words TASK.txt has the columns of the test file and one more, the predicted tag.
 
     Returns:
         Lines that say what was made, and what was left out.
@@ -22,6 +27,8 @@ def write_predictions(runtime: Runtime, model: Any, request: DataRequest, tokeni
     Raises:
         DataError: a test file is missing (AX may be) or broken, or the whole submission is not right.
     """
+    if is_tagged(request.task):
+        return _write_tags(runtime, model, request, tokenizer, folder)
     said = []
     for task, needed in test_sets(request.task):
         try:
@@ -38,6 +45,29 @@ def write_predictions(runtime: Runtime, model: Any, request: DataRequest, tokeni
     if runtime.is_main:
         said.append(_submission(folder))
     return said
+
+
+def _write_tags(runtime: Runtime, model: Any, request: DataRequest, tokenizer: Any, folder: Path) -> list[str]:
+    sentences, rows = test_sentences(request, tokenizer, runtime)
+    predictions = predict_tags(runtime, model, rows)
+    if not runtime.is_main:
+        return []
+    names = request.task.labels
+    columns = [
+        [(*row, names[tag]) for row, tag in zip(sentence.rows, tags, strict=True)]
+        for sentence, tags in zip(sentences, predictions, strict=True)
+    ]
+    path = write_conll(folder / f"{request.task.name}.txt", columns)
+    return [f"made: {path} ({len(sentences)} sentences{_scores(sentences, predictions, names)})"]
+
+
+def _scores(sentences: list[TaggedSentence], predictions: list[list[int]], names: Sequence[str]) -> str:
+    """What the test file's own tags say of the predictions, if it has any."""
+    expected = [sentence.tags for sentence in sentences if sentence.tags is not None]
+    if len(expected) < len(sentences):
+        return ""
+    found = entity_scores(predictions, expected, names)
+    return "; " + ", ".join(f"{name} {value:.4f}" for name, value in found.items())
 
 
 def _values(task: Task, predictions: list[float]) -> list[int | float]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-from metric.cost import latency_ms, macs_at_lengths, parameter_counts
+from metric.cost import count_macs, latency_ms, macs_at_lengths, parameter_counts
 from utils.engine import Runtime
 
 #: Shape of the latency measurement.
@@ -30,8 +31,8 @@ def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any
     counted = list(lengths[:_MOST_ROWS])
     model.eval()
     with torch.inference_mode():
-        for tokens in set(counted):  # weights that are formed once per model do not count
-            forward(1, tokens)
+        for tokens in set(counted):  # counted once for nothing: weights that are formed once per model do not count,
+            count_macs(partial(forward, 1, tokens))  # and the counter has them formed anew
         macs = macs_at_lengths(lambda tokens: forward(1, tokens), counted)
         with runtime.accelerator.autocast():
             latency = latency_ms(lambda: forward(LATENCY_BATCH, length), device=runtime.device)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from utils.arguments import (
     AT_LEAST,
+    HIDDEN,
     EvaluationArguments,
     OptimisationArguments,
     RunArguments,
@@ -19,18 +20,22 @@ from utils.arguments import (
     too_small,
 )
 from utils.errors import UserError
+from utils.minidisc.arguments import SCHEDULE_MODES, ScheduleArguments, asks_for_schedule, schedule_problems
 from utils.tucker.arguments import (
     ALIASES,
     IGNORED,
+    TEXTS,
     BertArguments,
     DecompositionArguments,
     range_problems,
+    unused_problems,
     with_two_dashes,
 )
 from utils.tucker.data import task_for
 from utils.tucker.defaults import Stage, defaults_table, stage_defaults
 
-_ALIASES = {**ALIASES, "data_dir": ("data_path",), "valid_step": (*ALIASES["valid_step"], "eval_stlsep")}
+_ALIASES = {**ALIASES, "data_dir": ("data_path",)}
+_TEXTS = {**TEXTS, "valid_batches": HIDDEN}
 _IGNORED = {**IGNORED, "data_url": "data lie in --data_dir"}
 _AT_LEAST = {**AT_LEAST, "max_seq_length": 4, "eval_batch_size": 1}
 
@@ -42,13 +47,17 @@ class TaskArguments:
     _argument_group_name = "task"
 
     data_dir: str | None = flag(None, "Folder of the task: GLUE's TSV files or a saved datasets folder; or hub.")
-    task_name: str | None = flag(None, "One of GLUE's nine tasks; mnli is evaluated and predicted on both its sets.")
+    task_name: str | None = flag(
+        None, "One of GLUE's nine tasks (mnli is evaluated and predicted on both its sets), conll or wnut17."
+    )
     teacher_model: str | None = flag(
         None, "The fine-tuned teacher: a hub id, a directory or a run's; with --mode finetune, what is fine-tuned."
     )
     student_model: str | None = flag(None, "The student; with --mode evaluate and predict, the model itself.")
-    mode: Literal["finetune", "distill", "evaluate", "predict"] | None = flag(
-        None, "What to do. Default: distill; with --do_eval or --do_predict and no stage, these alone (as originally)."
+    mode: Literal["finetune", "distill", "sparsify", "maxidisc", "minidisc", "evaluate", "predict"] | None = flag(
+        None,
+        "What to do. Default: distill; with --do_eval or --do_predict and no stage, these alone (as originally). "
+        "distill with --layer_or_sparsity, and sparsify, maxidisc and minidisc have flags of their own below.",
     )
     stage: Literal["intermediate", "prediction", "both"] | None = flag(
         None,
@@ -61,7 +70,9 @@ class TaskArguments:
         False, "Write the predictions of the test set, and the submission once all tasks are there."
     )
     predictions_dir: Path | None = flag(None, "Where predictions go (default: --output_dir/predictions).")
-    aug_train: bool = flag(False, "Train on train_aug.tsv, which python -m utils.data_augmentation makes.")
+    aug_train: bool = flag(
+        False, "Train on the train_aug.tsv that python -m utils.data_augmentation made in the task's folder."
+    )
     temperature: float = flag(1.0, "Divides teacher's and student's scores in --stage prediction.")
     costs: bool = flag(True, "Measure parameters, MACs and latency in evaluation (--no-costs: metrics only).")
 
@@ -75,19 +86,22 @@ class TaskCommand(NamedTuple):
     optimisation: OptimisationArguments
     evaluation: EvaluationArguments
     run: RunArguments
+    schedule: ScheduleArguments = ScheduleArguments()  # never written to
 
 
 class Plan(NamedTuple):
-    """What one call does: the stages it trains, then evaluation, then prediction.
+    """What one call does: the stages it trains, or a schedule, then evaluation, then prediction.
 
     Attributes:
         output: where evaluation and predictions go.
+        schedule: its mode.
     """
 
     stages: tuple[Stage, ...]
     evaluate: bool
     predict: bool
     output: Path
+    schedule: str | None = None
 
 
 def parse_task_arguments(arguments: Sequence[str] | None = None) -> tuple[Plan, list[TaskCommand]]:
@@ -101,7 +115,7 @@ def parse_task_arguments(arguments: Sequence[str] | None = None) -> tuple[Plan, 
     """
     given = with_two_dashes(arguments)
     first = _parse_stage(given, _first_stage(given), quiet=False)
-    plan = plan_of(first.task, first.run.output_path or Path())
+    plan = plan_of(first.task, first.run.output_path or Path(), first.schedule)
     _check(first, plan)
     commands = [first, *(_parse_stage(given, stage, quiet=True) for stage in plan.stages[1:])]
     if len(plan.stages) > 1:
@@ -109,7 +123,7 @@ def parse_task_arguments(arguments: Sequence[str] | None = None) -> tuple[Plan, 
     return plan, commands
 
 
-def plan_of(task: TaskArguments, output: Path) -> Plan:
+def plan_of(task: TaskArguments, output: Path, schedule: ScheduleArguments | None = None) -> Plan:
     """What the flags ask for.
 
     Raises:
@@ -119,6 +133,10 @@ def plan_of(task: TaskArguments, output: Path) -> Plan:
     if task.pred_distill and task.stage not in (None, "prediction"):
         raise UserError(f"--pred_distill and --stage {task.stage} contradict each other: give one of them.")
     mode = task.mode or ("distill" if named or not (task.do_eval or task.do_predict) else "evaluate")
+    if schedule is not None and asks_for_schedule(mode, schedule):
+        if named:
+            raise UserError("--stage and --pred_distill belong to decomposed students, not to --layer_or_sparsity.")
+        return Plan((), task.do_eval, task.do_predict, output, mode)
     if mode != "distill" and named:
         raise UserError(f"--stage and --pred_distill belong to --mode distill, found --mode {mode}.")
     if mode == "finetune":
@@ -150,12 +168,14 @@ def _first_stage(given: Sequence[str]) -> Stage:
     peeked = _peek(given)
     if peeked.mode == "finetune":
         return "finetune"
+    if peeked.mode in SCHEDULE_MODES or peeked.layer_or_sparsity:
+        return "schedule"
     return "prediction" if peeked.stage == "prediction" or peeked.pred_distill else "intermediate"
 
 
 def _peek(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("task_name", "mode", "stage", "optimizer"):
+    for name in ("task_name", "mode", "stage", "optimizer", "layer_or_sparsity"):
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", nargs="?", default="")
     parser.add_argument("--pred_distill", "--pred-distill", nargs="?", const=True, default=False)
     return parser.parse_known_args(given)[0]
@@ -166,14 +186,15 @@ def _parse_stage(given: Sequence[str], stage: Stage, quiet: bool) -> TaskCommand
     task_name = task_for(peeked.task_name).name if peeked.task_name else ""
     types = [TaskArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
     parsed = parse(
-        [*types, RunArguments],
-        "Fine-tune, distil, evaluate and predict: BERT on GLUE.",
+        [*types, RunArguments, ScheduleArguments],
+        "Fine-tune, distil, prune, evaluate and predict: BERT (or EncT5) on GLUE and on named entities.",
         given,
         ignored=_IGNORED,
         warn=not quiet,
         aliases=_ALIASES,
         defaults=stage_defaults(task_name, stage, peeked.optimizer),
         epilog=defaults_table(),
+        texts=_TEXTS,
     )
     return TaskCommand(*parsed)
 
@@ -186,6 +207,10 @@ def _check(command: TaskCommand, plan: Plan) -> None:
     if plan.stages == ("finetune",):
         if (task.teacher_model is None) == (task.student_model is None):
             problems.append("--mode finetune trains one model: give --teacher_model or --student_model")
+    elif plan.schedule is not None:
+        problems += schedule_problems(plan.schedule, command.schedule)
+        if (task.teacher_model is None) == (task.student_model is None):
+            problems.append(f"--mode {plan.schedule} needs the fine-tuned teacher: give --teacher_model")
     elif task.student_model is None:
         problems.append("--student_model is required")
     if task.teacher_model is None and plan.stages and plan.stages != ("finetune",):
@@ -200,6 +225,7 @@ def _check(command: TaskCommand, plan: Plan) -> None:
     if not task.temperature > 0:
         problems.append(f"--temperature must be above 0, found {task.temperature}")
     problems += too_small(command, _AT_LEAST) + range_problems(command.bert, command.optimisation)
+    problems += unused_problems(run, command.evaluation)
     if problems:
         raise UserError("; ".join(problems) + ".")
 

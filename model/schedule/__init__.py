@@ -1,0 +1,19 @@
+"""Schedules of teacher assistants over any scale axis; nothing here knows how a model is compressed."""
+
+from model.schedule.axis import ScaleAxis, find_scale
+from model.schedule.paths import Step, parse_path, parse_paths, parse_step
+from model.schedule.sandwich import Sandwich
+from model.schedule.tradeoff import Choice, choose, tradeoff
+
+__all__ = [
+    "Choice",
+    "Sandwich",
+    "ScaleAxis",
+    "Step",
+    "choose",
+    "find_scale",
+    "parse_path",
+    "parse_paths",
+    "parse_step",
+    "tradeoff",
+]

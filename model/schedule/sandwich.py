@@ -1,0 +1,157 @@
+"""Training all scales of an axis at once, with one teacher (MiniDisc's sandwich; M3).
+
+    loss = mean over scales s of objective(teacher, student at s)
+
+Each scale is a summand with a graph of its own: a training loop that honours `pieces` goes backwards after each, so
+the memory is that of the largest sub-model alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from model.errors import ModelError
+from model.schedule.axis import ScaleAxis, find_scale
+from model.schedule.tradeoff import Choice, choose
+
+Batch = dict[str, Tensor]
+
+
+class TwoPartObjective(Protocol):
+    """An objective whose teacher's part is worked out once and serves several students."""
+
+    def targets(self, batch: Batch) -> Any:
+        """What the teacher says, without gradients."""
+
+    def loss(self, batch: Batch, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the student as it is now, and its detached parts."""
+
+
+class Sandwich(nn.Module):
+    """Trains the scales of an axis together, and keeps the best metric of each.
+
+    Attributes:
+        pieces: number of summands of the loss, for training loops that take them one by one.
+        best_metric: (S,), float64, the best metric of each scale so far, NaN before its first; a buffer, and in
+            checkpoints (`progress_state`), so that a resumed run chooses as an uninterrupted one.
+
+    Args:
+        objective: a module with `targets` and `loss`; it holds the student that the axis scales.
+        axis: selects a scale of the student.
+        scales: which ones are trained; those of the axis' grid.
+        lam, target, teacher_scale, last: see `choose`.
+
+    Raises:
+        ModelError: a scale or the target is not in the grid, or lambda is not a number from 0 upwards.
+    """
+
+    best_metric: Tensor
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        axis: ScaleAxis,
+        scales: Sequence[float],
+        lam: float,
+        target: float,
+        teacher_scale: float = 0.0,
+        last: bool = False,
+    ) -> None:
+        super().__init__()
+        if not scales:
+            raise ModelError("No scale is left to train: every one is below where training was to start.")
+        if not (lam >= 0 and math.isfinite(lam)):
+            raise ModelError(f"Lambda must be a number of at least 0, found {lam}.")
+        self.objective, self.axis = objective, axis
+        self.scales = tuple(sorted({find_scale(axis.grid, scale, axis.name) for scale in scales}))
+        self.target = find_scale(self.scales, target, f"target {axis.name}")
+        self.lam, self.teacher_scale, self.last = lam, teacher_scale, last
+        self.register_buffer("best_metric", torch.full((len(self.scales),), math.nan, dtype=torch.float64))
+        self._targets: Any = None
+
+    @property
+    def pieces(self) -> int:
+        """Number of summands of the loss."""
+        return len(self.scales)
+
+    def forward(self, batch: Batch, piece: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of all scales, or with `piece` its summand of one; the parts are `loss@SCALE`.
+
+        The pieces of a batch are asked for in their order, from 0: the first runs the teacher for all of them.
+        """
+        if piece is None:
+            targets, losses, parts = self._parts().targets(batch), [], {}
+            for scale in reversed(self.scales):
+                loss, part = self._at(scale, batch, targets)
+                losses.append(loss)
+                parts.update(part)
+            return torch.stack(losses).sum() + self._anchor(), parts
+        if piece == 0:
+            self._targets = self._parts().targets(batch)
+        # The largest sub-model comes last: the pass in which gradients are exchanged should reach all parameters.
+        result = self._at(self.scales[-1 - piece], batch, self._targets)
+        if piece + 1 == self.pieces:
+            self._targets = None
+            return result[0] + self._anchor(), result[1]
+        return result
+
+    def update(self, metrics: Mapping[float, float]) -> Choice:
+        """Take in the metrics of an evaluation (scale -> fraction) and choose.
+
+        Raises:
+            ModelError: a scale is not among those trained, a metric is not a fraction, or nothing was measured.
+        """
+        for wanted, metric in metrics.items():
+            scale = find_scale(self.scales, wanted, f"evaluated {self.axis.name}")
+            if abs(metric) > 1:
+                raise ModelError(
+                    f"The metric at {self.axis.name} {scale:g} is {metric:g}: lambda belongs to fractions, "
+                    "from -1 to 1."
+                )
+            place = self.scales.index(scale)
+            self.best_metric[place] = torch.fmax(self.best_metric[place], self.best_metric.new_tensor(metric))
+        return self.choice()
+
+    def choice(self) -> Choice:
+        """The choice by the best metrics so far; see `choose`."""
+        best = dict(zip(self.scales, self.best_metric.tolist(), strict=True))
+        return choose(best, self.lam, self.target, self.teacher_scale, self.last)
+
+    def progress_state(self) -> dict[str, Any]:
+        """JSON values for a checkpoint."""
+        best = zip(self.scales, self.best_metric.tolist(), strict=True)
+        return {"best_metric": [[scale, None if math.isnan(metric) else metric] for scale, metric in best]}
+
+    def load_progress_state(self, values: dict[str, Any]) -> None:
+        """Inverse of `progress_state`.
+
+        Raises:
+            ModelError: it is that of other scales.
+        """
+        for scale, metric in values["best_metric"]:
+            place = self.scales.index(find_scale(self.scales, scale, "recorded scale"))
+            self.best_metric[place] = math.nan if metric is None else metric
+
+    def _parts(self) -> TwoPartObjective:
+        return cast(TwoPartObjective, self.objective)
+
+    def _at(self, scale: float, batch: Batch, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        self.axis.select(scale)
+        loss, _ = self._parts().loss(batch, targets)
+        return loss / self.pieces, {f"loss@{scale:g}": loss.detach()}
+
+    def _anchor(self) -> Tensor | float:
+        """Zero, that depends on every trained parameter where processes exchange gradients: they wait for each.
+
+        A sub-layer that no scale has left would never get a gradient otherwise.
+        """
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return 0.0
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.stack([parameter.flatten()[0].float() for parameter in trained]).sum() * 0.0

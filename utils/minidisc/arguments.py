@@ -1,0 +1,145 @@
+"""The flags of the teacher-assistant schedules; names and meaning of the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dataset import Task
+from model.schedule import Step, parse_paths, parse_step
+from model.variants import ModelType, get_model_type
+from utils.arguments import flag
+from utils.errors import UserError
+
+#: Modes of `task_distill.py` that belong to schedules whatever else is given; `distill` does with --layer_or_sparsity.
+SCHEDULE_MODES = ("sparsify", "maxidisc", "minidisc")
+#: The original's sparsities, in percent.
+_GRID = "10,20,30,40,50,60,70,80,85,90,95"
+
+
+@dataclass
+class ScheduleArguments:
+    """Teacher assistants (MiniDisc): pruned or layer-dropped students, distilled at once or over assistants."""
+
+    _argument_group_name = "teacher assistants"
+
+    model_type: str | None = flag(
+        None,
+        "What is trained and compared: ftbert, kdbert, pkdbert, sparsebert, ftenct5 or sparseenct5, with _cls or _ner "
+        "behind it (default: ftbert for --mode finetune, sparsebert for schedules).",
+    )
+    layer_or_sparsity: str | None = flag(
+        None, "The student of --mode distill, and of --mode sparsify: 90S (90 %% pruned) or 4L (its first 4 layers)."
+    )
+    layer_or_sparsity_path: str | None = flag(
+        None, "Assistants and student of --mode maxidisc: 80,90S or 6,4L; several paths, separated by ;, are compared."
+    )
+    target_sparsity: float = flag(90.0, "The student of --mode minidisc, in percent.")
+    target_iteration: int = flag(2, "Distillations of --mode minidisc: all but the last choose an assistant.")
+    lam: float = flag(0.2, "Weight of an assistant's sparsity (0 to 1) against its metric, when it is chosen.")
+    trunc_sparsity: float = flag(50.0, "Assistants below this sparsity, in percent, are not tried.")
+    grid: str = flag(_GRID, "Sparsities that are tried, in percent.")
+    selection_metric: str | None = flag(None, "Metric that selects models and assistants (default: the task's).")
+    patience_epochs: int = flag(0, "Stop a distillation after this many epochs without a gain; 0 never does.")
+    num_relation_heads: int | None = flag(
+        None, "Add MiniLM's loss: relations of the last layers' queries, keys and values, split into this many heads."
+    )
+    round_to: int = flag(8, "Kept neurons are a multiple of this away from all of them; fewer than this are none.")
+
+
+def asks_for_schedule(mode: str | None, flags: ScheduleArguments) -> bool:
+    """Whether a call of `task_distill.py` is one of these."""
+    return mode in SCHEDULE_MODES or (mode == "distill" and flags.layer_or_sparsity is not None)
+
+
+def schedule_problems(mode: str | None, flags: ScheduleArguments) -> list[str]:
+    """What is missing or cannot be; all of it is told at once.
+
+    Raises:
+        ModelError: a scale, path or model type is not one.
+    """
+    problems = []
+    if mode == "distill" and flags.layer_or_sparsity is None:
+        problems.append("--mode distill with --model_type needs --layer_or_sparsity, such as 90S or 4L")
+    if mode == "maxidisc" and flags.layer_or_sparsity_path is None:
+        problems.append("--mode maxidisc needs --layer_or_sparsity_path, such as 80,90S")
+    for name in ("target_sparsity", "trunc_sparsity"):
+        if not 0 <= getattr(flags, name) < 100:
+            problems.append(f"--{name} is a percentage from 0 to below 100, found {getattr(flags, name):g}")
+    for name in ("target_iteration", "round_to"):
+        if getattr(flags, name) < 1:
+            problems.append(f"--{name} must be at least 1, found {getattr(flags, name)}")
+    if flags.patience_epochs < 0:
+        problems.append(f"--patience_epochs must be at least 0, found {flags.patience_epochs}")
+    if not flags.lam >= 0:
+        problems.append(f"--lam must be at least 0, found {flags.lam}")
+    scales = grid_of(flags)
+    target = flags.target_sparsity / 100
+    if mode == "minidisc" and not any(abs(scale - target) < 1e-9 for scale in scales):
+        known = ", ".join(f"{100 * scale:g}" for scale in scales)
+        problems.append(f"--target_sparsity {flags.target_sparsity:g} is not in --grid {known}")
+    return problems
+
+
+def grid_of(flags: ScheduleArguments) -> tuple[float, ...]:
+    """The sparsities that are tried, as fractions, rising.
+
+    Raises:
+        UserError: one is no number from 0 to below 100.
+    """
+    scales = set()
+    for text in flags.grid.split(","):
+        try:
+            percent = float(text)
+        except ValueError:
+            raise UserError(f"--grid {flags.grid}: {text.strip()!r} is no number.") from None
+        if not 0 <= percent < 100:
+            raise UserError(f"--grid {flags.grid}: expected percentages from 0 to below 100, found {percent:g}.")
+        scales.add(percent / 100)
+    return tuple(sorted(scales))
+
+
+def type_of(flags: ScheduleArguments, task: Task, default: str) -> ModelType:
+    """The model type: the one given, which has to suit the task, or the default.
+
+    Raises:
+        UserError, ModelError: it does not exist, or is for tasks of the other kind.
+    """
+    suffix = "ner" if task.kind == "token_classification" else "cls"
+    name = flags.model_type or default
+    found = get_model_type(name if "_" in name else f"{name}_{suffix}")
+    if (found.level == "token") != (suffix == "ner"):
+        raise UserError(f"--model_type {name} is not for {task.name}: expected one that ends in _{suffix}.")
+    return found
+
+
+def selection_of(flags: ScheduleArguments, task: Task) -> str:
+    """The metric that selects.
+
+    Raises:
+        UserError: the task does not have it.
+    """
+    if flags.selection_metric is None:
+        return task.selection_metric
+    known = dict.fromkeys([task.selection_metric, *task.metrics])
+    short = {"acc": "accuracy", "mcc": "matthews"}
+    name = short.get(flags.selection_metric, flags.selection_metric)
+    if name not in known:
+        raise UserError(
+            f"--selection_metric {flags.selection_metric}: {task.name} does not have it, but {', '.join(known)}."
+        )
+    return name
+
+
+def steps_of(flags: ScheduleArguments, mode: str) -> list[tuple[Step, ...]]:
+    """The paths that a call distils along: one of one step for `distill`, those given for `maxidisc`."""
+    if mode == "distill":
+        assert flags.layer_or_sparsity is not None
+        return [(parse_step(flags.layer_or_sparsity),)]
+    assert flags.layer_or_sparsity_path is not None
+    return list(parse_paths(flags.layer_or_sparsity_path))
+
+
+def path_name(steps: Sequence[Step]) -> str:
+    """`80S-90S`: the folder of what a path's last step made."""
+    return "-".join(step.text for step in steps)

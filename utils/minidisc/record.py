@@ -1,0 +1,106 @@
+"""What a schedule tells afterwards: schedule.json (scales, scores, the choice and its reason) and a plot of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from model.schedule import Choice
+from model.weights import read_json
+from utils.engine import write_json
+from utils.minidisc.arguments import ScheduleArguments
+
+SCHEDULE_FILE = "schedule.json"
+PLOT_FILE = "schedule.png"
+#: Beside the weights of a stage that chose among scales.
+CHOICE_FILE = "choice.json"
+
+
+def write_choice(folder: Path, choice: Choice) -> None:
+    """Keep a choice beside the weights that belong to it."""
+    rows = [{"scale": s, "metric": metric, "tradeoff": score} for s, (metric, score) in sorted(choice.table.items())]
+    write_json(
+        folder / CHOICE_FILE, {"scale": choice.scale, "score": choice.score, "reason": choice.reason, "table": rows}
+    )
+
+
+def read_choice(folder: Path) -> Choice:
+    """Inverse of `write_choice`."""
+    values = read_json(folder / CHOICE_FILE)
+    table = {row["scale"]: (row["metric"], row["tradeoff"]) for row in values["table"]}
+    return Choice(scale=values["scale"], score=values["score"], reason=values["reason"], table=table)
+
+
+class Record:
+    """The choices of a schedule, collected while it runs.
+
+    Args:
+        metric: the one that selects.
+    """
+
+    def __init__(self, flags: ScheduleArguments, metric: str) -> None:
+        self._flags, self._metric = flags, metric
+        self._iterations: dict[int, Choice] = {}
+        self._paths: dict[str, float] = {}
+        self._best_path: str | None = None
+
+    def iteration(self, number: int, choice: Choice) -> None:
+        """What an iteration of MiniDisc ended with."""
+        self._iterations[number] = choice
+
+    def paths(self, found: Mapping[str, float], best: str) -> None:
+        """What every path reached."""
+        self._paths, self._best_path = dict(found), best
+
+    def metric_of(self, number: int, scale: float) -> float:
+        """The metric of a scale in an iteration."""
+        table = self._iterations[number].table
+        return table[min(table, key=lambda found: abs(found - scale))][0]
+
+    def write(self, folder: Path, result: Mapping[str, Any]) -> None:
+        """schedule.json, and schedule.png where something was chosen."""
+        values = {**result, "settings": asdict(self._flags)}
+        if self._iterations:
+            values["iterations"] = [
+                {
+                    "iteration": number,
+                    "scale": choice.scale,
+                    "score": choice.score,
+                    "reason": choice.reason,
+                    "table": [
+                        {"scale": scale, self._metric: metric, "tradeoff": score}
+                        for scale, (metric, score) in sorted(choice.table.items())
+                    ],
+                }
+                for number, choice in sorted(self._iterations.items())
+            ]
+        if self._best_path is not None:
+            values |= {"paths": self._paths, "best_path": self._best_path}
+        write_json(folder / SCHEDULE_FILE, values)
+        if self._iterations and len(self._iterations[min(self._iterations)].table) > 1:
+            draw(self._iterations[min(self._iterations)], self._metric, folder / PLOT_FILE)
+
+
+def draw(choice: Choice, metric: str, file: Path) -> None:
+    """Plots the metric and the trade-off against the scale, the chosen one marked."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    scales = sorted(choice.table)
+    percent = [100 * scale for scale in scales]
+    axes.plot(percent, [choice.table[scale][0] for scale in scales], marker="o", label=metric)
+    axes.plot(percent, [choice.table[scale][1] for scale in scales], marker="s", linestyle="--", label="trade-off")
+    axes.axvline(100 * choice.scale, color="grey", linestyle=":", label=f"chosen: {100 * choice.scale:g}")
+    axes.set_xlabel("sparsity (%)")
+    axes.set_ylabel(f"{metric} on the development set")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    temporary = file.with_name(f".{file.name}")
+    figure.savefig(temporary, dpi=130, format="png")
+    os.replace(temporary, file)
