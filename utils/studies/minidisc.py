@@ -1,0 +1,224 @@
+"""MiniDisc on real data: students of 90 % sparsity by every schedule, their controls, and docs/results/minidisc.md.
+
+    python -m utils.studies.minidisc --data GLUE_DIR --wnut WNUT_DIR --backbone BERT_DIR --threads 2
+
+Every stage is a call of `task_distill.py`; one that has its result is not run again, and one that was interrupted is
+resumed. `--report` only writes the page from what is there, `--costs` measures latencies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset.tasks import get_task
+from utils.errors import run_as_script
+from utils.pages import write_measured
+from utils.studies.runner import Runner, spread
+
+#: Sparsities that MiniDisc tries; MaxiDisc goes over each of ASSISTANTS.
+GRID, ASSISTANTS = "70,80,85,90,95", (70, 80, 85)
+#: Fixed budgets, chosen once: of the teacher, and of each distillation whatever the schedule.
+TEACHER = {
+    "mrpc": "--num_train_epochs 5",
+    "sst2": "--max_steps 1000 --learning_rate 5e-5 --eval_step 250",
+    "wnut17": "--num_train_epochs 8 --learning_rate 1e-4",
+}
+DISTIL = {
+    "mrpc": "--num_train_epochs 3 --learning_rate 2e-4",
+    "sst2": "--max_steps 400 --eval_step 100 --learning_rate 2e-4",
+    "wnut17": "--num_train_epochs 4 --learning_rate 2e-4",
+}
+LENGTH = {"mrpc": 128, "sst2": 64, "wnut17": 64}
+#: Rows of the table: name -> flags behind the common ones. 1L is the depth nearest in size to a 90 % pruned MiniLM.
+ROWS = {
+    "pruned, not distilled": "--mode sparsify --layer_or_sparsity 90S",
+    "pruned, labels only": "--mode distill --layer_or_sparsity 90S --model_type ftbert",
+    "one layer left": "--mode distill --layer_or_sparsity 1L",
+    "conventional": "--mode distill --layer_or_sparsity 90S",
+    "MaxiDisc": f"--mode maxidisc --layer_or_sparsity_path '{';'.join(f'{s},90S' for s in ASSISTANTS)}'",
+    "MiniDisc": f"--mode minidisc --target_sparsity 90 --trunc_sparsity 70 --grid {GRID}",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where everything is and how a stage is run."""
+
+    glue: Path
+    wnut: Path
+    backbone: str
+    runner: Runner
+
+    def folder(self, task: str, seed: int, row: str) -> Path:
+        """The folder of a row, of `teacher` or of `sparsification`."""
+        return self.runner.output / f"{task}-{seed}" / row.replace(", ", "-").replace(" ", "-")
+
+    def call(self, task: str, seed: int, row: str, arguments: str, done: str = "result.json") -> Path:
+        """A call of `task_distill.py`; gives its folder."""
+        folder = self.folder(task, seed, row)
+        data = self.wnut if task == "wnut17" else self.glue
+        common = f"--max_seq_length {LENGTH[task]} --precision bf16 --keep_checkpoints 1 --seed {seed}"
+        place = f"--task_name {task} --data_dir {data} {common} --output_dir {folder}"
+        self.runner.run(folder, f"task_distill.py {arguments} {place}", done)
+        return folder
+
+    def run(self, task: str, seed: int, rows: Sequence[str]) -> None:
+        """The teacher, the reordered teacher, and the rows."""
+        tuned = f"--mode finetune --teacher_model {self.backbone} {TEACHER[task]} --do_eval --no-costs"
+        teacher = self.call(task, seed, "teacher", tuned, done="evaluation.json")
+        sparse = self.call(task, seed, "sparsification", f"--mode sparsify --teacher_model {teacher} --grid {GRID}")
+        for row in rows:
+            self.call(task, seed, row, f"{ROWS[row]} --teacher_model {sparse} {DISTIL[task]}")
+
+    def costs(self, task: str, seed: int, rows: Sequence[str]) -> None:
+        """MACs and latency of the rows, on a machine that does nothing else."""
+        for row in ("teacher", *rows):
+            folder = self.folder(task, seed, row)
+            if (folder / "best").is_dir():
+                name = f"{row}/costs" if row == "teacher" else f"{self.folder(task, seed, row).name}/costs"
+                self.call(task, seed, name, f"--do_eval --student_model {folder / 'best'}", done="evaluation.json")
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A result file, if it is there."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def table(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
+    """Markdown of one task: metric and retention over seeds, then size, latency and the cost of training."""
+    metric = get_task(task).selection_metric
+    teachers = {
+        seed: found for seed in seeds if (found := read(study.folder(task, seed, "teacher") / "evaluation.json"))
+    }
+    if not teachers:
+        return []
+    lines = [
+        f"| student | {metric} | retention | encoder parameters | MACs / example | latency p50, 8 x 128 | training |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    dense = {seed: found["metrics"][metric] for seed, found in teachers.items()}
+    lines.append(f"| teacher | {spread(list(dense.values()))} | 1 | {_cost(study, task, seeds, 'teacher')} | |")
+    for row in ROWS:
+        found = {s: made for s in dense if (made := read(study.folder(task, s, row) / "result.json"))}
+        if found:
+            values = [made["best_value"] for made in found.values()]
+            kept = statistics.mean(made["best_value"] / dense[s] for s, made in found.items())
+            tokens = statistics.mean(made["tokens"] for made in found.values()) / 1e3
+            minutes = statistics.mean(made["train_seconds"] for made in found.values()) / 60
+            spent = f"{tokens:,.0f} k tokens, {minutes:.1f} min" if tokens else "none"
+            of = f" ({len(found)} of {len(dense)} seeds)" if len(found) < len(dense) else ""
+            name, cost = f"{row}{of}", _cost(study, task, seeds, row)
+            lines.append(f"| {name} | {spread(values)} | {kept:.1%} | {cost} | {spent} |")
+    return lines
+
+
+def _cost(study: Study, task: str, seeds: Sequence[int], row: str) -> str:
+    for seed in seeds:
+        if found := read(study.folder(task, seed, row) / "costs" / "evaluation.json"):
+            return f"{found['encoder_params']:,} | {found['macs'] / 1e6:.0f} M | {found['latency_ms']:.1f} ms"
+    return " | | "
+
+
+def assistants(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
+    """Which assistant MiniDisc chose and how well each of MaxiDisc's did, by seed."""
+    lines = []
+    for seed in seeds:
+        mini = read(study.folder(task, seed, "MiniDisc") / "schedule.json")
+        maxi = read(study.folder(task, seed, "MaxiDisc") / "schedule.json")
+        if mini and maxi:
+            chosen = 100 * mini["iterations"][0]["scale"]
+            best = maxi["best_path"].split("-")[0]
+            reached = ", ".join(f"{path.split('-')[0]} {value:.3f}" for path, value in maxi["paths"].items())
+            agreed = "the same" if best == f"{chosen:g}S" else "another one"
+            share = mini["train_seconds"] / maxi["train_seconds"]
+            lines.append(
+                f"- seed {seed}: MiniDisc chose {chosen:g}S; MaxiDisc's best was {best} ({agreed}; {reached}). "
+                f"MiniDisc took {share:.0%} of MaxiDisc's training time."
+            )
+    return lines
+
+
+def write_page(study: Study, tasks: Sequence[str], seeds: Sequence[int], page: Path) -> None:
+    """The measured part of the results page."""
+    parts: list[str] = []
+    for task in tasks:
+        if lines := table(study, task, seeds):
+            made = [s for s in seeds if (study.folder(task, s, "teacher") / "evaluation.json").is_file()]
+            parts += [f"### {task.upper()}, seed(s) {', '.join(map(str, made))}", "", *lines, ""]
+            if chosen := assistants(study, task, seeds):
+                parts += [*chosen, ""]
+    commands = [
+        c.replace(str(study.glue), "GLUE_DIR").replace(study.backbone, "BERT_DIR") for c in study.runner.commands()
+    ]
+    calls = [
+        c.replace(str(study.wnut), "WNUT_DIR") for c in commands if "/costs" not in c and f"--seed {seeds[0]} " in c
+    ]
+    write_measured(page, [*parts, "### Commands (first seed)", "", "```", *calls, "```"], "minidisc")
+
+
+def write_summary(study: Study, tasks: Sequence[str], seeds: Sequence[int], page: Path) -> None:
+    """The README's few rows."""
+    shown = ("pruned, labels only", "conventional", "MaxiDisc", "MiniDisc")
+    lines = [f"| task, metric | teacher | {' | '.join(shown)} |", "|---|---|" + "---|" * len(shown)]
+    for task in tasks:
+        metric, cells = get_task(task).selection_metric, []
+        for row in shown:
+            found = [read(study.folder(task, seed, row) / "result.json") for seed in seeds]
+            values = [made["best_value"] for made in found if made]
+            cells.append(f"{statistics.mean(values):.3f}" if values else "not run")
+        teachers = [read(study.folder(task, seed, "teacher") / "evaluation.json") for seed in seeds]
+        dense = [made["metrics"][metric] for made in teachers if made]
+        if dense:
+            name = f"{task.upper()}, {metric}, {len(dense)} seed(s)"
+            lines.append(f"| {name} | {statistics.mean(dense):.3f} | {' | '.join(cells)} |")
+    write_measured(page, lines, "minidisc")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m utils.studies.minidisc", description=str(__doc__).split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, SST-2)")
+    parser.add_argument("--wnut", type=Path, required=True, help="folder of WNUT-17 (train.txt, dev.txt)")
+    parser.add_argument("--backbone", required=True, help="pre-trained BERT directory")
+    parser.add_argument("--tasks", nargs="+", choices=list(TEACHER), default=list(TEACHER), help="default: all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="default: 1")
+    everything = list(range(len(ROWS)))
+    names = ", ".join(f"{i} {row}" for i, row in enumerate(ROWS))
+    parser.add_argument(
+        "--rows", nargs="*", type=int, choices=everything, default=everything, help=f"{names} (default: all)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of a stage (default: %(default)s)")
+    output = Path("outputs/results/minidisc")
+    parser.add_argument("--output", type=Path, default=output, help="folder of the runs (default: %(default)s)")
+    parser.add_argument(
+        "--page", type=Path, default=Path("docs/results/minidisc.md"), help="page to write into (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--readme", type=Path, default=Path("README.md"), help="page of the summary (default: %(default)s)"
+    )
+    parser.add_argument("--costs", action="store_true", help="only measure MACs and latencies of the first seed")
+    parser.add_argument("--report", action="store_true", help="only write the pages")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given = parser.parse_args()
+    study = Study(given.data, given.wnut, given.backbone, Runner(given.output, given.threads))
+    rows = [list(ROWS)[index] for index in given.rows]
+    for seed in [] if given.report else given.seeds:
+        for task in given.tasks:
+            if not given.costs:
+                study.run(task, seed, rows)
+            elif seed == given.seeds[0]:
+                study.costs(task, seed, rows)
+    write_page(study, list(TEACHER), given.seeds, given.page)
+    write_summary(study, list(TEACHER), given.seeds, given.readme)
+    print(f"made: {given.page}")
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)
