@@ -79,6 +79,27 @@ def test_every_glue_task_keeps_its_format(folder: str, bert: Path, tmp_path: Pat
     assert not [path for path in (tmp_path / folder).iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize(
+    ("name", "label", "written"), [("rte", 1, "not_entailment"), ("stsb", 2.5, "2.5"), ("cola", 1, "1")]
+)
+def test_saved_datasets_become_rows_of_a_file(
+    name: str, label: float, written: str, bert: Path, tmp_path: Path
+) -> None:
+    """A folder of save_to_disk: train_aug.tsv lies in it, and is read as that task's training file."""
+    import datasets
+
+    task = get_task(name)
+    texts = dict(zip(task.columns, (FIRST, f"{SECOND}\tand\nmore"), strict=False))
+    rows = datasets.Dataset.from_list([{**texts, "label": label, "idx": k} for k in range(2)])
+    datasets.DatasetDict({"train": rows}).save_to_disk(str(tmp_path / name))
+    run(bert, tmp_path, name, "--N", 3, "--p", 0.8)
+    lines = (tmp_path / name / "train_aug.tsv").read_text(encoding="utf-8").splitlines()
+    assert all(written in line.split("\t") for line in lines[name != "cola" :])
+    examples = read_glue(task, tmp_path, "train", file="train_aug.tsv")
+    assert len(examples) == len(lines) - (name != "cola") > 2 and {example.label for example in examples} == {label}
+    assert examples[0].texts == tuple(text.replace("\t", " ").replace("\n", " ") for text in texts.values())
+
+
 def test_conll_labels_follow_their_words(bert: Path, tmp_path: Path) -> None:
     """Columns behind the token stay, sentences stay apart, document marks go."""
     folder = tmp_path / "conll"
@@ -173,7 +194,7 @@ def test_defaults_are_tinyberts() -> None:
     [
         ("MRCP", (), "did you mean mrpc"),
         ("squad", (), "rows of squad cannot be augmented"),
-        ("RTE", (), r"--glue_dir .*: no train.tsv of rte"),
+        ("RTE", (), r"--glue_dir .*: neither train.tsv nor a saved dataset of rte"),
         ("MRPC", ("--p", 1.5), "--p 1.5: expected 0 to 1"),
         ("MRPC", ("--M", 0), "--M 0: expected 1 or more"),
         ("MRPC", ("--N", -1), "--N -1: expected 0 or more"),
@@ -210,3 +231,10 @@ def test_broken_rows_are_found_before_the_work_begins(bert: Path, tmp_path: Path
     (tmp_path / "conll" / "train.txt").write_text("EU B-ORG\nrejects\n")
     with pytest.raises(DataError, match=r"train\.txt:2: 1 columns, expected 2"):
         run(bert, tmp_path, "conll")
+
+
+def test_usage_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """As it is called, not as its file is."""
+    with pytest.raises(SystemExit):
+        data_augmentation.main(["--help"])
+    assert "usage: python -m utils.data_augmentation [-h]" in capsys.readouterr().out

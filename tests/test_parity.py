@@ -14,6 +14,7 @@ import pytest
 
 from tests.parity import (
     minidisc_data,
+    minidisc_enct5,
     minidisc_losses,
     minidisc_pruning,
     tucker_distillation,
@@ -55,6 +56,7 @@ CHECKS: dict[str, Callable[[Path, str], None]] = {
     "M5_pipeline": minidisc_data.check_pipeline,
     "M6_": minidisc_data.check_metrics,
     "M1_": minidisc_pruning.check,
+    "M2_": minidisc_enct5.check,
     "M0_": minidisc_losses.check_behaviours,
     "M3_losses": minidisc_losses.check_losses,
     "M3_sandwich": minidisc_losses.check_sandwich,

@@ -19,6 +19,7 @@ from utils.pregenerate.corpus import TextRules, index_corpus
 from utils.pregenerate.generate import Generator, write_epoch
 from utils.pregenerate.instances import InstanceSettings
 from utils.pregenerate.tokens import load_pieces
+from utils.pregenerate_training_data import main
 
 __all__ = ["bert", "run", "text"]
 PROSE = "This is a line of quite ordinary English prose, which is long enough to be kept"
@@ -289,3 +290,10 @@ def test_special_tokens_and_cuts_of_a_saved_tokenizer_change_nothing(tmp_path: P
     saved.backend_tokenizer.enable_padding(length=9)
     saved.save_pretrained(tmp_path / "saved")
     assert load_pieces(str(tmp_path / "saved"), False, 24)(["word " * 5, "word"]) == [["word"] * 5, ["word"]]
+
+
+def test_usage_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """As it is called, not as its file is."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "usage: python -m utils.pregenerate_training_data [-h]" in capsys.readouterr().out

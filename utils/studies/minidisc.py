@@ -106,14 +106,14 @@ def table(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
     dense = {seed: found["metrics"][metric] for seed, found in teachers.items()}
     lines.append(f"| teacher | {spread(list(dense.values()))} | 1 | {_cost(study, task, seeds, 'teacher')} | |")
     for row in ROWS:
-        found = {s: made for s in dense if (made := read(study.folder(task, s, row) / "result.json"))}
-        if found:
-            values = [made["best_value"] for made in found.values()]
-            kept = statistics.mean(made["best_value"] / dense[s] for s, made in found.items())
-            tokens = statistics.mean(made["tokens"] for made in found.values()) / 1e3
-            minutes = statistics.mean(made["train_seconds"] for made in found.values()) / 60
+        reached = {s: made for s in dense if (one := read(study.folder(task, s, row) / "result.json"))}
+        if reached:
+            values = [one["best_value"] for one in reached.values()]
+            kept = statistics.mean(one["best_value"] / dense[s] for s, one in reached.items())
+            tokens = statistics.mean(one["tokens"] for one in reached.values()) / 1e3
+            minutes = statistics.mean(one["train_seconds"] for one in reached.values()) / 60
             spent = f"{tokens:,.0f} k tokens, {minutes:.1f} min" if tokens else "none"
-            of = f" ({len(found)} of {len(dense)} seeds)" if len(found) < len(dense) else ""
+            of = f" ({len(reached)} of {len(dense)} seeds)" if len(reached) < len(dense) else ""
             name, cost = f"{row}{of}", _cost(study, task, seeds, row)
             lines.append(f"| {name} | {spread(values)} | {kept:.1%} | {cost} | {spent} |")
     return lines
