@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 
-from model import LoraConfig, PluginConfig, apply_edit, find_edit, use_ratio
+from model import (
+    LayerDropConfig,
+    LoraConfig,
+    PluginConfig,
+    PruningConfig,
+    apply_edit,
+    find_edit,
+    first_layers,
+    use_ratio,
+)
+from model.backbone import spec_for
 from model.compression import EditConfig
 from model.plugin.objective import freeze_for
 from model.plugin.state import Choice
@@ -21,7 +31,7 @@ VOCABULARY = 50
 #: Gating and depths of the tiny T5s; gated ones have a head of their own, as T5 v1.1 has.
 BACKBONES: dict[str, dict[str, Any]] = {
     "relu": {"feed_forward_proj": "relu", "num_layers": 2, "num_decoder_layers": 2},
-    "gated_deep_decoder": {"feed_forward_proj": "gated-gelu", "num_layers": 1, "num_decoder_layers": 3},
+    "gated_deep_decoder": {"feed_forward_proj": "gated-gelu", "num_layers": 2, "num_decoder_layers": 3},
     "gated_deep_encoder": {"feed_forward_proj": "gated-gelu", "num_layers": 3, "num_decoder_layers": 1},
 }
 
@@ -35,14 +45,21 @@ class Case:
         freeze: leaves exactly its parameters to be trained.
         identity: the edit at the setting that changes nothing (default: `edit`, switched off or as initialised).
         reversible: whether it can be undone.
+        structural: whether it takes away from the backbone instead of adding to it: what is left is what is trained,
+            and there is no delta.
         refused: settings that may not be built, with a word of the message.
     """
 
     edit: EditConfig
     freeze: Callable[[Any], None]
-    identity: EditConfig | None = None
+    identity: EditConfig | Callable[[Any], EditConfig] | None = None
     reversible: bool = True
+    structural: bool = False
     refused: tuple[tuple[dict[str, Any], str], ...] = ()
+
+    def identity_for(self, model: Any) -> EditConfig:
+        """The edit that changes nothing of `model`."""
+        return self.identity(model) if callable(self.identity) else self.identity or self.edit
 
 
 def _train_plugins(model: Any) -> None:
@@ -51,6 +68,10 @@ def _train_plugins(model: Any) -> None:
 
 def _train_lora(model: Any) -> None:
     freeze_for(model, "no", delta_tuning=True)
+
+
+def _train_all(model: Any) -> None:
+    model.requires_grad_(True)
 
 
 CASES: dict[str, Case] = {
@@ -94,11 +115,49 @@ CASES: dict[str, Case] = {
             ({"alpha": float("inf")}, "alpha"),
         ),
     ),
+    "pruning": Case(
+        # Rows for the largest of the backbones; a smaller one reads the first.
+        PruningConfig(0.5, ((1,), (1, 0), (), (0,), (0, 1), (1,), (0,), (0, 1)), (12, 20, 0, 8, 16)),
+        _train_all,
+        identity=PruningConfig(),
+        reversible=False,
+        structural=True,
+        refused=(
+            ({"sparsity": 1.0}, "below 1"),
+            ({"sparsity": 90}, "below 1"),
+            ({"sparsity": "0.5"}, "below 1"),
+            ({"sparsity": 0.5}, "names the heads and neurons"),
+            ({"round_to": 0}, "round_to"),
+            ({"round_to": 8.0}, "round_to"),
+            ({"heads": (0, 1)}, "heads"),
+            ({"heads": ((0, 0),)}, "distinct"),
+            ({"heads": ((-1,),)}, "heads"),
+            ({"neurons": (8.5,)}, "neurons"),
+            ({"neurons": 8}, "neurons"),
+        ),
+    ),
+    "layer_drop": Case(
+        LayerDropConfig((1,)),
+        _train_all,
+        identity=lambda model: first_layers(len(spec_for(model).encoder_layers(model))),
+        reversible=False,
+        structural=True,
+        refused=(
+            ({"layers": ()}, "layers"),
+            ({"layers": 4}, "layers"),
+            ({"layers": (0, True)}, "layers"),
+            ({"layers": (-1,)}, "layers"),
+            ({"layers": (2, 1)}, "rise"),
+            ({"layers": (1, 1)}, "rise"),
+        ),
+    ),
 }
 # Field values survive JSON whatever the entry says, so the stack is tested with two of the entries above.
 STACK = ("lora", "plugin_bank")
 
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+_DELTAS = {name: case for name, case in CASES.items() if not case.structural}
+each_delta_case = pytest.mark.parametrize("case", _DELTAS.values(), ids=_DELTAS.keys())
 each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 some_backbone = "gated_deep_decoder"
 
@@ -156,6 +215,11 @@ def logits_by_choice(model: Any) -> dict[str, Tensor]:
 def own_parameters(model: Any, edit: EditConfig) -> dict[int, nn.Parameter]:
     """The edit's parameters by identity."""
     return {id(p): p for module in edit.own_modules(model).values() for p in module.parameters()}
+
+
+def trained_parameters(model: Any, case: Case) -> dict[int, nn.Parameter]:
+    """What training a model with the case's edit trains: the edit's parameters, or all that it left."""
+    return {id(p): p for p in model.parameters()} if case.structural else own_parameters(model, case.edit)
 
 
 def scramble(model: Any, edit: EditConfig, seed: int = 7) -> None:

@@ -13,6 +13,10 @@ from torch import Tensor
 from model.pruning import Importance, Widths, places_of, sparsify
 from tests.helpers_decomposition import tiny_bert, tiny_inputs
 
+#: Of a model in float64.
+EXACT = 1e-12
+SPARSITIES = (0.0, 0.07, 0.3, 0.5, 0.66, 0.8, 0.9, 0.95, 0.999)
+
 
 def pruned_bert(heads: int = 3, head_size: int = 8, ffn: int = 40, layers: int = 3, **more: Any) -> Any:
     """A float64 BERT that is not sparsified yet."""
@@ -68,6 +72,18 @@ def mute(output: Any, row: Tensor, count: int, size: int) -> None:
     output.weight.unflatten(1, (len(row), size))[:, lost] = 0
     if not count and output.bias is not None:
         output.bias.zero_()
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = EXACT) -> bool:
+    """Equal but for rounding, relative to the largest expected number (at least 1)."""
+    found, expected = found.detach(), expected.detach()
+    return bool((found - expected).abs().max() <= tolerance * max(1.0, float(expected.abs().max())))
+
+
+def sizes_of(model: Any) -> tuple[list[int], list[int]]:
+    """Heads and neurons that each place has now."""
+    places = places_of(model)
+    return [place.kept for place in places.attentions], [place.kept for place in places.ffns]
 
 
 @contextmanager

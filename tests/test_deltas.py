@@ -34,7 +34,7 @@ from tests.helpers_edits import (
     Case,
     build_t5,
     each_backbone,
-    each_case,
+    each_delta_case,
     edited,
     inputs,
     logits,
@@ -119,7 +119,7 @@ def test_a_program_without_the_toolkit_refuses_the_directory(fresh: Path, label:
 
 
 @each_backbone
-@each_case
+@each_delta_case
 def test_a_delta_carries_the_edit_to_another_copy_of_the_backbone(case: Case, backbone: str, tmp_path: Path) -> None:
     """A delta on a plain copy, and over a copy with other values, gives the logits it was saved with."""
     model = edited(case, backbone)
@@ -136,13 +136,13 @@ def test_a_delta_carries_the_edit_to_another_copy_of_the_backbone(case: Case, ba
     assert same(logits_by_choice(plain), expected)
 
 
-@each_case
+@each_delta_case
 def test_a_delta_for_another_backbone_is_refused_with_both_sizes(case: Case, tmp_path: Path) -> None:
     """Width, depth and feed-forward size are named with both numbers, and the model is not touched."""
     save_delta(edited(case), case.edit.kind, tmp_path)
     for change, words in (
         ({"d_model": 24}, r"width 16 \(the model has 24\)"),
-        ({"num_layers": 2}, r"layers 1 \(the model has 2\)"),
+        ({"num_layers": 3}, r"layers 2 \(the model has 3\)"),
         ({"d_ff": 28}, r"ffn 20 \(the model has 28\)"),
     ):
         other = build_t5(some_backbone, **change)
@@ -151,7 +151,7 @@ def test_a_delta_for_another_backbone_is_refused_with_both_sizes(case: Case, tmp
         assert edits_of(other) == []
 
 
-@each_case
+@each_delta_case
 def test_damaged_deltas_are_refused_and_leave_the_model_alone(case: Case, tmp_path: Path) -> None:
     """A truncated weight file, a missing one, an unknown version, and a description of something else, in any part."""
     weights = save_delta(edited(case), case.edit.kind, tmp_path)[-1]
@@ -178,7 +178,7 @@ def test_damaged_deltas_are_refused_and_leave_the_model_alone(case: Case, tmp_pa
     refused("not valid JSON")
 
 
-@each_case
+@each_delta_case
 def test_a_delta_with_other_settings_than_the_models_is_refused(case: Case, tmp_path: Path) -> None:
     save_delta(edited(case), case.edit.kind, tmp_path)
     other = {"plugin": PluginConfig(ratios=(5,)), "lora": LoraConfig(rank=1)}[case.edit.kind]

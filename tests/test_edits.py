@@ -33,9 +33,9 @@ from tests.helpers_edits import (
     inputs,
     logits,
     logits_by_choice,
-    own_parameters,
     scramble,
     some_backbone,
+    trained_parameters,
 )
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -89,7 +89,7 @@ def test_identity_setting_is_bit_identical_to_the_dense_model(case: Case, backbo
     """Applied and switched off (or as initialised), the edit changes no bit; its parameters do show once it is on."""
     model = build_t5(backbone)
     dense = logits(model)
-    apply_edit(model, case.identity or case.edit)
+    apply_edit(model, case.identity_for(model))
     assert torch.equal(logits(model), dense)
     model = edited(case, backbone)
     assert not torch.equal(logits_by_choice(model)[choices(model)[-1].key], dense)
@@ -159,6 +159,10 @@ def test_matching_nothing_is_an_error_that_says_what_is_there(case: Case) -> Non
         (("plugin", "lora"), r"plugin \+ lora cannot be stacked in this order; legal is: lora \+ plugin"),
         (("lora", "lora"), r"lora \+ lora has the same edit twice; legal is: lora"),
         (("plugin", "plugin"), r"has the same edit twice; legal is: plugin"),
+        (("lora", "pruning"), r"lora \+ pruning cannot be stacked in this order; legal is: pruning \+ lora"),
+        (("pruning", "layer_drop"), r"pruning \+ layer_drop cannot be.*; legal is: layer_drop \+ pruning"),
+        (("pruning", "pruning"), r"pruning \+ pruning has the same edit twice; legal is: pruning"),
+        (("layer_drop", "layer_drop"), r"has the same edit twice; legal is: layer_drop"),
     ],
 )
 def test_illegal_stacks_are_refused_with_the_legal_order(kinds: tuple[str, str], message: str) -> None:
@@ -184,7 +188,7 @@ def test_gradients_reach_exactly_the_edits_parameters(case: Case, backbone: str)
     for choice in choices(model)[1:] or choices(model):
         with use_ratio(model, *choice):
             model(**inputs()).logits.square().sum().backward()
-    own = own_parameters(model, case.edit)
+    own = trained_parameters(model, case)
     reached = {id(p) for p in model.parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert reached == set(own)
     assert {id(p) for p in model.parameters() if p.requires_grad} == set(own)

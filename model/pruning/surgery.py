@@ -13,7 +13,7 @@ from model.errors import ModelError
 from model.pruning.layers import SkippedAttention, ZeroLinear, linear_of
 from model.pruning.places import AttentionPlace, FfnPlace, Places, linear, places_of, projections, width
 from model.pruning.t5 import PrunedT5Attention, as_pruned
-from model.pruning.widths import Widths, widths_of_ranks
+from model.pruning.widths import Widths, removal_ranks, widths_of_ranks
 
 #: Name in the encoder's stack of the module that holds the order of removal; its keys in a checkpoint start with it.
 ORDER = "pruning_order"
@@ -61,8 +61,9 @@ def target_widths(model: Any, places: Places, sparsity: float, round_to: int) ->
         raise ModelError(
             f"{type(model).__name__} does not know which heads and neurons matter: sparsify it first, by importance."
         )
-    heads = widths_of_ranks(order.heads, places.heads, sparsity, round_to)
-    neurons = widths_of_ranks(order.neurons, places.neurons, sparsity, round_to)
+    # Ranked anew, which changes nothing but for an encoder that was taken from a pair.
+    heads = widths_of_ranks(removal_ranks(order.heads), places.heads, sparsity, round_to)
+    neurons = widths_of_ranks(removal_ranks(order.neurons), places.neurons, sparsity, round_to)
     return Widths(
         tuple(min(count, place.kept) for count, place in zip(heads, places.attentions, strict=True)),
         tuple(min(count, place.kept) for count, place in zip(neurons, places.ffns, strict=True)),

@@ -106,7 +106,7 @@ def table(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
     dense = {seed: found["metrics"][metric] for seed, found in teachers.items()}
     lines.append(f"| teacher | {spread(list(dense.values()))} | 1 | {_cost(study, task, seeds, 'teacher')} | |")
     for row in ROWS:
-        reached = {s: made for s in dense if (one := read(study.folder(task, s, row) / "result.json"))}
+        reached = {s: one for s in dense if (one := read(study.folder(task, s, row) / "result.json"))}
         if reached:
             values = [one["best_value"] for one in reached.values()]
             kept = statistics.mean(one["best_value"] / dense[s] for s, one in reached.items())
