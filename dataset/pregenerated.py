@@ -9,7 +9,6 @@ Shapes: B rows, L length.
 
 import json
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,9 +263,12 @@ class PregeneratedBatches:
         batch_size: rows per process.
         seed, rank, world_size: of the run.
         max_length: see ``EncodedEpoch``.
-        epochs: how many will be asked for; a warning tells if there are fewer files.
+        epochs: how many will be asked for; ``remark`` tells if there are fewer files.
         reduce_memory: maps the encoded rows from files in ``cache`` (default: ``.cache`` in ``folder``).
         drop_last: leaves out a last global batch that is not full, as the original did.
+
+    Attributes:
+        remark: what the user should know about the data, if there is something; the engine tells it in the run's log.
 
     Raises:
         DataError: see ``find_epochs`` and, when an epoch is begun, ``EncodedEpoch``.
@@ -301,11 +303,10 @@ class PregeneratedBatches:
         self._present: tuple[int, EpochBatches] | None = None
         if self.batches_per_epoch < 1:
             raise DataError(f"{folder}: fewer rows than a batch of {batch_size} on {world_size} processes has")
-        if epochs is not None and epochs > len(self._files) and rank == 0:
-            warnings.warn(
-                f"{folder} has {len(self._files)} epoch(s) of data and {epochs} are asked for: they are used again",
-                stacklevel=2,
-            )
+        self.remark: str | None = None
+        if epochs is not None and epochs > len(self._files):
+            there = len(self._files)
+            self.remark = f"{folder} has {there} epoch(s) of data and {epochs} are asked for: they are used again."
 
     @property
     def batches_per_epoch(self) -> int:

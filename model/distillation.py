@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from model.attention_scores import Batch, Traced, trace, use_attention_scores
 from model.errors import ModelError
-from model.losses import hidden_mse, score_mse, soft_cross_entropy, task_loss, token_accuracy
+from model.losses import IGNORE, hidden_mse, score_mse, soft_cross_entropy, task_loss, token_accuracy
 
 Layers = Literal["last", "all"]
 Reduction = Literal["batch_sum", "mean"]
@@ -124,7 +124,11 @@ class PredictionDistillation(nn.Module):
         logits, labels = classify(self.student, batch), batch["labels"]
         if labels.is_floating_point():  # the original leaves the teacher out here
             return task_loss(logits, labels), {}
-        loss = soft_cross_entropy(logits, self.teacher.logits(batch), self.temperature)
+        targets = self.teacher.logits(batch)
+        if labels.dim() > 1:  # of tagged words only those with a label
+            counted = labels != IGNORE
+            logits, targets, labels = logits[counted], targets[counted], labels[counted]
+        loss = soft_cross_entropy(logits, targets, self.temperature)
         return loss, {"accuracy": token_accuracy(logits.detach(), labels)}
 
 

@@ -6,7 +6,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/bert/common.sh"
 parse_command_line "usage: bash scripts/quickstart.sh [--dry-run] [--overwrite]
   Makes a tiny T5 and a tiny BERT with their corpus and tasks. Variator: pre-trains compression plugins for ratios
   2, 4 and 8, fine-tunes the T5 on the sentiment task, adapts the plugins to it. Tucker: fine-tunes the BERT,
-  decomposes its encoder to about 1/7, distils it. Evaluates all and writes outputs/quickstart/report.md.
+  decomposes its encoder to about 1/7, distils it. MiniDisc: prunes the BERT by 90 %, distils it at once, over a fixed
+  assistant, and over the assistant that it chooses. Evaluates all and writes outputs/quickstart/report.md.
   What is there already is used again." 0 "$@"
 [[ ${#EXTRA[@]} -eq 0 ]] || fail "unknown flag ${EXTRA[0]}; known: --dry-run, --overwrite"
 use_environment
@@ -77,6 +78,21 @@ if [[ " $EMBEDDED_TASKS " == *" $dataset "* ]]; then
         --precision bf16 --max_seq_length 64
     GROUPS_OF_REPORT+=(--group Tucker "teacher=$bert/teacher" "distilled=$bert/prediction"
         "decomposed=$output/$dataset-decomposed")
+fi
+
+# ---- MiniDisc -------------------------------------------------------------------------------------------------------
+
+if [[ " $EMBEDDED_TASKS " == *" $dataset "* ]]; then
+    export PLAN_CONTINUES=1
+    launch minidisc/finetuning.sh "$size" "$dataset"
+    launch minidisc/sparsification.sh "$size" "$dataset"
+    launch minidisc/distillation.sh "$size" "$dataset" --do_eval
+    launch minidisc/maxidisc.sh "$size" "$dataset" --do_eval
+    launch minidisc/minidisc.sh "$size" "$dataset" --do_eval
+    unset PLAN_CONTINUES
+    schedules="checkpoints/minidisc/$size/$dataset"
+    GROUPS_OF_REPORT+=(--group MiniDisc "teacher=$bert/teacher" "conventional=$schedules/distillation-90S"
+        "maxidisc=$schedules/maxidisc-80-90S" "minidisc=$schedules/minidisc-90S")
 fi
 
 run "$PYTHON" -m utils.quickstart_report --dataset "$dataset" --output "$output" "${GROUPS_OF_REPORT[@]}"

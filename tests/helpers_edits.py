@@ -117,7 +117,7 @@ CASES: dict[str, Case] = {
     ),
     "pruning": Case(
         # Rows for the largest of the backbones; a smaller one reads the first.
-        PruningConfig(0.5, ((1,), (1, 0), (), (0,), (0, 1), (1,), (0,), (0, 1)), (12, 20, 0, 8, 16)),
+        PruningConfig(0.5, ((1,), (1, 0), (0,), (0,), (0, 1), (1,), (0,), (0, 1)), (12, 20, 3, 8, 16)),
         _train_all,
         identity=PruningConfig(),
         reversible=False,

@@ -12,7 +12,7 @@ import pytest
 from dataset.errors import DataError
 from model.errors import ModelError
 from tests.tiny import Tiny, run
-from utils.errors import USER_ERROR_CODE, UserError, run_as_script
+from utils.errors import USER_ERROR_CODE, UserError, mark_own, run_as_script
 from utils.variator.arguments import parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,3 +160,36 @@ def test_every_error_of_the_toolkit_ends_with_exit_code_2(
         run_as_script(fail, debug=True)
     with pytest.raises(ZeroDivisionError):
         run_as_script(lambda: 1 / 0, debug=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "own", "waits"),
+    [({}, False, False), ({"RANK": "0"}, False, False), ({"RANK": "1"}, False, True), ({"RANK": "1"}, True, False),
+     ({"OMPI_COMM_WORLD_RANK": "3"}, False, True)],
+)  # fmt: skip
+def test_an_error_of_all_processes_is_told_by_the_main_one(
+    environment: dict[str, str], own: bool, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others give the launcher time to end them first, unless the error is their own."""
+    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    waited: list[float] = []
+    monkeypatch.setattr("utils.errors.time.sleep", waited.append)
+
+    def fail() -> None:
+        error = UserError("no")
+        raise mark_own(error) if own else error
+
+    with pytest.raises(SystemExit):
+        run_as_script(fail, debug=False)
+    assert bool(waited) == waits
+
+
+@pytest.mark.slow
+def test_torchrun_shows_a_mistake_once() -> None:
+    """Two processes with the same wrong flag."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "task_distill.py", "--taks", "x"]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and done.stderr.count("error: Not understood: --taks") == 1

@@ -27,7 +27,7 @@ from transformers import (
     BertModel,
 )
 
-from model import DecompositionConfig, ModelError, apply_edit, edits_of
+from model import DecompositionConfig, EmbeddingConfig, ModelError, apply_edit, edits_of
 from model.backbone import BERT
 from model.decomposition.config import Ops
 from model.decomposition.originals import edit_from_original_config, is_original, load_original
@@ -106,6 +106,27 @@ def test_missing_ops_follow_from_the_weights(ops: Ops, tmp_path: Path) -> None:
     other = {"san": "ffn", "ffn": "san_ffn", "san_ffn": "san"}[ops]
     with pytest.raises(ModelError, match=f"ops is '{other}', but the decomposed matrices are those of '{ops}'"):
         load_original(write_original(tmp_path, model, edit, ops=other), AutoModel)
+
+
+@pytest.mark.parametrize(
+    "settings", [EmbeddingConfig("ket", 2, 2), EmbeddingConfig("ketxs", 3, 2)], ids=["ket", "ketxs"]
+)
+def test_factorised_embeddings_load(settings: EmbeddingConfig, tmp_path: Path) -> None:
+    """The leaves of the original's word embedding, with the decomposed encoder; saved again, the model is the same."""
+    edit = decompositions()["IV"]
+    model = decomposed(edit, BertForMaskedLM, layer_norm_eps=1e-12)
+    apply_edit(model, settings)
+    directory = write_original(tmp_path / "original", model, edit, embedding_type=settings.embedding_type)
+    state = torch.load(directory / "pytorch_model.bin", weights_only=True)
+    prefix = "bert.embeddings.word_embeddings."
+    state[f"{prefix}weight_leafs"] = state.pop(f"{prefix}leaves")
+    torch.save(state, directory / "pytorch_model.bin")
+    loaded = load_original(directory, AutoModelForMaskedLM)
+    assert edits_of(loaded) == [edit, settings]
+    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=1e-6, rtol=0)
+    loaded.save_pretrained(tmp_path / "ours")
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path / "ours").eval()
+    torch.testing.assert_close(tiny_logits(again), tiny_logits(model), atol=1e-6, rtol=0)
 
 
 def test_the_expanded_variant_loads(tmp_path: Path) -> None:

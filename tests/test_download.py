@@ -200,6 +200,19 @@ def test_corpus_command_fetches_and_unpacks(
     assert "reused" in capsys.readouterr().out
 
 
+def test_bert_command_makes_a_plain_directory(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """bert-base-uncased where the original keeps its models; what is there is not fetched again."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        download.main(["bert", "--mirror", server.url])
+    names = ["config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"]
+    assert server.paths == [f"/google-bert/bert-base-uncased/resolve/main/{name}" for name in names]
+    assert all((tmp_path / "models/bert-base-uncased" / name).read_bytes() == CONTENT for name in names)
+    assert "next: bash scripts/bert/general_distill.sh models/bert-base-uncased" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("members", "links"),
     [

@@ -14,9 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
 from model import (
-    EncT5Config,
-    EncT5ForSequenceClassification,
-    EncT5ForTokenClassification,
+    EmbeddingConfig,
     LoraConfig,
     ModelError,
     PluginConfig,
@@ -29,36 +27,12 @@ from model.backbone import family_of, spec_for
 from model.enct5 import enct5_from_original
 from tests.conftest import ROOT
 from tests.helpers_edits import build_t5, scramble
+from tests.helpers_enct5 import HEADS, tiny_enct5, tiny_inputs, tiny_logits
 from tests.helpers_tokenizer import tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-VOCABULARY = 50
-HEADS: dict[str, Any] = {"sequence": EncT5ForSequenceClassification, "token": EncT5ForTokenClassification}
 each_head = pytest.mark.parametrize("head", HEADS)
-
-
-def tiny_enct5(head: str = "sequence", seed: int = 0, **changes: Any) -> Any:
-    """A random EncT5 of three layers whose every part shows in the logits."""
-    torch.manual_seed(seed)
-    sizes = {"vocab_size": VOCABULARY, "d_model": 16, "d_kv": 6, "num_heads": 3, "d_ff": 20, "num_layers": 3}
-    return HEADS[head](EncT5Config(**{**sizes, "num_labels": 3, **changes})).eval()
-
-
-def inputs(length: int = 7) -> dict[str, Tensor]:
-    """Two rows of unlike length."""
-    generator = torch.Generator().manual_seed(1)
-    mask = torch.ones(2, length, dtype=torch.long)
-    mask[1, 4:] = 0
-    ids = torch.randint(3, VOCABULARY, (2, length), generator=generator) * mask
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-@torch.no_grad()
-def logits(model: Any, **changes: Any) -> Tensor:
-    """Logits of `inputs()`."""
-    return model(**{**inputs(), **changes}).logits
-
 
 _FRESH = """
 import sys
@@ -85,7 +59,7 @@ STACKS: dict[str, tuple[Any, ...]] = {"dense": (), "edited": (LoraConfig(rank=2)
 def fresh(single_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both heads, dense and edited, saved here and loaded by another process."""
     root = tmp_path_factory.mktemp("saved")
-    save_file(inputs(), root / "inputs.safetensors")
+    save_file(tiny_inputs(), root / "inputs.safetensors")
     for head in HEADS:
         for label, edits in STACKS.items():
             model = tiny_enct5(head)
@@ -93,7 +67,7 @@ def fresh(single_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path
                 apply_edit(model, edit)
                 scramble(model, edit)
             model.save_pretrained(root / f"{head}-{label}")
-            save_file({"logits": logits(model).contiguous()}, root / f"{head}-{label}" / "expected.safetensors")
+            save_file({"logits": tiny_logits(model).contiguous()}, root / f"{head}-{label}" / "expected.safetensors")
     subprocess.run([sys.executable, "-c", _FRESH, str(root)], cwd=ROOT, check=True, capture_output=True, timeout=300)
     return root
 
@@ -119,10 +93,10 @@ def test_the_tokenizer_of_an_enct5_directory_is_found(tmp_path: Path) -> None:
 def test_shapes_and_hidden_states(head: str) -> None:
     """(B, C) or (B, L, C); the hidden states are the encoder's, the last one after the final norm."""
     model = tiny_enct5(head)
-    out = model(**inputs(), token_type_ids=inputs()["attention_mask"], output_hidden_states=True)
+    out = model(**tiny_inputs(), token_type_ids=tiny_inputs()["attention_mask"], output_hidden_states=True)
     assert out.logits.shape == ((2, 3) if head == "sequence" else (2, 7, 3))
     assert len(out.hidden_states) == 4
-    assert torch.equal(out.hidden_states[-1], model.encoder(**inputs()).last_hidden_state)
+    assert torch.equal(out.hidden_states[-1], model.encoder(**tiny_inputs()).last_hidden_state)
     if head == "token":  # no decoder, and every position's logits are its own state's
         assert not hasattr(model, "decoder")
         assert torch.equal(out.logits, model.classifier(out.hidden_states[-1]))
@@ -132,26 +106,28 @@ def test_shapes_and_hidden_states(head: str) -> None:
 def test_padding_changes_nothing(head: str) -> None:
     """More padding, and other words in it, give the same logits (T5 computes in float32 inside: 1e-6)."""
     model = tiny_enct5(head)
-    short = inputs()
+    short = tiny_inputs()
     ids = torch.nn.functional.pad(short["input_ids"], (0, 3), value=9)
     mask = torch.nn.functional.pad(short["attention_mask"], (0, 3))
-    longer = logits(model, input_ids=ids, attention_mask=mask)
-    expected = logits(model)
+    longer = tiny_logits(model, input_ids=ids, attention_mask=mask)
+    expected = tiny_logits(model)
     if head == "token":
         longer, expected = (x[:, :7][short["attention_mask"].bool()] for x in (longer, expected))
     assert torch.allclose(longer, expected, atol=1e-6)
-    assert not torch.allclose(logits(model, attention_mask=torch.ones_like(short["attention_mask"])), logits(model))
+    assert not torch.allclose(
+        tiny_logits(model, attention_mask=torch.ones_like(short["attention_mask"])), tiny_logits(model)
+    )
 
 
 def test_losses_are_those_of_the_field() -> None:
     """Cross-entropy of classes; mean squared error with one output; -100 does not count among tokens."""
     classes, values = torch.tensor([0, 2]), torch.tensor([0.5, 2.0])
-    out = tiny_enct5()(**inputs(), labels=classes)
+    out = tiny_enct5()(**tiny_inputs(), labels=classes)
     assert torch.equal(out.loss, torch.nn.functional.cross_entropy(out.logits, classes))
-    out = tiny_enct5(num_labels=1)(**inputs(), labels=values)
+    out = tiny_enct5(num_labels=1)(**tiny_inputs(), labels=values)
     assert torch.allclose(out.loss, (out.logits[:, 0] - values).square().mean())
-    tags = torch.where(inputs()["attention_mask"] == 1, inputs()["input_ids"] % 3, -100)
-    out = tiny_enct5("token")(**inputs(), labels=tags)
+    tags = torch.where(tiny_inputs()["attention_mask"] == 1, tiny_inputs()["input_ids"] % 3, -100)
+    out = tiny_enct5("token")(**tiny_inputs(), labels=tags)
     assert torch.allclose(out.loss, torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), tags.flatten()))
 
 
@@ -159,7 +135,7 @@ def test_losses_are_those_of_the_field() -> None:
 def test_every_parameter_has_a_gradient(head: str) -> None:
     """Nothing is left over that the logits do not depend on (the embedding of the prompt's decoder, say)."""
     model = tiny_enct5(head)
-    model(**inputs()).logits.square().sum().backward()
+    model(**tiny_inputs()).logits.square().sum().backward()
     # one prompt vector alone attends to itself only: its query, key and position bias cannot matter
     alone = tuple(f"decoder.block.0.layer.0.SelfAttention.{part}" for part in ("q", "k", "relative_attention_bias"))
     for name, parameter in model.named_parameters():
@@ -176,11 +152,11 @@ def test_an_enct5_begins_as_the_t5_it_comes_from(tmp_path: Path, backbone: str, 
     t5 = build_t5(backbone)
     t5.save_pretrained(tmp_path)
     before = {name: tensor.clone() for name, tensor in t5.state_dict().items()}
-    expected = t5.encoder(**inputs()).last_hidden_state
+    expected = t5.encoder(**tiny_inputs()).last_hidden_state
     for source in (t5, tmp_path):
         model = enct5_from_t5(source, 4, head)
         assert not model.training and model.config.num_labels == 4
-        assert torch.equal(model.encoder(**inputs()).last_hidden_state, expected)
+        assert torch.equal(model.encoder(**tiny_inputs()).last_hidden_state, expected)
         assert model.encoder.embed_tokens.weight is model.shared.weight
     assert all(torch.equal(tensor, before[name]) for name, tensor in t5.state_dict().items())
 
@@ -191,10 +167,10 @@ def test_the_decoder_is_t5s_first_layer_on_its_start_token() -> None:
     model = enct5_from_t5(t5, 2)
     assert len(model.decoder.block) == 1 and model.config.num_decoder_layers == 1
     t5.decoder.block = t5.decoder.block[:1]
-    states = model.encoder(**inputs()).last_hidden_state
-    given = {"encoder_hidden_states": states, "encoder_attention_mask": inputs()["attention_mask"]}
+    states = model.encoder(**tiny_inputs()).last_hidden_state
+    given = {"encoder_hidden_states": states, "encoder_attention_mask": tiny_inputs()["attention_mask"]}
     expected = t5.decoder(input_ids=torch.zeros(2, 1, dtype=torch.long), **given).last_hidden_state[:, 0]
-    assert torch.allclose(logits(model), model.classifier(expected), atol=1e-6)
+    assert torch.allclose(tiny_logits(model), model.classifier(expected), atol=1e-6)
 
 
 def test_more_decoder_layers_are_kept_where_asked_for() -> None:
@@ -207,7 +183,7 @@ def test_a_t5_without_a_decoder_gives_a_drawn_one_and_a_warning() -> None:
     t5 = T5EncoderModel(build_t5("relu").config)
     with pytest.warns(UserWarning, match="drawn anew"):
         model = enct5_from_t5(t5, 2)
-    assert logits(model).isfinite().all()
+    assert tiny_logits(model).isfinite().all()
 
 
 def test_what_is_no_plain_t5_is_refused(tmp_path: Path) -> None:
@@ -249,7 +225,7 @@ def test_original_names_load_and_reordered_heads_go_back(head: Any, order: Tenso
     model = tiny_enct5(head)
     state = original_state(model, order)
     loaded = enct5_from_original(state, model.config, head)
-    assert torch.equal(logits(loaded), logits(model))
+    assert torch.equal(tiny_logits(loaded), tiny_logits(model))
 
 
 def test_an_original_checkpoint_that_does_not_fit_is_refused() -> None:
@@ -288,11 +264,17 @@ def test_the_backbones_parts_are_found(head: str) -> None:
 def test_plugins_speed_up_an_enct5_as_they_do_a_t5() -> None:
     """Plugins attach; at ratio 1 nothing changes, at ratio 2 the logits do, and detaching is recorded."""
     model = tiny_enct5()
-    before = logits(model)
+    before = tiny_logits(model)
     edit = PluginConfig((2,), bottleneck=3)
     apply_edit(model, edit)
     scramble(model, edit)
     assert edits_of(model) == [edit] and family_of(model.config) == "enct5"
-    assert torch.equal(logits(model), before)
+    assert torch.equal(tiny_logits(model), before)
     with use_ratio(model, 2):
-        assert not torch.allclose(logits(model), before)
+        assert not torch.allclose(tiny_logits(model), before)
+
+
+def test_a_factorised_embedding_is_refused() -> None:
+    """As T5's: encoder and model share one table, of which only one would be replaced."""
+    with pytest.raises(ModelError, match="Factorised embeddings are for BERT"):
+        apply_edit(tiny_enct5(), EmbeddingConfig())

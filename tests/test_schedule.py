@@ -41,7 +41,6 @@ class Distance(nn.Module):
     def __init__(self, size: int = 20) -> None:
         super().__init__()
         self.weight, self.kept, self.asked = nn.Parameter(torch.arange(size) / size), size, 0
-        self.never_used = nn.Parameter(torch.ones(2, 2))
 
     def targets(self, batch: dict[str, Tensor]) -> Tensor:
         self.asked += 1
@@ -278,19 +277,6 @@ def test_pieces_add_up_to_the_whole() -> None:
     grads: Any = whole.objective.weight.grad, pieces.objective.weight.grad
     torch.testing.assert_close(*grads)
     assert pieces.axis.selected[-1] == 0.5  # type: ignore[attr-defined]
-
-
-def test_with_several_processes_every_parameter_gets_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that exchange gradients wait for all of them, those of sub-layers that no scale has included."""
-    made = sandwich()
-    for _ in range(2):
-        for piece in range(made.pieces):
-            made(batch(), piece)[0].backward()
-        unused: Any = made.objective.never_used
-        assert (unused.grad is None) is not torch.distributed.is_initialized()
-        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    assert not unused.grad.any()
 
 
 def test_the_best_metric_of_each_scale_is_kept() -> None:

@@ -286,10 +286,11 @@ def test_original_checkpoints_are_students_and_models(stages: Stages, tmp_path: 
 # --- defaults and mistakes -------------------------------------------------------------------------------------------
 
 
-def test_every_glue_task_has_defaults() -> None:
-    """The nine tasks, whatever the table of tasks holds besides."""
+def test_every_task_has_defaults() -> None:
+    """GLUE's nine and those of tagged words, whatever the table of tasks holds besides."""
     nine = {task.name for task in TASKS.values() if task.hub_name} - {"mnlimm", "ax"}
-    assert TASK_DEFAULTS.keys() == nine and len(nine) == 9
+    tagged = {task.name for task in TASKS.values() if task.kind == "token_classification"}
+    assert TASK_DEFAULTS.keys() == nine | tagged and len(nine) == 9 and tagged
 
 
 def test_defaults_follow_task_and_stage_and_flags_win() -> None:

@@ -1,7 +1,8 @@
-"""Fetches what the original release publishes: its pre-trained plugins and its pre-training corpus.
+"""Fetches what the original releases start from: pre-trained plugins, the pre-training corpus, BERT.
 
     python -m utils.download plugin --size base     -> checkpoints/plugins/plugin-t5_base-mux_4.pkl
     python -m utils.download corpus                 -> data/wikicorpus_128/
+    python -m utils.download bert                   -> models/bert-base-uncased/
 
 A download that breaks off is taken up where it stopped. A file appears under its name only when it is
 complete; beside it lies NAME.json with its address, size and SHA-256.
@@ -31,6 +32,9 @@ PUBLISHED = "https://thunlp.oss-cn-qingdao.aliyuncs.com/Variator-Compression-Plu
 PLUGIN_FILE = "plugin-t5_{size}-mux_4.pkl"
 CORPUS_NAME = "wikicorpus_128"
 CORPUS_FILE = f"{CORPUS_NAME}.tar.gz"
+BERT = "google-bert/bert-base-uncased"
+#: What of a BERT's repository on the hub is needed; the weights last, so that a wrong name is told at once.
+BERT_FILES = ("config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors")
 
 _CHUNK = 1 << 20
 _TRIES = 5
@@ -261,11 +265,21 @@ def fetch_corpus(args: argparse.Namespace) -> None:
     print(f"next: bash scripts/wiki.sh base|large ({archive.path} may be deleted)")
 
 
+def fetch_bert(args: argparse.Namespace) -> None:
+    """A BERT of the hub as a plain directory, whose copies can be edited into students."""
+    from huggingface_hub.constants import ENDPOINT  # the hub's address, or HF_ENDPOINT
+
+    folder = args.output or Path("models") / args.model.rsplit("/", 1)[-1]
+    for name in BERT_FILES:
+        fetch(f"{(args.mirror or ENDPOINT).rstrip('/')}/{args.model}/resolve/main/{name}", folder / name)
+    print(f"next: bash scripts/bert/general_distill.sh {folder}")
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.download",
-        description="Fetches the plugins or the corpus of the original release.",
+        description="Fetches the plugins or the corpus of the original release, or a BERT.",
     )
     commands = parser.add_subparsers(dest="what", required=True)
     plugin = commands.add_parser("plugin", aliases=["plugins"], help="the pre-trained plugins (ratio 4)")
@@ -277,7 +291,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         where = command.add_mutually_exclusive_group()
         where.add_argument("--url", help="the file's address, if it has moved")
         where.add_argument("--mirror", default=PUBLISHED, help=f"the release's address (default: {PUBLISHED})")
-        command.add_argument("--output", type=Path, metavar="DIR", help="where to (default: where the launchers look)")
+    bert = commands.add_parser("bert", help="a pre-trained BERT of the Hugging Face hub, as a directory")
+    bert.add_argument("--model", default=BERT, metavar="ID", help=f"its name on the hub (default: {BERT})")
+    bert.add_argument("--mirror", help="the hub's address (default: HF_ENDPOINT, or the hub's own)")
+    bert.set_defaults(run=fetch_bert)
+    for command in (plugin, corpus, bert):
+        command.add_argument(
+            "--output", type=Path, metavar="DIR", help="where to (default: where the launchers look; bert: models/NAME)"
+        )
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)
 

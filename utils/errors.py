@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -16,6 +18,12 @@ T = TypeVar("T")
 
 #: Exit code of a mistake in flags, files or data (argparse uses the same).
 USER_ERROR_CODE = 2
+
+
+#: Where launchers say which process this is.
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+#: A launcher ends all processes within this time when the main one has ended with an error.
+_OTHERS_WAIT_S = 3.0
 
 
 class UserError(ValueError):
@@ -66,5 +74,22 @@ def run_as_script(main: Callable[[], T], debug: bool) -> T:
     except USER_ERRORS as error:
         if debug:
             raise
+        _let_main_process_tell(error)
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR_CODE) from None
+
+
+def mark_own(error: Exception) -> Exception:
+    """Note that no other process tells this error."""
+    error._is_own = True  # type: ignore[attr-defined]
+    return error
+
+
+def _let_main_process_tell(error: Exception) -> None:
+    """Wait, in another process than the main one: what all have found, that one tells, and the launcher ends us.
+
+    What only this process has found is told at once, or when the wait is over.
+    """
+    rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")
+    if rank != "0" and not getattr(error, "_is_own", False):
+        time.sleep(_OTHERS_WAIT_S)

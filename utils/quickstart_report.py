@@ -26,6 +26,9 @@ _MEANING = {
     "untrained": "control: plugins as they are initialised",
     "distilled": "the fine-tuned BERT decomposed, then distilled from what it was",
     "decomposed": "control: the same decomposition, not distilled",
+    "conventional": "the BERT pruned by 90 %, distilled at once from what it was",
+    "maxidisc": "the same over an assistant of 80 %",
+    "minidisc": "the same over the assistant that one trial over all sparsities chose",
 }
 _COLUMNS = (
     "method",
@@ -38,6 +41,7 @@ _COLUMNS = (
     "latency (ms)",
     "parameters",
     "delta (kB)",
+    "training (s)",
 )
 _WORDS = 3  # columns that are text
 
@@ -49,6 +53,7 @@ class Measurement:
     Attributes:
         setting: of the compression; empty for a dense model.
         encoder_params: of the layers, where it was counted.
+        train_seconds: of all distillations of a schedule together.
     """
 
     setting: str
@@ -58,6 +63,7 @@ class Measurement:
     num_params: int | None
     encoder_params: int | None = None
     delta_bytes: int | None = None
+    train_seconds: float | None = None
     is_dense: bool = False
 
 
@@ -92,7 +98,9 @@ def read_evaluation(folder: Path, metric: str) -> list[Measurement]:
     except ValueError as error:
         raise UserError(f"--group: {file} is no JSON ({error})") from error
     try:
-        return [_of_classifier(found, metric)] if "metrics" in found else _of_ratios(found["rows"], metric)
+        if "metrics" not in found:
+            return _of_ratios(found["rows"], metric)
+        return [_of_classifier(found, metric, _schedule_seconds(folder))]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"--group: {file} holds no evaluation with {metric} and costs (no {error}); was it made by --mode valid "
@@ -116,7 +124,13 @@ def _of_ratios(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Measureme
     ]
 
 
-def _of_classifier(found: Mapping[str, Any], metric: str) -> Measurement:
+def _schedule_seconds(folder: Path) -> float | None:
+    """What the distillations of a schedule took together, if `folder` is one's."""
+    file = folder / "schedule.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("train_seconds") if file.is_file() else None
+
+
+def _of_classifier(found: Mapping[str, Any], metric: str, train_seconds: float | None = None) -> Measurement:
     """What `task_distill.py --do_eval` wrote about a model."""
     return Measurement(
         setting="",
@@ -125,6 +139,7 @@ def _of_classifier(found: Mapping[str, Any], metric: str) -> Measurement:
         latency_ms=found.get("latency_ms"),
         num_params=found.get("num_params"),
         encoder_params=found.get("encoder_params"),
+        train_seconds=train_seconds,
         is_dense=found["edits"] == "dense",
     )
 
@@ -164,6 +179,7 @@ def cells(row: Row) -> list[str]:
         "–" if found.latency_ms is None else f"{found.latency_ms:.2f}",
         "–" if found.num_params is None else f"{found.num_params:,}",
         f"{found.delta_bytes / 1e3:.1f}" if found.delta_bytes else "–",
+        f"{found.train_seconds:.0f}" if found.train_seconds else "–",
     ]
 
 
@@ -194,7 +210,7 @@ def markdown(dataset: str, metric: str, rows: Sequence[Row], plot: str) -> str:
             "",
             f"`kept` is the share of the {metric} of the method's dense model, `saved` that of its MACs "
             "(multiply-accumulates per example at its real length). `latency` is one forward of 8 rows of the longest "
-            "inputs. `delta` is the size of one ratio on disk.",
+            "inputs. `delta` is the size of one ratio on disk, `training` what all distillations of a schedule took.",
             "",
             *(f"- {name}: {_MEANING[name]}" for name in names if name in _MEANING),
             "",

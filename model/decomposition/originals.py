@@ -17,6 +17,7 @@ from transformers import BertConfig
 from model.backbone import BERT
 from model.compression import apply_edit
 from model.decomposition.config import DecompositionConfig
+from model.decomposition.embeddings.config import EmbeddingConfig
 from model.decomposition.stacking import StackOrder, unstack_biases
 from model.decomposition.surgery import BANK, role_slots
 from model.errors import ModelError
@@ -35,6 +36,8 @@ _EPSILON = 1e-12
 #: Tensors that a loaded model has no place for, on purpose: a buffer of old libraries, TinyBERT's projection.
 _IGNORED = ("embeddings.position_ids", "fit_dense.")
 _TWICE = "exp_core11"  # the same tensor as `core`, saved under both names
+_EMBEDDING = "embeddings.word_embeddings."
+_LEAVES = f"{_EMBEDDING}leaves"  # of a ket or ketxs embedding
 
 
 def edit_from_original_config(config: Any) -> DecompositionConfig | None:
@@ -89,6 +92,8 @@ def load_original(directory: Path, auto_class: Any) -> Any:
     model = auto_class.from_config(config).eval()
     edit = edit_from_tensors(state, values.get("ops"), str(directory))
     apply_edit(model, edit, from_scratch=True)
+    if (leaves := state.get(_LEAVES)) is not None:
+        apply_edit(model, embedding_from_leaves(leaves, config.vocab_size), from_scratch=True)
     load_tensors(model, edit, state, str(directory))
     return model
 
@@ -98,6 +103,8 @@ def convert_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in state.items():
         name = name.removeprefix(_BASE)
+        if name == f"{_EMBEDDING}weight_leafs":
+            name = _LEAVES
         renamed[re.sub(r"LayerNorm\.(gamma|beta)$", _modern, name)] = tensor
     return renamed
 
@@ -129,6 +136,12 @@ def edit_from_tensors(state: dict[str, Tensor], ops: str | None, source: str) ->
         right = state[_PREFIX + "exp_right"]
         ranks |= {"is_expand": True, "rank_left_expdim": left.shape[2], "rank_right_expdim": right.shape[1]}
     return DecompositionConfig.from_dict({"ops": found, **ranks})
+
+
+def embedding_from_leaves(leaves: Tensor, vocab_size: int) -> EmbeddingConfig:
+    """The word embedding that leaves [order, rank, rows, columns] belong to: those of ket have a row per token."""
+    order, rank, rows, _ = leaves.shape
+    return EmbeddingConfig("ket" if rows == vocab_size else "ketxs", order=order, rank=rank)
 
 
 def load_tensors(model: Any, edit: DecompositionConfig, state: dict[str, Tensor], source: str) -> None:

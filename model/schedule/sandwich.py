@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.errors import ModelError
@@ -91,14 +90,13 @@ class Sandwich(nn.Module):
                 loss, part = self._at(scale, batch, targets)
                 losses.append(loss)
                 parts.update(part)
-            return torch.stack(losses).sum() + self._anchor(), parts
+            return torch.stack(losses).sum(), parts
         if piece == 0:
             self._targets = self._parts().targets(batch)
         # The largest sub-model comes last: the pass in which gradients are exchanged should reach all parameters.
         result = self._at(self.scales[-1 - piece], batch, self._targets)
         if piece + 1 == self.pieces:
             self._targets = None
-            return result[0] + self._anchor(), result[1]
         return result
 
     def update(self, metrics: Mapping[float, float]) -> Choice:
@@ -145,13 +143,3 @@ class Sandwich(nn.Module):
         self.axis.select(scale)
         loss, _ = self._parts().loss(batch, targets)
         return loss / self.pieces, {f"loss@{scale:g}": loss.detach()}
-
-    def _anchor(self) -> Tensor | float:
-        """Zero, that depends on every trained parameter where processes exchange gradients: they wait for each.
-
-        A sub-layer that no scale has left would never get a gradient otherwise.
-        """
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return 0.0
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.stack([parameter.flatten()[0].float() for parameter in trained]).sum() * 0.0

@@ -52,7 +52,7 @@ need_sparsified() {
 minidisc_settings() {
     TOTAL_BATCH=32
     SETTINGS=(--random-seed 42 --precision bf16 --inspect-step 50)
-    [[ "$model" == tiny ]] && SETTINGS+=(--max_seq_length 64 --lr 5e-4 --num_train_epochs 2 --grid 50,60,70,80,90,95)
+    [[ "$model" == tiny ]] && SETTINGS+=(--max_seq_length 64 --lr 1e-3 --max_steps 250 --eval_step 125)
     return 0
 }
 

@@ -156,12 +156,12 @@ def _check_order(model: Any, dense: dict[str, Tensor], importance: Importance, a
             found = state[name.replace("head_indices.indices", "head_ids")]
             assert torch.equal(found, expected.long()), name
             continue
-        rows = state[name]
+        weight = state[name]
         if "DenseReluDense" in name:
             stack, _, i = name.split(".")[:3]
             same = ~tied[int(i) if stack == "encoder" else -1]
-            rows, expected = (x[:, same] if ".wo." in name else x[same] for x in (rows, expected))
-        assert torch.equal(rows, expected), name
+            weight, expected = (x[:, same] if ".wo." in name else x[same] for x in (weight, expected))
+        assert torch.equal(weight, expected), name
     assert dense.keys() <= state.keys()
 
 

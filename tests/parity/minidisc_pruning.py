@@ -166,7 +166,8 @@ def _check_sparsities(case: _Case, model: Any, tolerance: float, what: str) -> N
             close(case.hidden(small), arrays[f"s{name}/hidden_sparsified"], f"{label} hidden states", tolerance)
         if "state_dict_shapes" in record:
             _check_shapes(case, small, places, name)
-        _check_reload(case, small, name, tolerance, label)
+        if small.dtype == torch.float64:
+            _check_reload(case, small, name, tolerance, label)
     nested.close()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from utils.engine.launch import adopt_mpi_ranks
-from utils.errors import USER_ERROR_CODE, UserError
+from utils.errors import USER_ERROR_CODE, UserError, mark_own
 
 T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -116,7 +116,7 @@ class Runtime:
             error = caught
         failed = self.gather_numbers([error is not None])[:, 0].nonzero()
         if error is not None and int(failed[0]) == self.rank:
-            raise error
+            raise mark_own(error)
         if len(failed):
             raise SystemExit(USER_ERROR_CODE)
         return cast(T, result)

@@ -108,6 +108,8 @@ class Trainer:
         self.log = RunLog(directory.path, runtime.is_main, self.progress.step)
         if newest is not None:
             self.log.line(f"resumed from {newest} (step {self.progress.step}, epoch {self.progress.epoch})")
+        if remark := getattr(source, "remark", None):
+            self.log.line(f"warning: {remark}")
         if config.schedule == "linear" and math.isinf(self._total_steps()):
             self.log.line(
                 "warning: the linear schedule cannot fall, as the length of a streamed corpus is not known: "
@@ -211,6 +213,8 @@ class Trainer:
                 is_last = i + 1 == len(group) and piece + 1 == pieces
                 with nullcontext() if is_last else accelerator.no_sync(self.forward):
                     loss, parts = self.forward(batch, piece) if pieces > 1 else self.forward(batch)
+                    if is_last and world_size > 1:
+                        loss = loss + _nothing(self.module)
                     accelerator.backward(loss * share)
                 for key, value in {"loss": loss.detach(), **parts}.items():
                     totals[key] = totals.get(key, torch.zeros_like(value)) + value * share
@@ -331,6 +335,15 @@ class Trainer:
     def _best(self) -> str:
         value = self.progress.best_value
         return "none" if value is None else f"{value:.4f} at step {self.progress.best_step}"
+
+
+def _nothing(module: nn.Module) -> Tensor:
+    """Zero, that depends on every trained parameter: processes that exchange gradients wait for each of them.
+
+    Without it a parameter that no output depends on (what is left around a pruned sub-layer) would stop them all.
+    """
+    first = [parameter.flatten()[0].float() for parameter in trainable_parameters(module).values()]
+    return torch.stack(first).sum() * 0.0
 
 
 def _global_share(batch: Batch, world_size: int) -> float:

@@ -75,7 +75,9 @@ def parse_general_arguments(arguments: Sequence[str] | None = None) -> GeneralCo
     defaults = {**_DEFAULTS, "clip_grad": 0.0} if _asks_for_bertadam(given) else _DEFAULTS
     types = [GeneralArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
     description = "Decompose a BERT and distil it on text from a pre-trained teacher."
-    parsed = parse([*types, RunArguments], description, given, _IGNORED, aliases=ALIASES, defaults=defaults, texts=TEXTS)
+    parsed = parse(
+        [*types, RunArguments], description, given, _IGNORED, aliases=ALIASES, defaults=defaults, texts=TEXTS
+    )
     command = GeneralCommand(*parsed)
     general, run = command.general, command.run
     problems = [

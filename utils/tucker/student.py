@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from dataset import Task
 from model import DecompositionConfig, EditConfig, apply_edit, find_edit, relative_errors
@@ -16,6 +16,7 @@ from model.decomposition.embeddings.config import TYPES
 from utils.errors import UserError
 from utils.tucker.arguments import DecompositionArguments
 from utils.tucker.loading import (
+    classifier_class,
     has_weights,
     load_classifier,
     load_encoder,
@@ -131,7 +132,7 @@ def _drawn(config: Any, task: Task | None) -> PreTrainedModel:
     if task is None:
         return AutoModel.from_config(config)
     set_classes(config, task)
-    return AutoModelForSequenceClassification.from_config(config)
+    return classifier_class(task).from_config(config)
 
 
 def _described(model: PreTrainedModel, edit: EditConfig, from_scratch: bool) -> str:

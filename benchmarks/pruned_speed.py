@@ -1,0 +1,79 @@
+"""What pruning makes of MACs: wall-clock of a BERT-base encoder, dense against students cut to four sparsities.
+
+python -m benchmarks.pruned_speed --json pruned_speed.json
+python -m benchmarks.pruned_speed --sandwich --num-hidden-layers 4
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from benchmarks.common import compare, parser, report, settings_from
+from benchmarks.decomposed_speed import BASE, SHAPES, build, forward_of
+from benchmarks.sandwich import GRID, sandwich_step
+from metric.cost import count_macs
+from model import Importance, committed, sparsify
+from model.pruning import places_of
+
+SPARSITIES = (50, 70, 90, 95)
+
+
+def random_importance(model: Any, seed: int = 0) -> Importance:
+    """Every head and neuron gets a number that was drawn evenly: all layers lose about the same share."""
+    places, generator = places_of(model), torch.Generator().manual_seed(seed)
+    heads, neurons = (
+        tuple(torch.rand(place.kept, generator=generator) for place in kind)
+        for kind in (places.attentions, places.ffns)
+    )
+    return Importance(heads, neurons)
+
+
+def sorted_copy(dense: Any) -> Any:
+    """The model with its heads and neurons in a drawn order of importance."""
+    model = copy.deepcopy(dense)
+    sparsify(model, random_importance(model))
+    return model
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    flags = parser("pruned_speed", "Wall-clock of pruned BERT encoders against the dense one.", repeats=15)
+    flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    flags.add_argument("--shapes", nargs="+", metavar="BxL", help="batch x length (default: 8x128 1x128)")
+    flags.add_argument(
+        "--sparsities", nargs="+", type=int, default=list(SPARSITIES), help="in percent (default: 50 70 90 95)"
+    )
+    flags.add_argument(
+        "--sandwich", action="store_true", help="time one training step of MiniDisc instead, and its memory"
+    )
+    flags.add_argument(
+        "--grid", nargs="+", type=int, default=list(GRID), help="its sparsities in percent, rising (default: 50 … 95)"
+    )
+    flags.add_argument("--memory-of", choices=("minidisc", "plain"), help="only print the peak memory of one step")
+    for name, value in BASE.items():
+        flags.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="default: %(default)s")
+    given = flags.parse_args(arguments)
+    settings = settings_from(given)
+    sizes = {name: getattr(given, name) for name in BASE}
+    shapes = [tuple(map(int, s.split("x"))) for s in given.shapes] if given.shapes else SHAPES
+    if given.sandwich:
+        sandwich_step(sizes, given, settings, shapes[0])
+        return
+    dense, rows = build(sizes).to(settings.device), []
+    whole = sorted_copy(dense)
+    for percent in given.sparsities:
+        model = committed(whole, percent / 100).eval()
+        for batch, length in shapes:
+            ids = torch.randint(2, 1000, (batch, length), device=settings.device)
+            before, after = (forward_of(ids, given.precision, side) for side in (dense, model))
+            ratio = count_macs(before) / count_macs(after)
+            name = f"{percent} % pruned"
+            rows.append(compare(name, batch, length, before, after, ratio, settings, precision=given.precision))
+    report(rows, settings)
+
+
+if __name__ == "__main__":
+    main()
