@@ -25,7 +25,7 @@ _LARGE_CASES = (
     *("X8_bertadam", "X9_corpus_cleanup", "X10_task_processors"),
     *("M1_sparsebert/a_mrpc", "M1_sparsebert/b_mrpc_rounding", "M1_sparsebert/c_stsb_regression"),
     *("M1_sparsebert/d_head12", "M1_sparsebert/e_conll_ner"),
-    *("M0_script_behaviours", "M3_losses", "M3_sandwich", "M4_lambda_tradeoff"),
+    "M3_sandwich",
 )
 _parity_cases: list[str] = []
 
