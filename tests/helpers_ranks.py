@@ -90,8 +90,9 @@ def free_port() -> int:
 def _child(
     arguments: list[str], output: str, rank: int, variables: dict[str, str], prepare: Prepare | None, directory: str
 ) -> None:
-    from utils.errors import run_as_script
+    from utils import errors
 
+    errors._OTHERS_WAIT_S = 0.0  # here is no launcher that ends the others
     for descriptor, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{output}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.chdir(directory)
@@ -99,7 +100,7 @@ def _child(
     torch.set_num_threads(1)
     if prepare is not None:
         prepare(rank)
-    run_as_script(lambda: run(arguments), debug=False)
+    errors.run_as_script(lambda: run(arguments), debug=False)
 
 
 # --- what goes wrong on the way: used as `prepare` ---------------------------------------------------------------

@@ -20,16 +20,18 @@ from typing import Any
 from dataset.tasks import get_task
 from utils.errors import run_as_script
 from utils.pages import write_measured
+from utils.studies import tucker
 from utils.studies.runner import Runner, spread
 
 #: Sparsities that MiniDisc tries; MaxiDisc goes over each of ASSISTANTS.
 GRID, ASSISTANTS = "70,80,85,90,95", (70, 80, 85)
 #: Fixed budgets, chosen once: of the teacher, and of each distillation whatever the schedule.
 TEACHER = {
-    "mrpc": "--num_train_epochs 5",
-    "sst2": "--max_steps 1000 --learning_rate 5e-5 --eval_step 250",
+    **{task: tucker.TEACHER[task] for task in ("mrpc", "sst2")},
     "wnut17": "--num_train_epochs 8 --learning_rate 1e-4",
 }
+#: The Tucker study fine-tunes the same teachers, with this seed.
+_TUCKER_SEED = 1
 DISTIL = {
     "mrpc": "--num_train_epochs 3 --learning_rate 2e-4",
     "sst2": "--max_steps 400 --eval_step 100 --learning_rate 2e-4",
@@ -55,9 +57,12 @@ class Study:
     wnut: Path
     backbone: str
     runner: Runner
+    teachers: Path
 
     def folder(self, task: str, seed: int, row: str) -> Path:
         """The folder of a row, of `teacher` or of `sparsification`."""
+        if row == "teacher" and seed == _TUCKER_SEED and (self.teachers / task / "evaluation.json").is_file():
+            return self.teachers / task
         return self.runner.output / f"{task}-{seed}" / row.replace(", ", "-").replace(" ", "-")
 
     def call(self, task: str, seed: int, row: str, arguments: str, done: str = "result.json") -> Path:
@@ -203,11 +208,18 @@ def main() -> None:
     parser.add_argument(
         "--readme", type=Path, default=Path("README.md"), help="page of the summary (default: %(default)s)"
     )
+    teachers = Path("outputs/results/tucker/teacher")
+    parser.add_argument(
+        "--teachers",
+        type=Path,
+        default=teachers,
+        help=f"the Tucker study's, which serve for seed {_TUCKER_SEED} where they are there (default: %(default)s)",
+    )
     parser.add_argument("--costs", action="store_true", help="only measure MACs and latencies of the first seed")
     parser.add_argument("--report", action="store_true", help="only write the pages")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
-    study = Study(given.data, given.wnut, given.backbone, Runner(given.output, given.threads))
+    study = Study(given.data, given.wnut, given.backbone, Runner(given.output, given.threads), given.teachers)
     rows = [list(ROWS)[index] for index in given.rows]
     for seed in [] if given.report else given.seeds:
         for task in given.tasks:
