@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import random
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

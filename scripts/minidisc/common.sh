@@ -1,8 +1,8 @@
 # Shared by the launchers of this folder: sourced, never run.
 #
 # MODEL is tiny (embedded: made on the spot) or any BERT, by its hub id or directory; for EncT5, a T5 with
-# --model_type sparseenct5_cls. The teacher lies in checkpoints/bert/NAME/TASK/teacher (where scripts/bert keeps it too),
-# the rest in checkpoints/minidisc/NAME/TASK, NAME being the last part of MODEL.
+# --model_type sparseenct5_cls. The teacher lies in checkpoints/bert/NAME/TASK/teacher (where scripts/bert keeps it
+# too), the rest in checkpoints/minidisc/NAME/TASK, NAME being the last part of MODEL.
 
 source "$(dirname "${BASH_SOURCE[0]}")/../bert/common.sh"
 SCRIPT=task_distill.py

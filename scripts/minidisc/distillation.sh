@@ -9,4 +9,5 @@ begin "usage: bash scripts/minidisc/distillation.sh MODEL TASK [--layer_or_spars
 need_sparsified
 
 scale="$(value_of --layer-or-sparsity 90S)"
-schedule_stage "distillation on $task to $scale" "$folder/distillation-$scale" --mode distill --layer_or_sparsity "$scale"
+schedule_stage "distillation on $task to $scale" "$folder/distillation-$scale" \
+    --mode distill --layer_or_sparsity "$scale"

@@ -10,6 +10,4 @@ begin "usage: bash scripts/minidisc/finetuning.sh MODEL TASK [--dry-run] [--over
   Writes checkpoints/bert/NAME/TASK/teacher.
   Next: bash scripts/minidisc/sparsification.sh MODEL TASK" "$@"
 
-bert_settings teacher "$model"
-train_stage "fine-tuning of the teacher on $task" "$teacher" "$replace" "$(bert_of "$model")/config.json" \
-    --mode finetune --teacher_model "$(bert_of "$model")" "${common[@]}" "${SETTINGS[@]}"
+train_teacher "$model" "$task" "$replace" "${common[@]}"

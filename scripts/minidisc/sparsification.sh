@@ -4,8 +4,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 begin "usage: bash scripts/minidisc/sparsification.sh MODEL TASK [--dry-run] [--overwrite] [flags of task_distill.py]
-  Reads the teacher that finetuning.sh made; writes checkpoints/minidisc/NAME/TASK/sparsification, which computes the same
-  as the teacher, and prints the parameters at each sparsity.
+  Reads the teacher that finetuning.sh made; writes checkpoints/minidisc/NAME/TASK/sparsification, which computes the
+  same as the teacher, and prints the parameters at each sparsity.
   Next: bash scripts/minidisc/minidisc.sh MODEL TASK (or distillation.sh, maxidisc.sh)" "$@"
 need_teacher
 

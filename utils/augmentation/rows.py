@@ -1,4 +1,4 @@
-"""The rows of a training file, whose texts can be exchanged: GLUE's TSV files or saved datasets, and CoNLL's columns."""
+"""The rows of a training file, whose texts can be exchanged: of GLUE (TSV or saved datasets) and CoNLL's columns."""
 
 from __future__ import annotations
 

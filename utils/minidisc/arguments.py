@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataset import Task
 from model.schedule import Step, parse_paths, parse_step
+from model.schedule.axis import SCALE_TOLERANCE
 from model.variants import ModelType, get_model_type
 from utils.arguments import flag
 from utils.errors import UserError
@@ -52,32 +54,71 @@ def asks_for_schedule(mode: str | None, flags: ScheduleArguments) -> bool:
     return mode in SCHEDULE_MODES or (mode == "distill" and flags.layer_or_sparsity is not None)
 
 
-def schedule_problems(mode: str | None, flags: ScheduleArguments) -> list[str]:
-    """What is missing or cannot be; all of it is told at once.
+def schedule_problems(mode: str, flags: ScheduleArguments) -> list[str]:
+    """What is missing or cannot be in a call of one of these modes; all of it is told at once.
 
     Raises:
-        ModelError: a scale, path or model type is not one.
+        UserError, ModelError: a scale, path or model type is not one.
     """
-    problems = []
-    if mode == "distill" and flags.layer_or_sparsity is None:
-        problems.append("--mode distill with --model_type needs --layer_or_sparsity, such as 90S or 4L")
+    problems = _range_problems(flags)
     if mode == "maxidisc" and flags.layer_or_sparsity_path is None:
         problems.append("--mode maxidisc needs --layer_or_sparsity_path, such as 80,90S")
+    for name, modes in (("layer_or_sparsity", ("distill", "sparsify")), ("layer_or_sparsity_path", ("maxidisc",))):
+        if getattr(flags, name) is not None and mode not in modes:
+            problems.append(f"--{name} belongs to --mode {' and '.join(modes)}, found --mode {mode}")
+    if mode == "minidisc":
+        problems += _minidisc_problems(flags)
+    if flags.model_type is not None:
+        known_type(flags.model_type, "cls")
+    if not problems:
+        steps_of(flags, mode)
+    return problems
+
+
+def unused_problems(mode: str, flags: ScheduleArguments) -> list[str]:
+    """Flags of schedules that were given to another mode, where they have no effect."""
+    problems = []
+    for name in ("layer_or_sparsity", "layer_or_sparsity_path", "num_relation_heads"):
+        if getattr(flags, name) is not None:
+            problems.append(f"--{name} belongs to --mode distill, sparsify or maxidisc, found --mode {mode}")
+    if flags.model_type is None or mode in ("evaluate", "predict"):
+        return problems  # the model says what it is
+    if mode == "distill":
+        problems.append("--mode distill with --model_type needs --layer_or_sparsity, such as 90S or 4L")
+    elif known_type(flags.model_type, "cls").needs_teacher:
+        problems.append(
+            f"--mode finetune learns from labels, found --model_type {flags.model_type}: take ftbert or ftenct5"
+        )
+    return problems
+
+
+def _range_problems(flags: ScheduleArguments) -> list[str]:
+    problems = []
     for name in ("target_sparsity", "trunc_sparsity"):
         if not 0 <= getattr(flags, name) < 100:
             problems.append(f"--{name} is a percentage from 0 to below 100, found {getattr(flags, name):g}")
-    for name in ("target_iteration", "round_to"):
-        if getattr(flags, name) < 1:
-            problems.append(f"--{name} must be at least 1, found {getattr(flags, name)}")
+    for name in ("target_iteration", "round_to", "num_relation_heads"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            problems.append(f"--{name} must be at least 1, found {value}")
     if flags.patience_epochs < 0:
         problems.append(f"--patience_epochs must be at least 0, found {flags.patience_epochs}")
-    if not flags.lam >= 0:
-        problems.append(f"--lam must be at least 0, found {flags.lam}")
+    if not 0 <= flags.lam < math.inf:
+        problems.append(f"--lam must be a number of at least 0, found {flags.lam}")
+    return problems
+
+
+def _minidisc_problems(flags: ScheduleArguments) -> list[str]:
+    target, problems = flags.target_sparsity / 100, []
     scales = grid_of(flags)
-    target = flags.target_sparsity / 100
-    if mode == "minidisc" and not any(abs(scale - target) < 1e-9 for scale in scales):
+    if not any(abs(scale - target) < SCALE_TOLERANCE for scale in scales):
         known = ", ".join(f"{100 * scale:g}" for scale in scales)
         problems.append(f"--target_sparsity {flags.target_sparsity:g} is not in --grid {known}")
+    if flags.target_iteration > 1 and flags.trunc_sparsity > flags.target_sparsity:
+        problems.append(
+            f"--trunc_sparsity {flags.trunc_sparsity:g} leaves no assistant before --target_sparsity "
+            f"{flags.target_sparsity:g}: it must not be above"
+        )
     return problems
 
 
@@ -107,10 +148,19 @@ def type_of(flags: ScheduleArguments, task: Task, default: str) -> ModelType:
     """
     suffix = "ner" if task.kind == "token_classification" else "cls"
     name = flags.model_type or default
-    found = get_model_type(name if "_" in name else f"{name}_{suffix}")
+    found = known_type(name, suffix)
     if (found.level == "token") != (suffix == "ner"):
         raise UserError(f"--model_type {name} is not for {task.name}: expected one that ends in _{suffix}.")
     return found
+
+
+def known_type(name: str, suffix: str) -> ModelType:
+    """The model type of that name; one without _cls or _ner gets `suffix`.
+
+    Raises:
+        ModelError: there is none.
+    """
+    return get_model_type(name if "_" in name else f"{name}_{suffix}")
 
 
 def selection_of(flags: ScheduleArguments, task: Task) -> str:
@@ -132,12 +182,16 @@ def selection_of(flags: ScheduleArguments, task: Task) -> str:
 
 
 def steps_of(flags: ScheduleArguments, mode: str) -> list[tuple[Step, ...]]:
-    """The paths that a call distils along: one of one step for `distill`, those given for `maxidisc`."""
-    if mode == "distill":
-        assert flags.layer_or_sparsity is not None
+    """The paths of a call: one of one step for `distill` and `sparsify`, those given for `maxidisc`, else none.
+
+    Raises:
+        ModelError: one is no path.
+    """
+    if mode == "maxidisc" and flags.layer_or_sparsity_path is not None:
+        return list(parse_paths(flags.layer_or_sparsity_path))
+    if mode in ("distill", "sparsify") and flags.layer_or_sparsity is not None:
         return [(parse_step(flags.layer_or_sparsity),)]
-    assert flags.layer_or_sparsity_path is not None
-    return list(parse_paths(flags.layer_or_sparsity_path))
+    return []
 
 
 def path_name(steps: Sequence[Step]) -> str:

@@ -86,7 +86,7 @@ class Study:
         """MACs and latency of the rows, on a machine that does nothing else."""
         for row in ("teacher", *rows):
             folder = self.folder(task, seed, row)
-            if (folder / "best").is_dir():
+            if (folder / "best").is_dir() and self.teachers not in folder.parents:  # the Tucker study measures its own
                 name = f"{row}/costs" if row == "teacher" else f"{self.folder(task, seed, row).name}/costs"
                 self.call(task, seed, name, f"--do_eval --student_model {folder / 'best'}", done="evaluation.json")
 

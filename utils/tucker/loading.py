@@ -1,4 +1,4 @@
-"""BERTs and their tokenizers from whatever a user has: hub id, directory, run directory, original checkpoint."""
+"""BERTs, EncT5s and their tokenizers from whatever a user has: hub id, directory, run directory, original checkpoint."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ from transformers import (
 from transformers.utils import logging
 
 from dataset import Task
-from model.backbone import BERT, family_of
+from model.backbone import BERT, ENCT5, T5, family_of
 from model.decomposition import is_original, load_original
+from model.enct5 import enct5_from_t5
 from model.weights import read_json
 from utils.errors import UserError
 from utils.loading import load_tokenizer, loading_errors
 from utils.tucker.data import is_tagged
 
+#: Families that can classify; a plain T5 becomes an EncT5.
+_CLASSIFIERS = (BERT.family, ENCT5.family, T5.family)
 #: Where a run directory keeps its model.
 _BEST = ("best", "prediction/best")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -51,8 +54,11 @@ def has_weights(directory: str) -> bool:
     return not root.is_dir() or any((root / name).is_file() for name in _WEIGHTS)
 
 
-def read_config(directory: str) -> Any:
+def read_config(directory: str, classifier: bool = False) -> Any:
     """The config of a BERT; keys that BERT does not have stay attributes of it.
+
+    Args:
+        classifier: an EncT5, and a T5, which becomes one, will do as well.
 
     Raises:
         UserError: there is none, or it is another model's.
@@ -63,8 +69,9 @@ def read_config(directory: str) -> Any:
     values = read_json(root / "config.json") if root.is_dir() else {"model_type": "?"}
     with loading_errors(directory):  # the first releases' configs do not say that they are BERT's
         config = AutoConfig.from_pretrained(directory) if "model_type" in values else BertConfig(**values)
-    if family_of(config) != BERT.family:
-        raise UserError(f"{directory} is a model of family {family_of(config)!r}, expected a BERT.")
+    if family_of(config) not in (_CLASSIFIERS if classifier else (BERT.family,)):
+        expected = "a BERT, EncT5 or T5" if classifier else "a BERT"
+        raise UserError(f"{directory} is a model of family {family_of(config)!r}, expected {expected}.")
     return config
 
 
@@ -88,7 +95,9 @@ def load_encoder(source: str, dense: bool = False) -> PreTrainedModel:
 
 
 def load_classifier(source: str, task: Task, trained: bool, dense: bool = False) -> PreTrainedModel:
-    """A BERT with a classifier for `task`, of whole rows or of tokens, its classes in the order of the task table.
+    """A BERT or EncT5 with a classifier for `task`, of whole rows or of tokens, its classes in the task table's order.
+
+    A plain T5 becomes an EncT5, whose classifier is new.
 
     Args:
         trained: the classifier has to come with the checkpoint; else one of another task is replaced by a new one.
@@ -98,10 +107,12 @@ def load_classifier(source: str, task: Task, trained: bool, dense: bool = False)
         UserError, ModelError: it cannot be loaded, or lacks weights.
     """
     directory = model_directory(source)
-    config = read_config(directory)
+    config = read_config(directory, classifier=True)
     names = [str(config.id2label.get(i)) for i in range(config.num_labels)]
     set_classes(config, task)
-    if not dense and is_original(Path(directory)):
+    if family_of(config) == T5.family:
+        model, new_head = _enct5(directory, task), True
+    elif not dense and is_original(Path(directory)):
         model, new_head = _original_classifier(Path(directory), task)
     else:
         model, new_head = _classifier(directory, config, task)
@@ -117,6 +128,14 @@ def load_classifier(source: str, task: Task, trained: bool, dense: bool = False)
 def classifier_class(task: Task) -> Any:
     """The `Auto…` class of models for `task`."""
     return AutoModelForTokenClassification if is_tagged(task) else AutoModelForSequenceClassification
+
+
+def _enct5(directory: str, task: Task) -> Any:
+    """An EncT5 that begins from a plain T5."""
+    with loading_errors(directory), _without_report():
+        model = enct5_from_t5(directory, task.num_labels, "token" if is_tagged(task) else "sequence")
+    set_classes(model.config, task)
+    return model.float()  # whatever the file holds
 
 
 def _classifier(directory: str, config: Any, task: Task) -> tuple[Any, bool]:
@@ -155,7 +174,7 @@ def set_classes(config: Any, task: Task) -> None:
 
 
 def load_bert_tokenizer(source: str, lower_case: bool = False) -> Any:
-    """The WordPiece tokenizer of a hub id, directory or run directory; also of a lone vocab.txt.
+    """The tokenizer of a hub id, directory or run directory; also of a lone vocab.txt.
 
     Args:
         lower_case: lower the case whatever its settings say.
@@ -215,5 +234,6 @@ def check_length(model: Any, max_length: int) -> None:
     Raises:
         UserError: with both numbers.
     """
-    if (most := model.config.max_position_embeddings) < max_length:
+    most = getattr(model.config, "max_position_embeddings", None)  # T5 has relative positions
+    if most is not None and most < max_length:
         raise UserError(f"--max_seq_length {max_length}: the model has {most} positions.")

@@ -14,6 +14,8 @@ from utils.engine import Runtime
 #: Shape of the latency measurement.
 LATENCY_BATCH, LATENCY_LENGTH = 8, 128
 _MOST_ROWS = 2000
+#: Parts of a BERT and of an EncT5 that are no layers.
+_NO_LAYERS = ("embeddings.", "pooler.", "shared.", "prompt", "classifier.")
 
 
 def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any
     `encoder_params` are those of the layers, the part that is decomposed; `latency_ms` is of `latency_batch` x
     `latency_length` tokens (or the most positions that the model has).
     """
-    length = min(LATENCY_LENGTH, model.config.max_position_embeddings)
+    length = min(LATENCY_LENGTH, getattr(model.config, "max_position_embeddings", LATENCY_LENGTH))
 
     def forward(rows: int, tokens: int) -> Any:
         ids = torch.ones((rows, tokens), dtype=torch.int64, device=runtime.device)
@@ -48,8 +50,7 @@ def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any
 
 def encoder_params(model: Any) -> int:
     """Parameters of the layers and of what replaces their matrices."""
-    base = model.base_model
-    kept = {id(p): p.numel() for n, p in base.named_parameters() if not n.startswith(("embeddings.", "pooler."))}
+    kept = {id(p): p.numel() for n, p in model.base_model.named_parameters() if not n.startswith(_NO_LAYERS)}
     return sum(kept.values())
 
 

@@ -8,7 +8,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from dataset import Task
 from model import DecompositionConfig, EditConfig, apply_edit, find_edit, relative_errors
-from model.backbone import spec_for
+from model.backbone import T5, family_of, spec_for
 from model.decomposition import edit_from_original_config
 from model.decomposition.config import RANKS
 from model.decomposition.embeddings import EmbeddingConfig
@@ -48,7 +48,7 @@ def build_student(
     Raises:
         UserError, ModelError: it cannot be loaded or decomposed.
     """
-    config = read_config(model_directory(source))
+    config = read_config(model_directory(source), classifier=task is not None)
     edits = requested_edits(config, flags) if flags.use_swap else []
     if not trained and not has_weights(model_directory(source)):
         model, how = _drawn(config, task), f"random weights (no weights in {model_directory(source)})"
@@ -120,7 +120,7 @@ def unused_request(source: str, flags: DecompositionArguments) -> str | None:
     given = [name for name in names if getattr(flags, name) is not None]
     if given or flags.from_scratch:
         raise UserError(f"--{given[0] if given else 'from_scratch'} needs --use_swap, which decomposes the student.")
-    config = read_config(model_directory(source))
+    config = read_config(model_directory(source), classifier=True)
     if getattr(config, "compression", None) or getattr(config, "load_compressed_model", False):
         return None
     if any(hasattr(config, name) for name in RANKS["IV"]):
@@ -131,6 +131,8 @@ def unused_request(source: str, flags: DecompositionArguments) -> str | None:
 def _drawn(config: Any, task: Task | None) -> PreTrainedModel:
     if task is None:
         return AutoModel.from_config(config)
+    if family_of(config) == T5.family:
+        raise UserError(f"{config.name_or_path} has no weights: an EncT5 begins from those of a T5.")
     set_classes(config, task)
     return classifier_class(task).from_config(config)
 
