@@ -34,11 +34,10 @@ TEACHER = {
 }
 GENERAL = "--distill_layers all --learning_rate 1e-3 --max_steps 150 --eval_step 75 --valid_batches 2"
 STUDENT = {
-    "mrpc": "--max_steps 150 --eval_step 50",
-    "stsb": "--max_steps 180 --eval_step 60",
-    "sst2": "--max_steps 400 --eval_step 100",
+    "mrpc": "--max_steps 150 --eval_step 50 --distill_layers all --learning_rate 5e-4",
+    "stsb": "--max_steps 180 --eval_step 60 --distill_layers all --learning_rate 1e-4",
+    "sst2": "--max_steps 400 --eval_step 100 --distill_layers all --learning_rate 5e-4",
 }
-STUDENT_RATE = "--distill_layers all --learning_rate 5e-4"
 AUGMENTED = STUDENT["mrpc"]
 LENGTH = {"mrpc": 128, "stsb": 128, "sst2": 64}
 
@@ -113,7 +112,7 @@ class Study:
         start = self.general(size, variant)
         budget = AUGMENTED if variant.augmented else STUDENT[task]
         data = "--aug_train " if variant.augmented else ""
-        command = f"--stage both --teacher_model {teacher} --student_model {start} {data}{budget} {STUDENT_RATE}"
+        command = f"--stage both --teacher_model {teacher} --student_model {start} {data}{budget}"
         self.task_call(folder, task, f"{command} --do_eval --no-costs")
 
     def costs(self, task: str, size: str | None, variant: Variant | None) -> None:
