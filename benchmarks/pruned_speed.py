@@ -13,22 +13,11 @@ import torch
 
 from benchmarks.common import compare, parser, report, settings_from
 from benchmarks.decomposed_speed import BASE, SHAPES, build, forward_of
-from benchmarks.sandwich import GRID, sandwich_step
+from benchmarks.sandwich import GRID, SIDES, random_importance, sandwich_step
 from metric.cost import count_macs
-from model import Importance, committed, sparsify
-from model.pruning import places_of
+from model import committed, sparsify
 
 SPARSITIES = (50, 70, 90, 95)
-
-
-def random_importance(model: Any, seed: int = 0) -> Importance:
-    """Every head and neuron gets a number that was drawn evenly: all layers lose about the same share."""
-    places, generator = places_of(model), torch.Generator().manual_seed(seed)
-    heads, neurons = (
-        tuple(torch.rand(place.kept, generator=generator) for place in kind)
-        for kind in (places.attentions, places.ffns)
-    )
-    return Importance(heads, neurons)
 
 
 def sorted_copy(dense: Any) -> Any:
@@ -52,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     flags.add_argument(
         "--grid", nargs="+", type=int, default=list(GRID), help="its sparsities in percent, rising (default: 50 … 95)"
     )
-    flags.add_argument("--memory-of", choices=("minidisc", "plain"), help="only print the peak memory of one step")
+    flags.add_argument("--memory-of", choices=SIDES, help="with --sandwich: only print the peak memory of one step")
     for name, value in BASE.items():
         flags.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="default: %(default)s")
     given = flags.parse_args(arguments)
@@ -60,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = {name: getattr(given, name) for name in BASE}
     shapes = [tuple(map(int, s.split("x"))) for s in given.shapes] if given.shapes else SHAPES
     if given.sandwich:
-        sandwich_step(sizes, given, settings, shapes[0])
+        sandwich_step(sizes, given, settings)
         return
     dense, rows = build(sizes).to(settings.device), []
     whole = sorted_copy(dense)
