@@ -22,6 +22,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
 from utils.engine import Runtime, write_json
 from utils.errors import run_as_script
+from utils.minidisc.arguments import selection_of
 from utils.minidisc.job import ScheduleJob
 from utils.minidisc.stages import Stages
 from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
@@ -33,7 +34,7 @@ from utils.tucker.prediction import write_predictions
 from utils.tucker.report import costs, format_values
 from utils.tucker.student import build_student, unused_request
 from utils.tucker.task_arguments import Plan, TaskCommand, parse_task_arguments, recorded_arguments
-from utils.tucker.training import Fit, describe, finish, fit, make_directory, open_run
+from utils.tucker.training import Fit, describe, finish, fit, make_directory, open_run, with_patience
 
 
 class TaskJob:
@@ -43,6 +44,7 @@ class TaskJob:
         self.command, self.arguments = command, command.task
         assert self.arguments.task_name and self.arguments.data_dir and command.run.output_path
         self.task = task_for(self.arguments.task_name)
+        self.selection = selection_of(command.schedule, self.task)
         self.output: Path = command.run.output_path
         self.runtime = Runtime(
             precision_of(command.run, command.bert), "bert", command.run.random_seed, command.bert.no_cuda
@@ -65,6 +67,7 @@ class TaskJob:
         config = bert_trainer_config(
             self.command.bert, self.command.optimisation, self.command.evaluation, parts.source.batches_per_epoch
         )
+        config = with_patience(config, self.command.schedule.patience_epochs, parts.source.batches_per_epoch)
         result = fit(self.runtime, directory, config, parts)
         finish(self.runtime, directory, {"mode": stage, "task": self.task.name, **result}, self.next_command(stage))
 
@@ -73,6 +76,7 @@ class TaskJob:
         recorded = {**recorded_arguments(self.command, "schedule"), "mode": mode}
         stages = Stages(self.runtime, self.command.run, recorded)
         job = ScheduleJob(self.command, self.runtime, stages, self.task, self.request)
+        job.check(mode)
         directory = open_run(self.runtime, self.command.run, recorded)
         finish(self.runtime, directory, job.run(mode), self.next_command("schedule"))
 
@@ -86,7 +90,7 @@ class TaskJob:
         tokenizer, sets = self.tokenizer(source), self.validation(source)
         evaluate = evaluator_for(self.task)(self.runtime, model, sets)
         batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
-        return Fit(Supervised(model), model, tokenizer, batches, evaluate, self.task.selection_metric)
+        return Fit(Supervised(model), model, tokenizer, batches, evaluate, self.selection)
 
     def distillation(self, stage: Stage) -> Fit:
         """A student that learns from a teacher: its inside first, its predictions then."""
@@ -102,7 +106,7 @@ class TaskJob:
         if stage == "prediction":
             objective = PredictionDistillation(teacher, student, arguments.temperature)
             evaluate = evaluator_for(self.task)(self.runtime, student, sets)
-            return Fit(objective, student, tokenizer, batches, evaluate, self.task.selection_metric)
+            return Fit(objective, student, tokenizer, batches, evaluate, self.selection)
         inside = IntermediateDistillation(
             teacher, student, bert.distill_layers, bert.loss_reduction, self.runtime.world_size
         )

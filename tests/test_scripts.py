@@ -16,7 +16,8 @@ from utils.quickstart_report import group_rows, main, read_evaluation, write_rep
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
     *("common.sh", "settings.sh", "wiki.sh", "quickstart.sh", "glue/glue.sh", "glue/glue-mux.sh"),
-    *("bert/common.sh", "bert/task_distill.sh"),
+    *("bert/common.sh", "bert/task_distill.sh", "minidisc/common.sh", "minidisc/finetuning.sh"),
+    *(f"minidisc/{name}.sh" for name in ("sparsification", "distillation", "maxidisc", "minidisc")),
 )
 DATASETS = ("mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "squad")
 
@@ -202,7 +203,7 @@ def test_second_quickstart_reuses_every_stage(repository: Path) -> None:
     assert second.returncode == 0, second.stderr
     again = calls(repository)[count:]
     assert again and not any("train_t5.py" in call or "task_distill.py" in call for call in again)
-    assert second.stdout.count("skipped") == 11
+    assert second.stdout.count("skipped") == 16
 
 
 def test_quickstart_evaluates_untrained_plugins_as_control(repository: Path) -> None:
@@ -219,13 +220,14 @@ def test_quickstart_evaluates_untrained_plugins_as_control(repository: Path) -> 
 def test_quickstart_has_the_decomposed_rows(repository: Path) -> None:
     """One teacher; the student and the control are the same decomposition of it; the report gets all three."""
     assert launch(repository, "quickstart.sh").returncode == 0
-    teacher, intermediate, prediction, control = (call for call in calls(repository) if "task_distill.py" in call)
+    found = [call for call in calls(repository) if "task_distill.py" in call]
+    teacher, intermediate, prediction, control = found[:4]
     folder = flag(teacher, "--output-path")
     for call in (intermediate, control):
         assert flag(call, "--student_model") == folder and "--use_swap" in call
         assert [flag(call, f"--rank_{name}") for name in ("layer", "condim", "dim")] == ["24", "64", "64"]
     assert flag(prediction, "--student_model") == flag(intermediate, "--output-path") and "--use_swap" not in prediction
-    report = calls(repository)[-1].split("--group ")[-1]
+    report = calls(repository)[-1].split(" --group ")[2]
     runs = (folder, flag(prediction, "--output-path"), flag(control, "--output_dir"))
     assert report == "Tucker teacher={} distilled={} decomposed={}".format(*runs)
 
@@ -333,8 +335,8 @@ def test_report_compares_each_method_with_its_own_dense_model(tmp_path: Path) ->
     }
     write_report("sst2", groups, tmp_path / "out")
     lines = (tmp_path / "out" / "report.md").read_text(encoding="utf-8").splitlines()
-    assert "| Tucker | dense | – | 0.500 | 100.0% | 4.00 | 0.0% | 1.00 | 1,000 | – |" in lines
-    assert "| Tucker | distilled | encoder 1/7.0 | 0.450 | 90.0% | 0.57 | 85.7% | 1.00 | 1,000 | – |" in lines
+    assert "| Tucker | dense | – | 0.500 | 100.0% | 4.00 | 0.0% | 1.00 | 1,000 | – | – |" in lines
+    assert "| Tucker | distilled | encoder 1/7.0 | 0.450 | 90.0% | 0.57 | 85.7% | 1.00 | 1,000 | – | – |" in lines
 
 
 def test_report_names_a_missing_evaluation(tmp_path: Path) -> None:

@@ -56,5 +56,5 @@ train_stage "distillation on $task, intermediate layers" "$folder/intermediate" 
 
 bert_settings prediction "$model"
 RESULT=evaluation.json train_stage "distillation on $task, predictions" "$folder/prediction" "$replace" \
-    "$folder/intermediate/result.json" --stage prediction --teacher_model "$folder/teacher" "${common[@]}" "${SETTINGS[@]}" \
-    --student_model "$folder/intermediate" --do_eval
+    "$folder/intermediate/result.json" --stage prediction --teacher_model "$folder/teacher" \
+    "${common[@]}" "${SETTINGS[@]}" --student_model "$folder/intermediate" --do_eval

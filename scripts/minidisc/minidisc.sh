@@ -5,7 +5,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 begin "usage: bash scripts/minidisc/minidisc.sh MODEL TASK [--target_sparsity 90] [--lam 0.2] [flags of task_distill.py]
   Reads what sparsification.sh made; writes checkpoints/minidisc/NAME/TASK/minidisc-90S with schedule.json (scores of
-  all assistants, the choice and its reason) and schedule.png. --dry-run prints the commands, --overwrite begins anew." "$@"
+  all assistants, the choice and its reason) and schedule.png.
+  --dry-run prints the commands, --overwrite begins anew." "$@"
 need_sparsified
 
 target="$(value_of --target-sparsity 90)"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dataset import Task
+from model import ModelError
 from model.schedule import Step, parse_paths, parse_step
 from model.schedule.axis import SCALE_TOLERANCE
 from model.variants import ModelType, get_model_type
@@ -58,7 +60,7 @@ def schedule_problems(mode: str, flags: ScheduleArguments) -> list[str]:
     """What is missing or cannot be in a call of one of these modes; all of it is told at once.
 
     Raises:
-        UserError, ModelError: a scale, path or model type is not one.
+        UserError: a scale, path or model type is not one.
     """
     problems = _range_problems(flags)
     if mode == "maxidisc" and flags.layer_or_sparsity_path is None:
@@ -75,7 +77,7 @@ def schedule_problems(mode: str, flags: ScheduleArguments) -> list[str]:
     return problems
 
 
-def unused_problems(mode: str, flags: ScheduleArguments) -> list[str]:
+def unused_in(mode: str, flags: ScheduleArguments) -> list[str]:
     """Flags of schedules that were given to another mode, where they have no effect."""
     problems = []
     for name in ("layer_or_sparsity", "layer_or_sparsity_path", "num_relation_heads"):
@@ -140,14 +142,14 @@ def grid_of(flags: ScheduleArguments) -> tuple[float, ...]:
     return tuple(sorted(scales))
 
 
-def type_of(flags: ScheduleArguments, task: Task, default: str) -> ModelType:
-    """The model type: the one given, which has to suit the task, or the default.
+def type_of(flags: ScheduleArguments, task: Task) -> ModelType:
+    """The model type: the one given, which has to suit the task, or sparsebert.
 
     Raises:
-        UserError, ModelError: it does not exist, or is for tasks of the other kind.
+        UserError: it does not exist, or is for tasks of the other kind.
     """
     suffix = "ner" if task.kind == "token_classification" else "cls"
-    name = flags.model_type or default
+    name = flags.model_type or "sparsebert"
     found = known_type(name, suffix)
     if (found.level == "token") != (suffix == "ner"):
         raise UserError(f"--model_type {name} is not for {task.name}: expected one that ends in _{suffix}.")
@@ -158,9 +160,10 @@ def known_type(name: str, suffix: str) -> ModelType:
     """The model type of that name; one without _cls or _ner gets `suffix`.
 
     Raises:
-        ModelError: there is none.
+        UserError: there is none.
     """
-    return get_model_type(name if "_" in name else f"{name}_{suffix}")
+    with naming("--model_type"):
+        return get_model_type(name if "_" in name else f"{name}_{suffix}")
 
 
 def selection_of(flags: ScheduleArguments, task: Task) -> str:
@@ -185,13 +188,23 @@ def steps_of(flags: ScheduleArguments, mode: str) -> list[tuple[Step, ...]]:
     """The paths of a call: one of one step for `distill` and `sparsify`, those given for `maxidisc`, else none.
 
     Raises:
-        ModelError: one is no path.
+        UserError: one is no path.
     """
-    if mode == "maxidisc" and flags.layer_or_sparsity_path is not None:
-        return list(parse_paths(flags.layer_or_sparsity_path))
-    if mode in ("distill", "sparsify") and flags.layer_or_sparsity is not None:
-        return [(parse_step(flags.layer_or_sparsity),)]
+    with naming("--layer_or_sparsity_path" if mode == "maxidisc" else "--layer_or_sparsity"):
+        if mode == "maxidisc" and flags.layer_or_sparsity_path is not None:
+            return list(parse_paths(flags.layer_or_sparsity_path))
+        if mode in ("distill", "sparsify") and flags.layer_or_sparsity is not None:
+            return [(parse_step(flags.layer_or_sparsity),)]
     return []
+
+
+@contextmanager
+def naming(flag_name: str) -> Iterator[None]:
+    """Puts the flag in front of what is said of its value."""
+    try:
+        yield
+    except (ModelError, UserError) as error:
+        raise UserError(f"{flag_name}: {error}") from None
 
 
 def path_name(steps: Sequence[Step]) -> str:

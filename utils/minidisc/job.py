@@ -15,23 +15,27 @@ from dataset import BucketedBatches, Task
 from metric.cost import parameter_counts
 from model import LayerDropConfig, PruningConfig, SparsityAxis, apply_edit, committed, find_edit, first_layers, sparsify
 from model.attention_scores import Batch
+from model.backbone import spec_for
+from model.compression import edits_of
 from model.distillation import classify
 from model.losses import task_loss
-from model.pruning import measure_importance
+from model.pruning import measure_importance, sparsity_of
 from model.schedule import Choice, Sandwich, Step
+from model.schedule.axis import SCALE_TOLERANCE
 from model.variants import VariantDistillation
 from utils.engine import RunDirectory, Runtime, TrainerConfig
 from utils.engine.files import atomic_directory
 from utils.errors import UserError
-from utils.minidisc.arguments import ScheduleArguments, grid_of, path_name, selection_of, steps_of, type_of
+from utils.minidisc.arguments import ScheduleArguments, grid_of, naming, path_name, selection_of, steps_of, type_of
 from utils.minidisc.record import Record, read_choice, write_choice
 from utils.minidisc.stages import Stages
+from utils.minidisc.unsort import unsorted
 from utils.tucker.arguments import bert_trainer_config
 from utils.tucker.data import training_batches, validation_sets
 from utils.tucker.evaluation import evaluator_for
-from utils.tucker.loading import load_bert_tokenizer, load_classifier
+from utils.tucker.loading import check_length, load_bert_tokenizer, load_classifier
 from utils.tucker.report import encoder_params
-from utils.tucker.training import Fit, fit
+from utils.tucker.training import Fit, fit, with_patience
 
 #: Folder of the reordered teacher in a schedule's folder.
 SPARSIFIED = "sparsified"
@@ -55,12 +59,42 @@ class ScheduleJob:
     def __init__(self, command: Any, runtime: Runtime, stages: Stages, task: Task, request: Any) -> None:
         self.command, self.runtime, self.stages, self.task, self.request = command, runtime, stages, task, request
         self.flags: ScheduleArguments = command.schedule
-        self.type = type_of(self.flags, task, "sparsebert")
+        self.type = type_of(self.flags, task)
         self.selection = selection_of(self.flags, task)
-        self.teacher_source: str = command.task.teacher_model or command.task.student_model
+        self.teacher_source: str = command.task.teacher_model
         self.tokenizer = load_bert_tokenizer(self.teacher_source, command.bert.do_lower_case)
         self.sets = validation_sets(request, self.tokenizer, runtime)
         self.record = Record(self.flags, self.selection)
+
+    def check(self, mode: str) -> None:
+        """Refuse a teacher that the schedule cannot begin from, before anything is written.
+
+        Raises:
+            UserError, ModelError: with what the teacher is.
+        """
+        source, flags = f"--teacher_model {self.teacher_source}", self.flags
+        with naming("--teacher_model"):
+            teacher = load_classifier(self.teacher_source, self.task, trained=True)
+        check_length(teacher, self.request.max_length)
+        steps = [path[0] for path in steps_of(flags, mode)]
+        pruned = sparsity_of(teacher) - SCALE_TOLERANCE
+        kinds = [edit.kind for edit in edits_of(teacher)]
+        if beyond := [kind for kind in kinds if kind not in (LayerDropConfig.kind, PruningConfig.kind)]:
+            raise UserError(
+                f"{source} carries the edit {beyond[0]!r}: heads, neurons and layers can go only before it."
+            )
+        if any(step.axis == "layers" for step in steps) and (pruned > 0 or LayerDropConfig.kind in kinds):
+            raise UserError(f"{source} is smaller than the fine-tuned teacher: layers are dropped from that one.")
+        if mode == "minidisc" and pruned > flags.target_sparsity / 100:
+            raise UserError(
+                f"{source} is pruned to {100 * pruned:g} % already, beyond --target_sparsity {flags.target_sparsity:g}."
+            )
+        depth = len(spec_for(teacher).encoder_layers(teacher))
+        for step in steps:
+            if step.axis == "sparsity" and pruned > step.scale:
+                raise UserError(f"{source} is pruned to {100 * pruned:g} % already and cannot become {step.text}.")
+            if step.axis == "layers" and step.scale > depth:
+                raise UserError(f"{source} has {depth} layers and cannot become {step.text}.")
 
     def run(self, mode: str) -> dict[str, Any]:
         """Do everything that is not done yet; the best model ends in `best/`.
@@ -69,9 +103,8 @@ class ScheduleJob:
             What result.json of the schedule holds.
         """
         if mode == "sparsify":
-            made = self.sparsified()
-            if self.flags.layer_or_sparsity is not None:
-                made = self.cut(made, steps_of(self.flags, "distill")[0][0])
+            steps = steps_of(self.flags, mode)
+            made = self.sparsified() if not steps else self.cut(self.beginning(steps[0][0]), steps[0][0])
             return self.finish(mode, made.folder, self.evaluate(made.folder))
         if mode == "minidisc":
             return self.minidisc()
@@ -111,25 +144,24 @@ class ScheduleJob:
         self.stages.do(name, f"{step.text} without distillation", {"start": str(start.folder)}, work)
         return Model(self.stages.path / name / "best", step.scale if step.axis == "sparsity" else 0.0)
 
+    def beginning(self, step: Step) -> Model:
+        """What a path with this first step begins from: the reordered teacher, or the teacher itself for layers."""
+        return self.sparsified() if step.axis == "sparsity" else Model(Path(self.teacher_source), 0.0)
+
     def student(self, start: Model, step: Step) -> Any:
         """The model of a step before it learns."""
         model = load_classifier(str(start.folder), self.task, trained=True)
         if step.axis == "sparsity":
             return committed(model, step.scale)
-        if (edit := find_edit(model, LayerDropConfig)) is not None:
-            raise UserError(
-                f"{start.folder} has lost layers already ({len(edit.layers)} are left): begin at a whole one."
-            )
-        apply_edit(model, first_layers(int(step.scale)))
-        return model
+        whole = unsorted(model, self.task)
+        apply_edit(whole, first_layers(int(step.scale)))
+        return whole
 
     def along_paths(self, mode: str) -> dict[str, Any]:
         """Distil along each path; each assistant is the next one's teacher, and what paths share is done once."""
         found: dict[str, float] = {}
         for steps in steps_of(self.flags, mode):
-            source = Model(Path(self.teacher_source), 0.0)
-            if steps[0].axis == "sparsity":
-                source = self.sparsified()
+            source = self.beginning(steps[0])
             for count in range(1, len(steps) + 1):
                 source = self.distil_to(steps[:count], source)
             found[path_name(steps)] = self.value(path_name(steps))
@@ -143,7 +175,7 @@ class ScheduleJob:
         """One distillation: `source` teaches the model of the last step, which begins as a part of it."""
         name, step = path_name(steps), steps[-1]
         # Layers are dropped from the whole teacher, not from an assistant that has lost some.
-        start = source if step.axis == "sparsity" else Model(Path(self.teacher_source), 0.0)
+        start = source if step.axis == "sparsity" else self.beginning(step)
 
         def work(directory: RunDirectory) -> dict[str, Any]:
             student = self.student(start, step)
@@ -161,11 +193,6 @@ class ScheduleJob:
     def minidisc(self) -> dict[str, Any]:
         """All scales at once, the best trade-off as assistant, and then the target from it."""
         source, target = self.sparsified(), self.flags.target_sparsity / 100
-        if source.sparsity > target:
-            raise UserError(
-                f"{source.folder} is pruned to {100 * source.sparsity:g} % already, beyond --target_sparsity "
-                f"{100 * target:g}."
-            )
         last = self.flags.target_iteration
         for iteration in range(1, last + 1):
             source = self.iteration(iteration, source, target, is_last=iteration == last)
@@ -175,12 +202,11 @@ class ScheduleJob:
         """One distillation of MiniDisc; of the last one only the target is trained."""
         name = f"iteration-{number}"
         least = max(self.flags.trunc_sparsity / 100, source.sparsity)
-        scales = (target,) if is_last else tuple(s for s in grid_of(self.flags) if s >= least)
-        if not scales:
-            raise UserError(f"--grid {self.flags.grid} has no sparsity of {100 * least:g} % or more to try.")
+        scales = (target,) if is_last else tuple(s for s in grid_of(self.flags) if s >= least - SCALE_TOLERANCE)
 
         def work(directory: RunDirectory) -> dict[str, Any]:
-            student = load_classifier(str(source.folder), self.task, trained=True)
+            # Widths beyond the largest trained one would only cost memory.
+            student = committed(load_classifier(str(source.folder), self.task, trained=True), scales[0])
             axis = SparsityAxis(student, scales)
             variant = VariantDistillation(
                 self.teacher(source), student, self.type, self.command.task.temperature, self.flags.num_relation_heads
@@ -196,10 +222,16 @@ class ScheduleJob:
                 write_choice(folder, evaluate.choice)
 
             parts = Fit(objective, student, self.tokenizer, self.batches(), evaluate, NestedEvaluator.SCORE, save)
-            return self.fit(directory, parts)
+            made = self.fit(directory, parts)
+            # A scale that was not chosen may have become better since.
+            whole = replace(read_choice(directory.best), table=objective.choice().table)
+            self.runtime.by_main(lambda: write_choice(directory.best, whole))
+            return made
 
         what = f"iteration {number}: " + (
-            f"distillation to {100 * target:g}S" if is_last else f"{len(scales)} scales at once, to choose an assistant"
+            f"distillation to {100 * target:g}S"
+            if is_last
+            else f"all of {' '.join(f'{100 * scale:g}' for scale in scales)} at once, to choose an assistant"
         )
         settings = {"teacher": str(source.folder), "scales": list(scales), "is_last": is_last}
         self.stages.do(name, what, settings, work)
@@ -213,8 +245,10 @@ class ScheduleJob:
     # --- shared steps -----------------------------------------------------------------------------------------------
 
     def teacher(self, source: Model) -> Any:
-        """The teacher, if the model type has one."""
-        return load_classifier(str(source.folder), self.task, trained=True) if self.type.needs_teacher else None
+        """The teacher, if a term of the loss has one."""
+        if not self.type.needs_teacher and self.flags.num_relation_heads is None:
+            return None
+        return load_classifier(str(source.folder), self.task, trained=True)
 
     def batches(self) -> BucketedBatches:
         """The training rows."""
@@ -225,14 +259,10 @@ class ScheduleJob:
         return {"mode": "distill", "task": self.task.name, **fit(self.runtime, directory, self.config(parts), parts)}
 
     def config(self, parts: Fit) -> TrainerConfig:
-        """The loop's settings; patience in epochs becomes one in evaluations."""
+        """The loop's settings."""
         command, batches = self.command, parts.source.batches_per_epoch
         config = bert_trainer_config(command.bert, command.optimisation, command.evaluation, batches)
-        if not self.flags.patience_epochs:
-            return config
-        assert batches is not None
-        per_epoch = 1.0 if config.valid_step <= 0 else -(-batches // config.accumulation) / config.valid_step
-        return replace(config, patience=max(1, round(self.flags.patience_epochs * per_epoch)))
+        return with_patience(config, self.flags.patience_epochs, batches)
 
     @property
     def quiet(self) -> bool | None:

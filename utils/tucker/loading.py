@@ -1,4 +1,4 @@
-"""BERTs, EncT5s and their tokenizers from whatever a user has: hub id, directory, run directory, original checkpoint."""
+"""BERTs, EncT5s and their tokenizers from what a user has: hub id, directory, run directory, original checkpoint."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,7 @@ def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any
 
     counted = list(lengths[:_MOST_ROWS])
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), _frozen(model):
         for tokens in set(counted):  # counted once for nothing: weights that are formed once per model do not count,
             count_macs(partial(forward, 1, tokens))  # and the counter has them formed anew
         macs = macs_at_lengths(lambda tokens: forward(1, tokens), counted)
@@ -46,6 +47,21 @@ def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any
         "latency_batch": LATENCY_BATCH,
         "latency_length": length,
     }
+
+
+@contextmanager
+def _frozen(model: Any) -> Iterator[None]:
+    """No parameter asks for a gradient meanwhile.
+
+    An expanded one (EncT5's prompt) would otherwise still do so where none are computed, and the counter would stop.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def encoder_params(model: Any) -> int:

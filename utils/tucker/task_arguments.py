@@ -20,7 +20,15 @@ from utils.arguments import (
     too_small,
 )
 from utils.errors import UserError
-from utils.minidisc.arguments import SCHEDULE_MODES, ScheduleArguments, asks_for_schedule, schedule_problems
+from utils.minidisc.arguments import (
+    SCHEDULE_MODES,
+    ScheduleArguments,
+    asks_for_schedule,
+    schedule_problems,
+    selection_of,
+    type_of,
+    unused_in,
+)
 from utils.tucker.arguments import (
     ALIASES,
     IGNORED,
@@ -209,8 +217,12 @@ def _check(command: TaskCommand, plan: Plan) -> None:
             problems.append("--mode finetune trains one model: give --teacher_model or --student_model")
     elif plan.schedule is not None:
         problems += schedule_problems(plan.schedule, command.schedule)
-        if (task.teacher_model is None) == (task.student_model is None):
-            problems.append(f"--mode {plan.schedule} needs the fine-tuned teacher: give --teacher_model")
+        if task.teacher_model is None or task.student_model is not None:
+            problems.append(
+                f"--mode {plan.schedule} makes its students of the fine-tuned teacher: give --teacher_model alone"
+            )
+        if command.decomposition != DecompositionArguments():
+            problems.append("--use_swap and its ranks belong to decomposed students, not to teacher assistants")
     elif task.student_model is None:
         problems.append("--student_model is required")
     if task.teacher_model is None and plan.stages and plan.stages != ("finetune",):
@@ -226,8 +238,22 @@ def _check(command: TaskCommand, plan: Plan) -> None:
         problems.append(f"--temperature must be above 0, found {task.temperature}")
     problems += too_small(command, _AT_LEAST) + range_problems(command.bert, command.optimisation)
     problems += unused_problems(run, command.evaluation)
+    if command.schedule.patience_epochs and command.evaluation.patience:
+        problems.append("--patience counts evaluations and --patience_epochs epochs: give one of them")
+    if plan.schedule is None:
+        problems += unused_in(_mode_of(plan), command.schedule)
     if problems:
         raise UserError("; ".join(problems) + ".")
+    assert task.task_name is not None
+    type_of(command.schedule, task_for(task.task_name))
+    selection_of(command.schedule, task_for(task.task_name))
+
+
+def _mode_of(plan: Plan) -> str:
+    """The mode of a plan without a schedule."""
+    if plan.stages:
+        return "finetune" if plan.stages == ("finetune",) else "distill"
+    return "evaluate" if plan.evaluate else "predict"
 
 
 def _in_folder(command: TaskCommand, stage: Stage) -> TaskCommand:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,18 @@ def fit(runtime: Runtime, directory: RunDirectory, config: TrainerConfig, parts:
         "tokens": progress.tokens,
         "train_seconds": progress.seconds,
     }
+
+
+def with_patience(config: TrainerConfig, epochs: int, batches: int | None) -> TrainerConfig:
+    """`config` with an early stop after so many epochs without a gain, counted in evaluations; 0 changes nothing.
+
+    Args:
+        batches: micro-batches of an epoch.
+    """
+    if not epochs or batches is None:
+        return config
+    per_epoch = 1.0 if config.valid_step <= 0 else -(-batches // config.accumulation) / config.valid_step
+    return replace(config, patience=max(1, round(epochs * per_epoch)))
 
 
 def finish(runtime: Runtime, directory: RunDirectory, result: dict[str, Any], next_command: str) -> None:
