@@ -89,13 +89,17 @@ class EvaluationArguments:
     patience: int = flag(0, "Stop after this many validations without a gain; 0 never does.")
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows one spelling of each flag, and defaults that say something which the text does not."""
+class _BothSpellings(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults that say something which the text does not."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
         known = action.default is None or action.default is False or (text is not None and "default" in text)
         return text if known else super()._get_help_string(action)
+
+
+class _OneSpelling(_BothSpellings):
+    """Shows each flag with underscores only."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
@@ -156,6 +160,7 @@ def parse(
     epilog: str | None = None,
     texts: Mapping[str, str] | None = None,
     prog: str | None = None,
+    both_spellings: bool = False,
 ) -> tuple[Any, ...]:
     """Parse the command line into one dataclass per type.
 
@@ -168,12 +173,14 @@ def parse(
         epilog: printed below the flags by `--help`.
         texts: field name -> another help text than the dataclass has; `HIDDEN` leaves the flag out of the help.
         prog: how the program is called, where that is not the name of its file.
+        both_spellings: show flags with hyphens, too; for scripts whose users know them so.
 
     Raises:
         UserError: a flag is unknown, or a value is not what the flag takes.
     """
     description = f"{description} Hyphens and underscores are the same in flags."
-    parser = _Parser(list(types), prog=prog, description=description, epilog=epilog, formatter_class=_Formatter)
+    formatter = _BothSpellings if both_spellings else _OneSpelling
+    parser = _Parser(list(types), prog=prog, description=description, epilog=epilog, formatter_class=formatter)
     group = parser.add_argument_group("accepted without effect (as in the original)")
     reasons = ignored if isinstance(ignored, Mapping) else dict.fromkeys(ignored, "")
     for name, reason in reasons.items():

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from model.decomposition.packing import PackedWeight, Weight, usable_for
+from model.packing import PackedWeight, Weight, usable_for
 from model.decomposition.plans import Factors, Inner, PairFactors, SharedFactors
 
 #: Values looked at to notice a change that bypassed autograd (`parameter.data`).

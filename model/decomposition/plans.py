@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.decomposition.packing import PackedWeight, Weight
+from model.packing import PackedWeight, Weight
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from model.pruning.config import PruningConfig
 from model.pruning.importance import Importance
 from model.pruning.nested import unwrap
 from model.pruning.places import Places, Units, places_of
+from model.pruning.skipping import let_skip
 from model.pruning.surgery import attach_order, cut, name_heads, reorder, target_widths
 from model.pruning.widths import checked_sparsity, removal_ranks
 
@@ -81,6 +82,7 @@ def committed(model: Model, sparsity: float) -> Model:
     heads, _ = present.resolved(places)
     widths = target_widths(twin, places, sparsity, present.round_to)
     cut(places, widths)
+    let_skip(twin)
     kept = tuple(ids[:count] for ids, count in zip(heads, widths.heads, strict=True))
     record_edit(twin, dataclasses.replace(present, sparsity=sparsity, heads=kept, neurons=widths.neurons))
     return twin

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from model.compression import EditConfig, is_whole, register_edit
 from model.errors import ModelError
 from model.pruning.places import Places, places_of
+from model.pruning.skipping import let_skip
 from model.pruning.surgery import attach_order, cut, name_heads, reorder
 from model.pruning.widths import Widths, checked_sparsity, removal_ranks
 
@@ -73,6 +74,7 @@ class PruningConfig(EditConfig):
         ]
         attach_order(model, *ranks)
         cut(places, widths)
+        let_skip(model)
 
     def resolved(self, places: Places) -> tuple[tuple[tuple[int, ...], ...], Widths]:
         """The heads of every attention block by their numbers, and the widths, () replaced by what it stands for.

@@ -12,6 +12,7 @@ from model.errors import ModelError
 from model.pruning.config import PruningConfig
 from model.pruning.layers import NestedAttention, NestedLinear
 from model.pruning.places import AttentionPlace, Places, linear, places_of, projections
+from model.pruning.skipping import let_skip
 from model.pruning.surgery import set_heads, target_widths
 from model.pruning.t5 import PrunedT5Attention
 from model.pruning.widths import Widths, checked_sparsity
@@ -92,6 +93,7 @@ def unwrap(model: nn.Module) -> None:
                 setattr(parent, name, module.base_layer)
             elif isinstance(module, NestedLinear):
                 setattr(parent, name, module.plain())
+    let_skip(model)
 
 
 def _edit(model: Any) -> PruningConfig:
@@ -113,6 +115,7 @@ def _wrap(model: Any) -> Places:
         if ffn.kept:
             for slot in (*ffn.ffn_in, ffn.ffn_out):
                 slot.replace(NestedLinear(linear(slot)))
+    let_skip(model)
     return places_of(model)
 
 

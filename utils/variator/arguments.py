@@ -98,7 +98,8 @@ def parse_arguments(
         UserError: with every problem found.
     """
     types = (TaskArguments, PluginArguments, OptimisationArguments, EvaluationArguments, RunArguments)
-    parsed = parse(types, "Fine-tune, pre-train, adapt and validate a T5 with compression plugins.", arguments, IGNORED)
+    description = "Fine-tune, pre-train, adapt and validate a T5 with compression plugins."
+    parsed = parse(types, description, arguments, IGNORED, both_spellings=True)
     task, plugin, *_, run = parsed
     problems = [
         f"--{name.replace('_', '-')} is required"
