@@ -15,7 +15,7 @@ from benchmarks.common import compare, parser, report, settings_from
 from benchmarks.decomposed_speed import BASE, SHAPES, build, forward_of
 from benchmarks.sandwich import GRID, SIDES, random_importance, sandwich_step
 from metric.cost import count_macs
-from model import committed, sparsify
+from model import committed, optimize_for_inference, sparsify
 
 SPARSITIES = (50, 70, 90, 95)
 
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     flags.add_argument(
         "--sparsities", nargs="+", type=int, default=list(SPARSITIES), help="in percent (default: 50 70 90 95)"
     )
+    flags.add_argument("--optimize", action="store_true", help="pack the students by optimize_for_inference first")
     flags.add_argument(
         "--sandwich", action="store_true", help="time one training step of MiniDisc instead, and its memory"
     )
@@ -59,8 +60,11 @@ def main(arguments: list[str] | None = None) -> None:
             ids = torch.randint(2, 1000, (batch, length), device=settings.device)
             before, after = (forward_of(ids, given.precision, side) for side in (dense, model))
             ratio = count_macs(before) / count_macs(after)
-            name = f"{percent} % pruned"
-            rows.append(compare(name, batch, length, before, after, ratio, settings, precision=given.precision))
+            if given.optimize:
+                optimize_for_inference(model, batch, length)
+                after()  # packs the weights, which is done once
+            extra = {"precision": given.precision, "optimized": given.optimize}
+            rows.append(compare(f"{percent} % pruned", batch, length, before, after, ratio, settings, **extra))
     report(rows, settings)
 
 

@@ -13,8 +13,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from model.packing import PackedWeight, Weight, usable_for
 from model.decomposition.plans import Factors, Inner, PairFactors, SharedFactors
+from model.packing import PackedWeight, Weight, usable_for
 
 #: Values looked at to notice a change that bypassed autograd (`parameter.data`).
 _PROBED = 64

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from model.decomposition.bank import MatrixBank, State
-from model.packing import PackedWeight, Weight
 from model.decomposition.plans import Inner, Shape, cheapest, multiply, weights
 from model.decomposition.stacking import Role, joined
+from model.packing import PackedWeight, Weight
 
 
 class _Pending(threading.local):
