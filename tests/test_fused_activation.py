@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.bert.modeling_bert import BertIntermediate
 
 from model.decomposition.packing import usable_for
 from tests.helpers_decomposition import bank_of, decomposed, decompositions, tiny_inputs
@@ -19,6 +20,18 @@ def logits(model: Any, gradients: bool) -> torch.Tensor:
     """Without gradients products are packed, with them they are plain."""
     with torch.set_grad_enabled(gradients):
         return model(**tiny_inputs()).logits.detach()
+
+
+class Counting(torch.nn.GELU):
+    """A GELU that says when it runs."""
+
+    def __init__(self, called: list[int]) -> None:
+        super().__init__()
+        self.called = called
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.called.append(1)
+        return super().forward(x)
 
 
 def needs_packing(model: Any) -> None:
@@ -35,14 +48,13 @@ def test_the_fused_path_gives_what_the_plain_one_gives(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["III", "IV", "expanded"])
-def test_the_module_is_left_out_where_the_product_did_its_work(kind: str) -> None:
+def test_the_module_is_left_out_where_the_product_did_its_work(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Claim: with gradients the activation's module runs once per layer, with packed products never."""
     model = decomposed(decompositions()[kind])
     needs_packing(model)
     called: list[int] = []
     for layer in model.bert.encoder.layer:
-        fused = layer.intermediate.intermediate_act_fn
-        fused.activation.register_forward_hook(lambda module, given, made: called.append(1))
+        monkeypatch.setattr(layer.intermediate, "intermediate_act_fn", Counting(called))
     logits(model, True)
     assert len(called) == len(model.bert.encoder.layer)
     logits(model, False)
@@ -53,7 +65,7 @@ def test_the_module_is_left_out_where_the_product_did_its_work(kind: str) -> Non
 def test_other_activations_stay_as_they_are(activation: str) -> None:
     """Claim: only the exact GELU is fused."""
     model = decomposed(decompositions()["IV"], hidden_act=activation)
-    assert model.bert.encoder.layer[0].intermediate.dense.followed_by is None
+    assert type(model.bert.encoder.layer[0].intermediate) is BertIntermediate
     assert torch.allclose(logits(model, False), logits(model, True), atol=1e-5)
 
 
@@ -65,3 +77,11 @@ def test_a_hook_on_the_projection_sees_its_own_result() -> None:
     model.bert.encoder.layer[0].intermediate.dense.register_forward_hook(lambda m, i, o: seen.append(o))
     assert torch.allclose(logits(model, False), expected, atol=1e-5)
     assert (seen[0] < -0.2).any(), "the GELU never gives less than -0.17"
+
+
+def test_the_projection_by_itself_is_not_activated() -> None:
+    """Claim: whoever calls the projection gets x @ W + b, with gradients or without."""
+    dense = decomposed(decompositions()["IV"]).bert.encoder.layer[0].intermediate.dense
+    x = torch.randn(2, 3, dense.in_features)
+    with torch.no_grad():
+        assert torch.allclose(dense(x), x @ dense.weight.T + dense.bias, atol=1e-5)

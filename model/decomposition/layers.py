@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.bert.modeling_bert import BertIntermediate
 
 from model.decomposition.bank import MatrixBank, State
 from model.decomposition.plans import Inner, Shape, cheapest, multiply, weights
@@ -108,28 +109,6 @@ class MatrixGroup:
         )
 
 
-class FusedGelu(nn.Module):
-    """The GELU behind a projection, which is left out for tensors that have gone through it in the product already.
-
-    Args:
-        activation: the module that hung here.
-    """
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation = activation
-
-    @staticmethod
-    def mark(x: Tensor) -> Tensor:
-        """Say that `x`, this very tensor, is activated."""
-        x.is_activated = True  # type: ignore[attr-defined]
-        return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…) -> (…)."""
-        return x if getattr(x, "is_activated", False) else self.activation(x)
-
-
 class DecomposedLinear(nn.Module):
     """A projection (…, in) -> (…, out) whose matrix lies in a bank; only its bias is its own.
 
@@ -150,7 +129,6 @@ class DecomposedLinear(nn.Module):
         self.rows = rows
         self.in_features, self.out_features = features
         self.bias = bias
-        self.followed_by: FusedGelu | None = None
         self._member = len(group.members)
         group.members.append(self)
 
@@ -160,15 +138,29 @@ class DecomposedLinear(nn.Module):
         return joined(self.group.bank.matrices(self.rows), self.role)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) -> (…, out); with an activation behind it, its result where the product gives it for nothing."""
-        fused = self.followed_by
-        if fused is not None and not self._forward_hooks and (made := self.group.activated(x)) is not None:
-            return fused.mark(made)
+        """(…, in) -> (…, out)."""
         return self.group.project(x, self._member)
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
         return f"{self.in_features}, {self.out_features}, rows={self.rows.start}:{self.rows.stop}"
+
+
+class FusedIntermediate(BertIntermediate):
+    """BERT's FFN input with its GELU, which in evaluation is a part of the product.
+
+    A stock module becomes one by its class alone; its projection, called by itself, gives what it always did.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, F)."""
+        parts = (self.dense, self.intermediate_act_fn)
+        if isinstance(self.dense, DecomposedLinear) and not any(part._forward_hooks for part in parts):
+            made = self.dense.group.activated(hidden_states)
+            if made is not None:
+                return made
+        stock: Tensor = super().forward(hidden_states)
+        return stock
 
 
 def _marks(x: Tensor) -> tuple[Any, ...]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
+from transformers.models.bert.modeling_bert import BertIntermediate
 
 from model.backbone import BERT, LayerSlots, Slot, describe_stacks, spec_for
 from model.decomposition.bank import ExpandedBank, MatrixBank, PairBank, TuckerBank
 from model.decomposition.expansion import fit_expansion
-from model.decomposition.layers import DecomposedLinear, FusedGelu, MatrixGroup
+from model.decomposition.layers import DecomposedLinear, FusedIntermediate, MatrixGroup
 from model.decomposition.plans import Shape
 from model.decomposition.report import BlockErrors
 from model.decomposition.stacking import FFN, GROUPS, Role, StackOrder, stack
@@ -185,10 +186,11 @@ def _attach(model: Any, bank: MatrixBank, order: StackOrder, layers: list[dict[R
 
 def _fuse_activation(layer: LayerSlots) -> None:
     """Let an FFN's GELU be a part of the product before it, in evaluation."""
-    linear, slot = layer.ffn_in[0].module, layer.activation
-    if slot is not None and isinstance(linear, DecomposedLinear) and isinstance(slot.module, GELUActivation):
-        linear.followed_by = FusedGelu(slot.module)
-        slot.replace(linear.followed_by)
+    slot, activation = layer.ffn_in[0], layer.activation
+    if activation is None or not isinstance(slot.module, DecomposedLinear):
+        return
+    if type(slot.parent) is BertIntermediate and isinstance(activation.module, GELUActivation):
+        slot.parent.__class__ = FusedIntermediate
 
 
 def _replace_group(
