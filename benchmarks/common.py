@@ -75,8 +75,8 @@ def compare(
     }
 
 
-def report(rows: Sequence[dict[str, Any]], settings: Settings) -> None:
-    """Print the table and write the JSON."""
+def report(rows: Sequence[dict[str, Any]], settings: Settings, block: str = "") -> None:
+    """Print the table and write the JSON; the page's table goes into its block of that name."""
     head = f"{'name':<20} {'batch':>5} {'length':>6} {'wall ratio':>10} {'quartiles':>13}"
     head += f" {'MACs ratio':>10} {'quotient':>8}"
     print(head)
@@ -91,7 +91,7 @@ def report(rows: Sequence[dict[str, Any]], settings: Settings) -> None:
     note = f"{settings.threads} threads on {settings.device}, torch {versions['torch']}; medians over pairs A B A B …"
     print(note)
     if settings.page is not None:
-        write_measured(settings.page, [*markdown_table(rows), "", note])
+        write_measured(settings.page, [*markdown_table(rows), "", note], block)
         print(f"made: {settings.page}")
     if settings.json is not None:
         settings.json.parent.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
                 after()  # packs the weights, which is done once
             extra = {"precision": given.precision, "optimized": given.optimize}
             rows.append(compare(f"{percent} % pruned", batch, length, before, after, ratio, settings, **extra))
-    report(rows, settings)
+    report(rows, settings, "optimized" if given.optimize else "")
 
 
 if __name__ == "__main__":
