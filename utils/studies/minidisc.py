@@ -102,7 +102,8 @@ def table(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
     teachers = {
         seed: found for seed in seeds if (found := read(study.folder(task, seed, "teacher") / "evaluation.json"))
     }
-    if not teachers:
+    rows_made = any((study.folder(task, seed, row) / "result.json").is_file() for seed in seeds for row in ROWS)
+    if not teachers or not rows_made:
         return []
     lines = [
         f"| student | {metric} | retention | encoder parameters | MACs / example | latency p50, 8 x 128 | training |",
@@ -180,7 +181,7 @@ def write_summary(study: Study, tasks: Sequence[str], seeds: Sequence[int], page
             cells.append(f"{statistics.mean(values):.3f}" if values else "not run")
         teachers = [read(study.folder(task, seed, "teacher") / "evaluation.json") for seed in seeds]
         dense = [made["metrics"][metric] for made in teachers if made]
-        if dense:
+        if dense and any(cell != "not run" for cell in cells):
             name = f"{task.upper()}, {metric}, {len(dense)} seed(s)"
             lines.append(f"| {name} | {statistics.mean(dense):.3f} | {' | '.join(cells)} |")
     write_measured(page, lines, "minidisc")
