@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -16,11 +17,17 @@ from typing import Any, NamedTuple
 import torch
 
 from tests.tiny import run
+from tests.tiny_bert import run_general, run_task
 
 #: (rank, number of processes, port) -> the environment variables of a launcher.
 Launcher = Callable[[int, int, int], dict[str, str]]
 #: Called in each process with its rank before the run begins.
 Prepare = Callable[[int], None]
+#: An entry script, called with its command line.
+Script = Callable[[Sequence[str]], None]
+
+#: The entry scripts by name.
+SCRIPTS: dict[str, Script] = {"train_t5": run, "general_distill": run_general, "task_distill": run_task}
 
 #: A hanging process shows after this long; far more than a run takes on a busy machine.
 _LIMIT_S = 600
@@ -52,21 +59,24 @@ def run_ranks(
     prepare: Prepare | None = None,
     world_size: int = 2,
     launcher: Launcher = torchrun_variables,
+    script: Script = run,
 ) -> Ended:
     """Run the script in `world_size` processes and wait for them; none may hang.
 
     Args:
+        arguments: its command line.
         folder: where the processes' output is kept.
-        prepare: a function of a module, since it is pickled.
+        prepare, script: functions of a module, since they are pickled.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_t5", "tests.tiny", "tests.helpers_ranks"])
+    preload = ["train_t5", "general_distill", "task_distill", "tests.tiny", "tests.helpers_ranks"]
+    context.set_forkserver_preload(preload)
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     processes: list[Any] = []
     for rank in range(world_size):
         variables = launcher(rank, world_size, port)
-        job = (list(arguments), str(folder / f"rank{rank}"), rank, variables, prepare, os.getcwd())
+        job = (list(arguments), str(folder / f"rank{rank}"), rank, variables, prepare, os.getcwd(), script)
         processes.append(context.Process(target=_child, args=job, daemon=True))
         processes[-1].start()
     for process in processes:
@@ -80,6 +90,13 @@ def run_ranks(
     return Ended([process.exitcode for process in processes], *texts)
 
 
+def run_several(commands: Sequence[str]) -> None:
+    """A script like the others: its words are `NAME flags …`, each a run of one of `SCRIPTS`, one after the other."""
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        SCRIPTS[name](arguments)
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
@@ -88,7 +105,13 @@ def free_port() -> int:
 
 
 def _child(
-    arguments: list[str], output: str, rank: int, variables: dict[str, str], prepare: Prepare | None, directory: str
+    arguments: list[str],
+    output: str,
+    rank: int,
+    variables: dict[str, str],
+    prepare: Prepare | None,
+    directory: str,
+    script: Script,
 ) -> None:
     from utils import errors
 
@@ -100,7 +123,7 @@ def _child(
     torch.set_num_threads(1)
     if prepare is not None:
         prepare(rank)
-    errors.run_as_script(lambda: run(arguments), debug=False)
+    errors.run_as_script(lambda: script(arguments), debug=False)
 
 
 # --- what goes wrong on the way: used as `prepare` ---------------------------------------------------------------
