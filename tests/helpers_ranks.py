@@ -5,6 +5,8 @@ Each process is forked from a server that has imported the script, and gets the 
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
 import os
 import shlex
@@ -51,6 +53,17 @@ def open_mpi_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
     """As Open MPI's `mpirun -np` sets them, and the port that two tests at once must not share."""
     names = {"RANK": rank, "SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_SIZE": world_size}
     return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in names.items()} | {"MASTER_PORT": str(port)}
+
+
+def slurm_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """As `srun --ntasks` sets them on one node, and the port as above."""
+    names = {"PROCID": rank, "LOCALID": rank, "NODEID": 0, "STEP_NUM_TASKS": world_size, "JOB_ID": 7, "STEP_ID": 0}
+    values = {f"SLURM_{name}": str(value) for name, value in names.items()}
+    return (
+        values
+        | {"SLURM_STEP_TASKS_PER_NODE": str(world_size), "SLURM_STEP_NODELIST": "localhost"}
+        | {"MASTER_PORT": str(port)}
+    )
 
 
 def run_ranks(
@@ -173,6 +186,31 @@ def sigterm_while_evaluating(rank: int) -> None:
         return original(self, ratios)
 
     Evaluator.at_ratios = signalled  # type: ignore[method-assign]
+
+
+def count_bytes(rank: int) -> None:
+    """Writes `bytes-RANK.json` into the working directory: what each kind of message of the third step holds.
+
+    From torch's profiler; all tensors are of 32 bits but those of the loop's own few numbers, which count as such too.
+    """
+    from utils.engine import Trainer
+
+    original = Trainer._step
+
+    def counted(self: Any, group: Any) -> None:
+        if self.progress.step != 2:
+            original(self, group)
+            return
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+            original(self, group)
+        sent: dict[str, int] = {}
+        for event in profile.events():
+            if event.name.startswith("gloo:"):
+                shapes = [shape for shape in event.input_shapes if shape]
+                sent[event.name] = sent.get(event.name, 0) + 4 * sum(math.prod(shape) for shape in shapes)
+        Path(f"bytes-{rank}.json").write_text(json.dumps(sent))
+
+    Trainer._step = counted  # type: ignore[method-assign]
 
 
 def full_disk_on_the_first(rank: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from utils.engine.engines import EngineName
-from utils.engine.launch import adopt_mpi_ranks
+from utils.engine.launch import adopt_ranks
 from utils.errors import USER_ERROR_CODE, UserError, mark_own
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Runtime:
             if cpu or not torch.cuda.is_available():
                 raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
         quiet_libraries()
-        adopt_mpi_ranks()
+        adopt_ranks()
         # Accelerate takes several processes without GPUs for as many runs of one process, unless it is told of the CPU.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self.accelerator = Accelerator(
