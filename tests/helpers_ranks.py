@@ -110,6 +110,26 @@ def run_several(commands: Sequence[str]) -> None:
         SCRIPTS[name](arguments)
 
 
+def divide_and_measure(arguments: Sequence[str]) -> None:
+    """A script that divides a frozen T5 and prints numbers: parameters held here, of the whole model, left in the
+    original, and whether tied ones are one still.
+    """
+    from torch.distributed.tensor import DTensor
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from utils.engine import Runtime
+    from utils.engine.engines import ShardedEngine
+
+    sizes = {"vocab_size": 50, "d_model": 16, "d_kv": 4, "num_heads": 4, "d_ff": 31, "num_layers": 2}
+    model: Any = T5ForConditionalGeneration(T5Config(**sizes)).requires_grad_(False)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    engine = ShardedEngine(Runtime(engine="fsdp").accelerator, model)
+    divided: Any = engine.module
+    own = sum(p.to_local().numel() for p in divided.parameters() if isinstance(p, DTensor))
+    left = sum(parameter.numel() for parameter in model.parameters())
+    print(own, whole, left, int(divided.shared.weight is divided.lm_head.weight))
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as probe:

@@ -94,6 +94,13 @@ def test_torchrun_inside_srun_wins() -> None:
     assert values == before
 
 
+def test_the_configuration_of_accelerate_changes_no_engine() -> None:
+    """Its FSDP and its accumulation would come on top of the toolkit's own."""
+    values = {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_DEEPSPEED": "true"}
+    adopt_ranks(values)
+    assert values == {"RANK": "0", "WORLD_SIZE": "2"}
+
+
 def arguments(tiny: Tiny, root: Path, processes: int) -> list[str]:
     """Two steps of four rows in total."""
     if not (root / "glue").exists():

@@ -25,6 +25,13 @@ _MPI: Mapping[str, tuple[str, str, str, str]] = {
 }
 #: Variables that are the same for all processes of one job and differ between two of them.
 _JOB_NAMES = ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_JOBID")
+#: What `accelerate config` may have switched on and `--engine` and `--grad-accumulation` say here.
+_OVERRULED = (
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+)
 _FIRST_PORT, _PORTS = 20000, 20000
 
 
@@ -42,7 +49,7 @@ class _Place(NamedTuple):
 def adopt_ranks(environment: MutableMapping[str, str] | None = None) -> None:
     """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT from what the launcher set; call it first of all.
 
-    Does nothing under torchrun and accelerate launch, nor for one process. Under srun the machine of rank 0 is the
+    torchrun and accelerate launch have set them already; what accelerate's configuration says beside, is left out. Under srun the machine of rank 0 is the
     first of the step's nodes. mpirun does not say: for several machines, MASTER_ADDR has to be given (`mpirun -x
     MASTER_ADDR=…`). The port comes from the job's name; MASTER_PORT overrules it.
 
@@ -53,6 +60,8 @@ def adopt_ranks(environment: MutableMapping[str, str] | None = None) -> None:
         UserError: several machines without MASTER_ADDR.
     """
     values = os.environ if environment is None else environment
+    for name in _OVERRULED:
+        values.pop(name, None)
     if "RANK" in values and "WORLD_SIZE" in values:
         return
     place = _of_mpirun(values) or _of_srun(values)
