@@ -14,6 +14,8 @@ from tests.tiny import Tiny, rows_of, tensors_under, write_sst2
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+#: Name, engine, number of processes, further flags.
+Part = tuple[str, str, int, tuple[object, ...]]
 #: Engine and number of processes of the first part and of the second; half of them with either optimizer.
 CHANGES = {
     "one-to-fsdp": (("ddp", 1), ("fsdp", 2)),
@@ -29,14 +31,14 @@ class Parts:
     def __init__(self, tiny: Tiny, root: Path) -> None:
         self.tiny, self.root = tiny, root
         write_sst2(root / "glue", train=27, valid=11)
-        firsts = [(name, *first, ("--training-step", 3)) for name, (first, _) in CHANGES.items()]
-        seconds = [(name, *second, ("--resume",)) for name, (_, second) in CHANGES.items()]
+        firsts: list[Part] = [(name, *first, ("--training-step", 3)) for name, (first, _) in CHANGES.items()]
+        seconds: list[Part] = [(name, *second, ("--resume",)) for name, (_, second) in CHANGES.items()]
         for part in ([p for p in firsts if p[2] == 1], [p for p in (*firsts, *seconds) if p[2] == 2]):
             self._run(part)
         self._run([p for p in seconds if p[2] == 1])
         self._run([(name, "ddp", 1, ()) for name in ("one-adamw", "one-bertadam")])
 
-    def _run(self, parts: list[tuple[str, str, int, tuple[object, ...]]]) -> None:
+    def _run(self, parts: list[Part]) -> None:
         lines = [self._line(*part) for part in parts]
         if parts[0][2] == 1:
             for line in lines:

@@ -49,9 +49,10 @@ class _Place(NamedTuple):
 def adopt_ranks(environment: MutableMapping[str, str] | None = None) -> None:
     """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT from what the launcher set; call it first of all.
 
-    torchrun and accelerate launch have set them already; what accelerate's configuration says beside, is left out. Under srun the machine of rank 0 is the
-    first of the step's nodes. mpirun does not say: for several machines, MASTER_ADDR has to be given (`mpirun -x
-    MASTER_ADDR=…`). The port comes from the job's name; MASTER_PORT overrules it.
+    torchrun and accelerate launch have set them already; what accelerate's configuration says beside is left out.
+    Under srun the machine of rank 0 is the first of the step's nodes. mpirun does not say: for several machines,
+    MASTER_ADDR has to be given (`mpirun -x MASTER_ADDR=…`). The port comes from the job's name; MASTER_PORT overrules
+    it. Nothing is set for one process.
 
     Args:
         environment: `os.environ` by default.

@@ -131,6 +131,7 @@ class Trainer:
         if self.progress.finished and self._is_over(total):
             self.log.line(f"this run is complete: {self.progress.step} steps, best {self.selection} {self._best()}")
             self.log.close()
+            self.engine.finish()
             return self.progress
         self.log.start_bar(None if math.isinf(total) else int(total), self.progress.step)
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
