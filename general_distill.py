@@ -56,7 +56,7 @@ class GeneralJob:
         general, bert, run = command.general, command.bert, command.run
         assert general.teacher_model is not None
         self.command = command
-        self.runtime = Runtime(precision_of(run, bert), "bert", run.random_seed, bert.no_cuda)
+        self.runtime = Runtime(precision_of(run, bert), "bert", run.random_seed, bert.no_cuda, run.engine)
         self.student_source = general.student_model or general.teacher_model
         if (warning := unused_request(self.student_source, command.decomposition)) is not None:
             self.say(f"warning: {warning}")
@@ -65,9 +65,7 @@ class GeneralJob:
         self.say(f"student ({describe(self.student)}): {how}; teacher ({describe(teacher)}): {general.teacher_model}")
         for model in (teacher, self.student):
             check_length(model, bert.max_seq_length)
-        self.objective = GeneralDistillation(
-            teacher, self.student, bert.distill_layers, bert.loss_reduction, self.runtime.world_size
-        )
+        self.objective = GeneralDistillation(teacher, self.student, bert.distill_layers, bert.loss_reduction)
         source = self.student_source if has_tokenizer(self.student_source) else general.teacher_model
         self.tokenizer: Any = load_bert_tokenizer(source, bert.do_lower_case)
 

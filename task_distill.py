@@ -46,9 +46,8 @@ class TaskJob:
         self.task = task_for(self.arguments.task_name)
         self.selection = selection_of(command.schedule, self.task)
         self.output: Path = command.run.output_path
-        self.runtime = Runtime(
-            precision_of(command.run, command.bert), "bert", command.run.random_seed, command.bert.no_cuda
-        )
+        run, bert = command.run, command.bert
+        self.runtime = Runtime(precision_of(run, bert), "bert", run.random_seed, bert.no_cuda, run.engine)
         self.request = DataRequest(
             self.task,
             self.arguments.data_dir,
@@ -107,9 +106,7 @@ class TaskJob:
             objective = PredictionDistillation(teacher, student, arguments.temperature)
             evaluate = evaluator_for(self.task)(self.runtime, student, sets)
             return Fit(objective, student, tokenizer, batches, evaluate, self.selection)
-        inside = IntermediateDistillation(
-            teacher, student, bert.distill_layers, bert.loss_reduction, self.runtime.world_size
-        )
+        inside = IntermediateDistillation(teacher, student, bert.distill_layers, bert.loss_reduction)
         compare = DistillationEvaluator(self.runtime, inside, sets[0].source)
         return Fit(inside, student, tokenizer, batches, compare, NEGATIVE_LOSS)
 

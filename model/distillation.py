@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from model.attention_scores import Batch, Traced, trace, use_attention_scores
 from model.errors import ModelError
 from model.losses import IGNORE, hidden_mse, score_mse, soft_cross_entropy, task_loss, token_accuracy
+from model.shares import share
 
 Layers = Literal["last", "all"]
 Reduction = Literal["batch_sum", "mean"]
@@ -53,14 +54,13 @@ class IntermediateDistillation(nn.Module):
         loss = Σ over layers of mse(hidden) + mse(scores)          `mean`
         loss · B                                                   `batch_sum`, the original
 
-    B is the number of rows per process: the original's loop runs over the batch where layers were meant, so its
-    loss, with which its learning rates go, is a sum over the batch of per-example means.
+    B is the number of rows of a batch over all processes: the original's loop runs over the batch where layers were
+    meant, so its loss, with which its learning rates go, is a sum over the batch of per-example means.
 
     Args:
         teacher, student: BERTs of equal width, number of heads and vocabulary.
         layers: `last` compares the last layers; `all` compares student layer i = 1 … Ls with teacher layer i · Lt / Ls.
         reduction: see above.
-        processes: among which a global batch is divided.
 
     Raises:
         ModelError: the two models do not go together.
@@ -72,14 +72,13 @@ class IntermediateDistillation(nn.Module):
         student: PreTrainedModel,
         layers: Layers = "last",
         reduction: Reduction = "batch_sum",
-        processes: int = 1,
     ) -> None:
         super().__init__()
         self.pairs = matched_layers(teacher.config, student.config, layers)
         use_attention_scores(teacher)
         use_attention_scores(student)
         self.teacher, self.student = FrozenTeacher(teacher), student
-        self.reduction, self.processes = reduction, processes
+        self.reduction = reduction
         freeze_outside_encoder(student)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,7 +86,7 @@ class IntermediateDistillation(nn.Module):
         hidden, attention = self.compare(batch)
         if self.reduction == "batch_sum":
             rows = batch.get("num_global_rows")
-            factor = batch["input_ids"].shape[0] if rows is None else float(rows) / self.processes
+            factor = batch["input_ids"].shape[0] if rows is None else float(rows)
             hidden, attention = hidden * factor, attention * factor
         return hidden + attention, {"hidden_loss": hidden.detach(), "attention_loss": attention.detach()}
 
@@ -128,8 +127,9 @@ class PredictionDistillation(nn.Module):
         if labels.dim() > 1:  # of tagged words only those with a label
             counted = labels != IGNORE
             logits, targets, labels = logits[counted], targets[counted], labels[counted]
-        loss = soft_cross_entropy(logits, targets, self.temperature)
-        return loss, {"accuracy": token_accuracy(logits.detach(), labels)}
+        of_labels = share(batch, "labels")
+        loss = soft_cross_entropy(logits, targets, self.temperature) * of_labels
+        return loss, {"accuracy": token_accuracy(logits.detach(), labels) * of_labels}
 
 
 class Supervised(nn.Module):
@@ -142,8 +142,10 @@ class Supervised(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and, for classes, the accuracy."""
         logits, labels = classify(self.student, batch), batch["labels"]
-        parts = {} if labels.is_floating_point() else {"accuracy": token_accuracy(logits.detach(), labels)}
-        return task_loss(logits, labels), parts
+        if labels.is_floating_point():
+            return task_loss(logits, labels), {}
+        of_labels = share(batch, "labels")
+        return task_loss(logits, labels) * of_labels, {"accuracy": token_accuracy(logits.detach(), labels) * of_labels}
 
 
 def classify(model: Any, batch: Batch) -> Tensor:

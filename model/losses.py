@@ -26,9 +26,14 @@ def hidden_mse(teacher_BLD: Tensor, student_BLD: Tensor, mask_BL: Tensor | None 
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the labels that are not -100: (B, C) with (B,), or (B, T, V) with (B, T)."""
+    """Mean cross-entropy over the labels that are not -100: (B, C) with (B,), or (B, T, V) with (B, T).
+
+    0 where no label counts: one of several processes may have none in a batch.
+    """
     dtype = torch.promote_types(torch.float32, logits.dtype)
-    return F.cross_entropy(logits.to(dtype).flatten(0, -2), labels.flatten(), ignore_index=IGNORE)
+    flat = labels.flatten()
+    total = F.cross_entropy(logits.to(dtype).flatten(0, -2), flat, ignore_index=IGNORE, reduction="sum")
+    return total / (flat != IGNORE).sum().clamp(min=1)
 
 
 def token_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -63,7 +68,8 @@ def soft_cross_entropy(student_BC: Tensor, teacher_BC: Tensor, temperature: floa
     """
     student, teacher = _at_least_float32(student_BC, teacher_BC)
     targets = F.softmax(teacher / temperature, dim=-1)
-    return -(targets * F.log_softmax(student / temperature, dim=-1)).mean()
+    # Not the mean, which is NaN where there is no row: one of several processes may have none with a label.
+    return -(targets * F.log_softmax(student / temperature, dim=-1)).sum() / max(1, targets.numel())
 
 
 def task_loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:

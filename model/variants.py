@@ -36,6 +36,7 @@ from model.distillation import FrozenTeacher, check_classes
 from model.errors import ModelError
 from model.losses import IGNORE, labelled_cross_entropy, masked_mse, rowwise_soft_cross_entropy, task_loss
 from model.relations import last_projections, relation_loss
+from model.shares import share
 
 Batch = dict[str, Tensor]
 
@@ -170,17 +171,19 @@ class VariantDistillation(nn.Module):
         assert found.logits is not None
         terms: dict[str, Tensor] = {}
         if kind.hidden is not None:
-            terms["hidden_loss"] = self._hidden(targets.hidden, found.hidden, batch["attention_mask"])
+            hidden = self._hidden(targets.hidden, found.hidden, batch["attention_mask"])
+            terms["hidden_loss"] = hidden * share(batch, "tokens")
         if kind.soft:
             assert targets.logits is not None
-            terms["soft_loss"] = self._soft(found.logits, targets.logits, batch["labels"])
+            terms["soft_loss"] = self._soft(found.logits, targets.logits, batch["labels"]) * share(batch, "labels")
         if kind.hard:
             hard = labelled_cross_entropy if kind.level == "token" else task_loss
-            terms["hard_loss"] = hard(found.logits, batch["labels"])
+            terms["hard_loss"] = hard(found.logits, batch["labels"]) * share(batch, "labels")
         loss = combine(kind, terms)
         if self.relation_heads is not None:
             mask, heads = batch["attention_mask"], self.relation_heads
-            terms["relation_loss"] = relation_loss(targets.projections, found.projections, mask, heads)
+            relation = relation_loss(targets.projections, found.projections, mask, heads)
+            terms["relation_loss"] = relation * share(batch, "tokens")
             loss = loss + self.relation_weight * terms["relation_loss"]
         return loss, {name: term.detach() for name, term in terms.items()}
 

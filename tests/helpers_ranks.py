@@ -5,8 +5,11 @@ Each process is forked from a server that has imported the script, and gets the 
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
 import os
+import shlex
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -16,11 +19,17 @@ from typing import Any, NamedTuple
 import torch
 
 from tests.tiny import run
+from tests.tiny_bert import run_general, run_task
 
 #: (rank, number of processes, port) -> the environment variables of a launcher.
 Launcher = Callable[[int, int, int], dict[str, str]]
 #: Called in each process with its rank before the run begins.
 Prepare = Callable[[int], None]
+#: An entry script, called with its command line.
+Script = Callable[[Sequence[str]], None]
+
+#: The entry scripts by name.
+SCRIPTS: dict[str, Script] = {"train_t5": run, "general_distill": run_general, "task_distill": run_task}
 
 #: A hanging process shows after this long; far more than a run takes on a busy machine.
 _LIMIT_S = 600
@@ -46,27 +55,41 @@ def open_mpi_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
     return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in names.items()} | {"MASTER_PORT": str(port)}
 
 
+def slurm_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """As `srun --ntasks` sets them on one node, and the port as above."""
+    names = {"PROCID": rank, "LOCALID": rank, "NODEID": 0, "STEP_NUM_TASKS": world_size, "JOB_ID": 7, "STEP_ID": 0}
+    values = {f"SLURM_{name}": str(value) for name, value in names.items()}
+    return (
+        values
+        | {"SLURM_STEP_TASKS_PER_NODE": str(world_size), "SLURM_STEP_NODELIST": "localhost"}
+        | {"MASTER_PORT": str(port)}
+    )
+
+
 def run_ranks(
     arguments: Sequence[str],
     folder: Path,
     prepare: Prepare | None = None,
     world_size: int = 2,
     launcher: Launcher = torchrun_variables,
+    script: Script = run,
 ) -> Ended:
     """Run the script in `world_size` processes and wait for them; none may hang.
 
     Args:
+        arguments: its command line.
         folder: where the processes' output is kept.
-        prepare: a function of a module, since it is pickled.
+        prepare, script: functions of a module, since they are pickled.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_t5", "tests.tiny", "tests.helpers_ranks"])
+    preload = ["train_t5", "general_distill", "task_distill", "tests.tiny", "tests.helpers_ranks"]
+    context.set_forkserver_preload(preload)
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     processes: list[Any] = []
     for rank in range(world_size):
         variables = launcher(rank, world_size, port)
-        job = (list(arguments), str(folder / f"rank{rank}"), rank, variables, prepare, os.getcwd())
+        job = (list(arguments), str(folder / f"rank{rank}"), rank, variables, prepare, os.getcwd(), script)
         processes.append(context.Process(target=_child, args=job, daemon=True))
         processes[-1].start()
     for process in processes:
@@ -80,6 +103,33 @@ def run_ranks(
     return Ended([process.exitcode for process in processes], *texts)
 
 
+def run_several(commands: Sequence[str]) -> None:
+    """A script like the others: its words are `NAME flags …`, each a run of one of `SCRIPTS`, one after the other."""
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        SCRIPTS[name](arguments)
+
+
+def divide_and_measure(arguments: Sequence[str]) -> None:
+    """A script that divides a frozen T5 and prints numbers: parameters held here, of the whole model, left in the
+    original, and whether tied ones are one still.
+    """
+    from torch.distributed.tensor import DTensor
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from utils.engine import Runtime
+    from utils.engine.engines import ShardedEngine
+
+    sizes = {"vocab_size": 50, "d_model": 16, "d_kv": 4, "num_heads": 4, "d_ff": 31, "num_layers": 2}
+    model: Any = T5ForConditionalGeneration(T5Config(**sizes)).requires_grad_(False)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    engine = ShardedEngine(Runtime(engine="fsdp").accelerator, model)
+    divided: Any = engine.module
+    own = sum(p.to_local().numel() for p in divided.parameters() if isinstance(p, DTensor))
+    left = sum(parameter.numel() for parameter in model.parameters())
+    print(own, whole, left, int(divided.shared.weight is divided.lm_head.weight))
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
@@ -88,7 +138,13 @@ def free_port() -> int:
 
 
 def _child(
-    arguments: list[str], output: str, rank: int, variables: dict[str, str], prepare: Prepare | None, directory: str
+    arguments: list[str],
+    output: str,
+    rank: int,
+    variables: dict[str, str],
+    prepare: Prepare | None,
+    directory: str,
+    script: Script,
 ) -> None:
     from utils import errors
 
@@ -100,7 +156,7 @@ def _child(
     torch.set_num_threads(1)
     if prepare is not None:
         prepare(rank)
-    errors.run_as_script(lambda: run(arguments), debug=False)
+    errors.run_as_script(lambda: script(arguments), debug=False)
 
 
 # --- what goes wrong on the way: used as `prepare` ---------------------------------------------------------------
@@ -150,6 +206,31 @@ def sigterm_while_evaluating(rank: int) -> None:
         return original(self, ratios)
 
     Evaluator.at_ratios = signalled  # type: ignore[method-assign]
+
+
+def count_bytes(rank: int) -> None:
+    """Writes `bytes-RANK.json` into the working directory: what each kind of message of the third step holds.
+
+    From torch's profiler; all tensors are of 32 bits but those of the loop's own few numbers, which count as such too.
+    """
+    from utils.engine import Trainer
+
+    original = Trainer._step
+
+    def counted(self: Any, group: Any) -> None:
+        if self.progress.step != 2:
+            original(self, group)
+            return
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+            original(self, group)
+        sent: dict[str, int] = {}
+        for event in profile.events():
+            if event.name.startswith("gloo:"):
+                shapes = [shape for shape in event.input_shapes if shape]
+                sent[event.name] = sent.get(event.name, 0) + 4 * sum(math.prod(shape) for shape in shapes)
+        Path(f"bytes-{rank}.json").write_text(json.dumps(sent))
+
+    Trainer._step = counted  # type: ignore[method-assign]
 
 
 def full_disk_on_the_first(rank: int) -> None:

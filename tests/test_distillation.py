@@ -142,15 +142,15 @@ def test_task_loss_is_of_classes_or_of_scores() -> None:
 
 
 def test_last_layer_loss_is_the_sum_over_rows_or_their_mean() -> None:
-    """batch_sum is rows times the mean; over two processes, times the rows of one."""
+    """batch_sum is rows times the mean; over two processes, times the rows of both."""
     teacher, student, inputs = bert(4, 0), bert(2, 1), batch()
     mean, _ = IntermediateDistillation(teacher, student, "last", "mean")(inputs)
     summed, parts = IntermediateDistillation(teacher, student, "last", "batch_sum")(inputs)
     torch.testing.assert_close(summed, mean * 3)
     torch.testing.assert_close(summed.detach(), parts["hidden_loss"] + parts["attention_loss"])
     counted = {**inputs, "num_global_rows": torch.tensor(6)}
-    shared, _ = IntermediateDistillation(teacher, student, "last", "batch_sum", processes=2)(counted)
-    torch.testing.assert_close(shared, mean * 3)
+    shared, _ = IntermediateDistillation(teacher, student, "last", "batch_sum")(counted)
+    torch.testing.assert_close(shared, mean * 6)
     expected = hidden_mse(teacher(**inputs).last_hidden_state, student(**inputs).last_hidden_state)
     single = IntermediateDistillation(teacher, student).compare(inputs)[0]
     torch.testing.assert_close(single, expected, rtol=1e-5, atol=1e-6)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from tests.helpers_engines import assert_close, assert_equal_runs
 from tests.helpers_ranks import (
     Prepare,
     free_port,
@@ -26,7 +26,7 @@ from tests.helpers_ranks import (
     sigterm_to_the_second,
     sigterm_while_evaluating,
 )
-from tests.tiny import Tiny, assert_same_run, result_of, rows_of, run, tensors_under, write_sst2
+from tests.tiny import Tiny, assert_same_run, result_of, rows_of, run, write_sst2
 from utils.engine import RunDirectory
 from utils.engine.checkpoint import list_checkpoints
 from utils.errors import UserError
@@ -48,27 +48,6 @@ class Pair:
         output = output or (self.two if processes == 2 else self.one)
         fixed = ("--data-path", self.root / "glue", "--batch-size", 4 // processes)
         return [*self.tiny.sst2(output, *self.more, *further), *map(str, fixed)]
-
-
-def assert_close(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Two rows of metrics.jsonl are of the same step, and their numbers are equal up to the order of summation."""
-    key = (wanted["split"], wanted["step"])
-    assert (found["split"], found["step"]) == key and found.keys() == wanted.keys()
-    numbers = {name: value for name, value in wanted.items() if name not in ("split", "step")}
-    assert {name: found[name] for name in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-5), key
-
-
-def assert_equal_runs(two: Path, one: Path) -> None:
-    """Metrics of validation and counts exactly; losses, gradient norms and weights up to the order of summation."""
-    for found, wanted in zip(rows_of(two), rows_of(one), strict=True):
-        assert_close(found, wanted)
-        if found["split"] == "valid":
-            exact = [key for key in wanted if key.startswith(("accuracy", "exact_match", "f1"))]
-            assert exact and [found[key] for key in exact] == [wanted[key] for key in exact]
-    result, expected_result = result_of(two), result_of(one)
-    for key in ("steps", "tokens", "best_step", "best_value"):
-        assert result[key] == expected_result[key], key
-    torch.testing.assert_close(tensors_under(two / "best"), tensors_under(one / "best"), rtol=1e-4, atol=2e-5)
 
 
 def test_torchrun_with_two_processes_equals_one(tiny: Tiny, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from model.decomposition.embeddings import EmbeddingConfig
 from tests.tiny import assert_same_run, die_before_step, killed_run, result_of, rows_of, tensors_under
 from tests.tiny_bert import TinyBert, edit_config, run_general, save_bert, tiny_word_pieces, write_epochs
 from utils.engine import Trainer
-from utils.engine.launch import adopt_mpi_ranks
+from utils.engine.launch import adopt_ranks
 from utils.errors import Interrupted, UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -249,20 +249,20 @@ def test_flags_without_effect_warn(tiny: TinyBert, tmp_path: Path, capsys: pytes
 def test_ranks_of_mpirun_are_read(given: dict[str, str], expected: dict[str, str]) -> None:
     """Open MPI's and PMI's variables under the names that torch reads, with one port for a whole job."""
     values = dict(given)
-    adopt_mpi_ranks(values)
+    adopt_ranks(values)
     assert {key: values[key] for key in expected} == expected
     other = {**given, "PMIX_NAMESPACE": "job-7"}
-    adopt_mpi_ranks(other)
+    adopt_ranks(other)
     assert 1024 < int(values["MASTER_PORT"]) < 65536 and values["MASTER_PORT"] != other["MASTER_PORT"]
 
 
 def test_one_process_and_torchrun_are_left_alone() -> None:
     """Nothing is set for a single process, and torchrun's own ranks win."""
     alone = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}
-    adopt_mpi_ranks(alone)
+    adopt_ranks(alone)
     assert "RANK" not in alone
     torchrun = {"RANK": "1", "WORLD_SIZE": "2", "PMI_RANK": "0", "PMI_SIZE": "9"}
-    adopt_mpi_ranks(torchrun)
+    adopt_ranks(torchrun)
     assert torchrun["RANK"] == "1" and torchrun["WORLD_SIZE"] == "2"
 
 
@@ -271,7 +271,7 @@ def test_several_machines_need_an_address() -> None:
     names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
     values = {f"OMPI_COMM_WORLD_{name}": value for name, value in zip(names, "0402", strict=True)}
     with pytest.raises(UserError, match="-x MASTER_ADDR=HOST"):
-        adopt_mpi_ranks(values)
+        adopt_ranks(values)
 
 
 @pytest.mark.slow

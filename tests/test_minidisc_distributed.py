@@ -43,13 +43,15 @@ def without_dropout(run: Path, target: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
 @pytest.mark.parametrize("scales", ["50,90", "90"])
-def test_two_processes_choose_and_train_as_one(scales: str, teachers: Teachers, tmp_path: Path) -> None:
+def test_two_processes_choose_and_train_as_one(scales: str, engine: str, teachers: Teachers, tmp_path: Path) -> None:
     """Half the rows each; at 90 % whole sub-layers are gone, for whose remains no process may wait."""
     made, teacher = {}, without_dropout(teachers.sorted(), tmp_path / "teacher")
     for processes in (1, 2):
         output = tmp_path / str(processes)
         flags = ("--mode", "minidisc", "--target_sparsity", 90, "--grid", scales, "--trunc_sparsity", 50)
+        flags += ("--engine", engine)
         command = teachers.command(
             output, *flags, "--teacher_model", teacher, "--num_train_epochs", 2, "--train_batch_size", 8 // processes
         )
@@ -60,10 +62,10 @@ def test_two_processes_choose_and_train_as_one(scales: str, teachers: Teachers, 
     assert [one["scale"] for one in first] == [one["scale"] for one in second]
     for one, other in zip(first, second, strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1e-6)
-    weights, same = (load_file(tmp_path / str(n) / "best" / "model.safetensors") for n in (1, 2))
+    # At 90 % alone the second student begins as its teacher: gradients are rounding, which Adam makes as large as any.
+    folder = "best" if scales == "50,90" else "iteration-1/best"
+    weights, same = (load_file(tmp_path / str(n) / folder / "model.safetensors") for n in (1, 2))
     assert weights.keys() == same.keys()
     for name, tensor in weights.items():
-        if name.endswith("key.bias"):  # its gradient is 0 but for rounding, which Adam makes as large as any other
-            continue
-        # Not closer: each process takes the mean over its own tokens, of which the two halves have unlike numbers.
-        torch.testing.assert_close(same[name].float(), tensor.float(), atol=2e-3, rtol=1e-2)
+        if not name.endswith("key.bias"):  # its gradient is rounding too
+            torch.testing.assert_close(same[name].float(), tensor.float(), atol=1e-4, rtol=1e-3)

@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn
 from transformers import HfArgumentParser
 
 from utils.engine import NO_STEP_LIMIT, TrainerConfig
+from utils.engine.engines import EngineName
 from utils.errors import UserError
 
 
@@ -37,6 +38,11 @@ class RunArguments:
     random_seed: int = flag(1, "Seed of everything random.")
     precision: Literal["fp32", "bf16", "fp16"] = flag(
         "fp32", "Autocast precision; bf16 also works on CPUs. fp16 is refused for T5, which overflows in it."
+    )
+    engine: EngineName = flag(
+        "ddp",
+        "How several processes train: ddp holds the whole model in each, fsdp (FSDP2) divides its parameters among "
+        "them. A run may go on with the other one. One process needs none.",
     )
     resume: bool = flag(
         False,

@@ -21,7 +21,7 @@ USER_ERROR_CODE = 2
 
 
 #: Where launchers say which process this is.
-_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 #: A launcher ends all processes within this time when the main one has ended with an error.
 _OTHERS_WAIT_S = 10.0
 

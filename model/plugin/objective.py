@@ -14,6 +14,7 @@ from model.heads import Batch, HeadOutput
 from model.lora import LoraConfig
 from model.losses import hidden_mse, token_accuracy, token_cross_entropy
 from model.plugin.surgery import plugin_layers, plugin_modules, use_ratio
+from model.shares import share
 
 Distil = Literal["hidden", "task-hidden", "task", "no"]
 Head = Callable[[PreTrainedModel, Batch], HeadOutput]
@@ -74,15 +75,20 @@ class PluginObjective(nn.Module):
             return self.head(self.model, batch)
 
     def _parts(self, student: HeadOutput, batch: Batch, teacher: HeadOutput | None) -> tuple[Tensor, dict[str, Tensor]]:
-        task = token_cross_entropy(student.scores, batch["labels"])
+        of_labels = share(batch, "labels")
+        task = token_cross_entropy(student.scores, batch["labels"]) * of_labels
         logs = {
             "task_loss": task.detach(),
-            "accuracy": token_accuracy(student.scores.detach(), batch["labels"]),
+            "accuracy": token_accuracy(student.scores.detach(), batch["labels"]) * of_labels,
         }
         if teacher is None:
             return task, logs
-        mse = hidden_mse(teacher.decoder_hidden, student.decoder_hidden, batch.get("decoder_attention_mask"))
-        mse = mse + hidden_mse(teacher.encoder_hidden, student.encoder_hidden, batch["attention_mask"])
+        decoder_mask = batch.get("decoder_attention_mask")
+        mse = hidden_mse(teacher.decoder_hidden, student.decoder_hidden, decoder_mask)
+        if decoder_mask is not None:
+            mse = mse * share(batch, "decoder_positions")
+        encoder = hidden_mse(teacher.encoder_hidden, student.encoder_hidden, batch["attention_mask"])
+        mse = mse + encoder * share(batch, "positions")
         logs["mse_loss"] = mse.detach()
         return (mse + task * self.task_ratio if self.distil == "task-hidden" else mse), logs
 

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from model.weights import read_json, read_safetensors
 from utils.engine import random_state
+from utils.engine.engines import divided_like, full
 from utils.engine.files import atomic_directory, recover_directory
 from utils.engine.optimisation import trainable_parameters
 from utils.engine.random_state import RandomState
@@ -73,6 +74,21 @@ class Progress:
     seconds: float = 0.0
 
 
+class TrainingState(NamedTuple):
+    """What is trained, on the CPU: trained parameters by name, and the optimizer's state as `parameter|state`."""
+
+    weights: dict[str, Tensor]
+    optimizer_values: dict[str, Any]
+    optimizer_tensors: dict[str, Tensor]
+
+
+def training_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """The same for any engine: divided tensors are put together, for which all processes have to call at once."""
+    parameters = trainable_parameters(module)
+    weights = {name: _whole(parameter) for name, parameter in parameters.items()}
+    return TrainingState(weights, *_optimizer_state(parameters, optimizer))
+
+
 def checkpoint_path(run_directory: Path, step: int) -> Path:
     """Where the checkpoint of `step` lives."""
     return run_directory / "checkpoints" / f"step-{step:08d}"
@@ -97,23 +113,24 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     keep: int,
     random_states: Sequence[RandomState] | None = None,
+    state: TrainingState | None = None,
 ) -> Path:
     """Write a checkpoint, then delete all but the newest `keep`.
 
     Args:
         random_states: of every process, by rank; None for that of a run of one process.
+        state: `training_state`, which several processes have to ask for together; None to ask for it here.
 
     Raises:
         UserError: the disk is full or not writable; the checkpoints of before stay.
     """
-    parameters = trainable_parameters(module)
-    optimizer_values, optimizer_tensors = _optimizer_state(parameters, optimizer)
+    weights, optimizer_values, optimizer_tensors = state or training_state(module, optimizer)
     if random_states is None:
-        random_states = [random_state.capture(_device(parameters))]
+        random_states = [random_state.capture(_device(trainable_parameters(module)))]
     random_tensors = {f"{i}.{k}": t for i, state in enumerate(random_states) for k, t in state.tensors.items()}
     target = checkpoint_path(run_directory, progress.step)
     with atomic_directory(target) as partial:
-        save_file({k: p.detach().cpu().contiguous() for k, p in parameters.items()}, partial / "model.safetensors")
+        save_file(weights, partial / "model.safetensors")
         save_file(optimizer_tensors, partial / "optimizer.safetensors")
         save_file(random_tensors, partial / "random.safetensors")
         content = {
@@ -159,7 +176,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
                 raise UserError(
                     f"{path}: {name} has shape {tuple(weights[name].shape)}, the model has {tuple(parameter.shape)}."
                 )
-            parameter.copy_(weights[name])
+            parameter.copy_(divided_like(weights[name], parameter))
     if isinstance(module, Remembers):
         module.load_progress_state(content["objective"])
     _restore_optimizer(parameters, optimizer, content["optimizer"], read_safetensors(path / "optimizer.safetensors"))
@@ -174,6 +191,10 @@ def _device(parameters: dict[str, nn.Parameter]) -> torch.device:
     return next(iter(parameters.values())).device
 
 
+def _whole(tensor: Tensor) -> Tensor:
+    return full(tensor.detach()).cpu().contiguous()
+
+
 def _optimizer_state(
     parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -183,7 +204,7 @@ def _optimizer_state(
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"{name}|{key}"] = value.detach().cpu().contiguous()
+                tensors[f"{name}|{key}"] = _whole(value)
             else:
                 values[f"{name}|{key}"] = value
     return values, tensors
@@ -199,5 +220,5 @@ def _restore_optimizer(
         name, key = combined.rsplit("|", 1)
         parameter = parameters[name]
         if isinstance(value, Tensor) and key != "step":
-            value = value.to(parameter.device)
+            value = divided_like(value, parameter)
         optimizer.state[parameter][key] = value

@@ -1,15 +1,20 @@
-"""Process numbers given by `mpirun`, under the names that torch and Accelerate read."""
+"""Process numbers given by `mpirun` and `srun`, under the names that torch and Accelerate read.
+
+`torchrun` and `accelerate launch` set these names themselves.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Mapping, MutableMapping
+from typing import NamedTuple
 
 from utils.errors import UserError
 
-#: Launcher -> its variables for rank, number of processes, rank on this machine, processes on this machine.
-_LAUNCHERS: Mapping[str, tuple[str, str, str, str]] = {
+#: mpirun -> its variables for rank, number of processes, rank on this machine, processes on this machine.
+_MPI: Mapping[str, tuple[str, str, str, str]] = {
     "Open MPI": (
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_SIZE",
@@ -18,16 +23,36 @@ _LAUNCHERS: Mapping[str, tuple[str, str, str, str]] = {
     ),
     "MPICH, Intel MPI": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 }
-#: Variables that are the same for all processes of one mpirun and differ between two of them.
+#: Variables that are the same for all processes of one job and differ between two of them.
 _JOB_NAMES = ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_JOBID")
+#: What `accelerate config` may have switched on and `--engine` and `--grad-accumulation` say here.
+_OVERRULED = (
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+)
 _FIRST_PORT, _PORTS = 20000, 20000
 
 
-def adopt_mpi_ranks(environment: MutableMapping[str, str] | None = None) -> None:
-    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT from what mpirun has set; call it first of all.
+class _Place(NamedTuple):
+    """Where a process stands among all; `None` where the launcher does not say."""
 
-    Does nothing under torchrun, and without mpirun. The processes of one machine find each other by themselves; for
-    several machines, MASTER_ADDR has to be given (`mpirun -x MASTER_ADDR=…`).
+    rank: int
+    size: int
+    local_rank: int | None
+    local_size: int | None
+    address: str | None
+    job: str
+
+
+def adopt_ranks(environment: MutableMapping[str, str] | None = None) -> None:
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT from what the launcher set; call it first of all.
+
+    torchrun and accelerate launch have set them already; what accelerate's configuration says beside is left out.
+    Under srun the machine of rank 0 is the first of the step's nodes. mpirun does not say: for several machines,
+    MASTER_ADDR has to be given (`mpirun -x MASTER_ADDR=…`). The port comes from the job's name; MASTER_PORT overrules
+    it. Nothing is set for one process.
 
     Args:
         environment: `os.environ` by default.
@@ -36,20 +61,63 @@ def adopt_mpi_ranks(environment: MutableMapping[str, str] | None = None) -> None
         UserError: several machines without MASTER_ADDR.
     """
     values = os.environ if environment is None else environment
+    for name in _OVERRULED:
+        values.pop(name, None)
     if "RANK" in values and "WORLD_SIZE" in values:
         return
-    found = next((names for names in _LAUNCHERS.values() if names[0] in values and names[1] in values), None)
-    if found is None or int(values[found[1]]) == 1:
+    place = _of_mpirun(values) or _of_srun(values)
+    if place is None or place.size == 1:
         return
-    rank, size, local_rank, local_size = (values.get(name) for name in found)
-    assert rank is not None and size is not None
-    if local_size is not None and int(local_size) < int(size) and "MASTER_ADDR" not in values:
+    if place.address is None and place.local_size is not None and place.local_size < place.size:
         raise UserError(
-            f"mpirun started {size} processes, {local_size} of them on this machine: name the machine of rank 0 with "
-            "-x MASTER_ADDR=HOST."
+            f"mpirun started {place.size} processes, {place.local_size} of them on this machine: name the machine of "
+            "rank 0 with -x MASTER_ADDR=HOST."
         )
-    values.update(RANK=rank, WORLD_SIZE=size, LOCAL_RANK=local_rank or rank)
-    values.setdefault("LOCAL_WORLD_SIZE", local_size or size)
-    values.setdefault("MASTER_ADDR", "127.0.0.1")
+    local_rank = place.rank if place.local_rank is None else place.local_rank
+    values.update(RANK=str(place.rank), WORLD_SIZE=str(place.size), LOCAL_RANK=str(local_rank))
+    values.setdefault("LOCAL_WORLD_SIZE", str(place.local_size or place.size))
+    values.setdefault("MASTER_ADDR", place.address or "127.0.0.1")
+    values.setdefault("MASTER_PORT", str(_FIRST_PORT + zlib.crc32(place.job.encode()) % _PORTS))
+
+
+def _of_mpirun(values: Mapping[str, str]) -> _Place | None:
+    names = next((names for names in _MPI.values() if names[0] in values and names[1] in values), None)
+    if names is None:
+        return None
+    rank, size = int(values[names[0]]), int(values[names[1]])
+    local_rank, local_size = (int(values[name]) if name in values else None for name in names[2:])
+    # srun with PMI sets its variables beside its own, which alone say where on the machine a process is.
+    step = _of_srun(values) if local_rank is None else None
+    if step is not None and step.size == size:
+        return step
     job = next((values[name] for name in _JOB_NAMES if name in values), "")
-    values.setdefault("MASTER_PORT", str(_FIRST_PORT + zlib.crc32(job.encode()) % _PORTS))
+    return _Place(rank, size, local_rank, local_size, values.get("MASTER_ADDR"), job)
+
+
+def _of_srun(values: Mapping[str, str]) -> _Place | None:
+    """Of a job step alone: in a batch script itself, which is one process, SLURM_STEP_NUM_TASKS is not set."""
+    if "SLURM_PROCID" not in values or "SLURM_STEP_NUM_TASKS" not in values:
+        return None
+    nodes = values.get("SLURM_STEP_NODELIST") or values.get("SLURM_JOB_NODELIST") or values.get("SLURM_NODELIST")
+    local_rank = int(values["SLURM_LOCALID"]) if "SLURM_LOCALID" in values else None
+    job = f"{values.get('SLURM_JOB_ID', '')}.{values.get('SLURM_STEP_ID', '')}"
+    size = int(values["SLURM_STEP_NUM_TASKS"])
+    address = values.get("MASTER_ADDR") or (first_host(nodes) if nodes else None)
+    return _Place(int(values["SLURM_PROCID"]), size, local_rank, _tasks_here(values), address, job)
+
+
+def first_host(nodes: str) -> str:
+    """The first host of Slurm's list: `a[3-5,9],b` is a3, a5 … and begins with `a3`."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    assert first is not None
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group())
+
+
+def _tasks_here(values: Mapping[str, str]) -> int | None:
+    """From `4(x2),3`: four tasks on the first two nodes, three on the next."""
+    counts: list[int] = []
+    for part in values.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        if found := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part):
+            counts += [int(found[1])] * int(found[2] or 1)
+    node = int(values.get("SLURM_NODEID", 0))
+    return counts[node] if node < len(counts) else None

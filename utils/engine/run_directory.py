@@ -17,6 +17,7 @@ from utils.errors import UserError
 #: Arguments that may differ between a run and its resumption (a run directory may have been moved).
 _MAY_CHANGE = {
     "output_path",
+    "engine",
     "resume",
     "overwrite",
     "debug",

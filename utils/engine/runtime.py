@@ -15,7 +15,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.utils import logging
 
-from utils.engine.launch import adopt_mpi_ranks
+from utils.engine.engines import EngineName
+from utils.engine.launch import adopt_ranks
 from utils.errors import USER_ERROR_CODE, UserError, mark_own
 
 T = TypeVar("T")
@@ -33,19 +34,27 @@ class Runtime:
         family: the backbone's family; some cannot run in fp16.
         seed: seeds Python, NumPy and torch, the same on all processes.
         cpu: leave GPUs alone.
+        engine: how several processes train; see `utils.engine.engines`.
 
     Raises:
         UserError: the precision cannot work with this backbone or device.
     """
 
-    def __init__(self, precision: Precision = "fp32", family: str = "", seed: int = 0, cpu: bool = False) -> None:
+    def __init__(
+        self,
+        precision: Precision = "fp32",
+        family: str = "",
+        seed: int = 0,
+        cpu: bool = False,
+        engine: EngineName = "ddp",
+    ) -> None:
         if precision == "fp16":
             if family in _NO_FP16:
                 raise UserError(f"--precision fp16 is refused: {_NO_FP16[family]}; use bf16 or fp32.")
             if cpu or not torch.cuda.is_available():
                 raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
         quiet_libraries()
-        adopt_mpi_ranks()
+        adopt_ranks()
         # Accelerate takes several processes without GPUs for as many runs of one process, unless it is told of the CPU.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self.accelerator = Accelerator(
@@ -53,7 +62,7 @@ class Runtime:
             mixed_precision="no" if precision == "fp32" else precision,
             dataloader_config=DataLoaderConfiguration(),
         )
-        self.precision = precision
+        self.precision, self.engine = precision, engine
         self.seed = seed
         seed_everything(seed)
 

@@ -6,7 +6,6 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,12 +16,14 @@ from torch import Tensor, nn
 
 from dataset import BatchSource
 from utils.engine import random_state
-from utils.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from utils.engine.checkpoint import Progress, load_checkpoint, save_checkpoint, training_state
+from utils.engine.engines import engine_for
 from utils.engine.files import atomic_directory
 from utils.engine.logs import RunLog
 from utils.engine.optimisation import OptimizerName, Schedule, build_optimizer, schedule_factor, trainable_parameters
 from utils.engine.run_directory import RunDirectory
 from utils.engine.runtime import Runtime
+from utils.engine.shares import add_shares
 from utils.errors import Interrupted, UserError
 
 Batch = dict[str, Tensor]
@@ -94,14 +95,15 @@ class Trainer:
             raise UserError("Nothing is left to train: every parameter is frozen.")
         self.runtime, self.source, self.config, self.directory = runtime, source, config, directory
         self.evaluate, self.selection, self.save_best = evaluate, selection, save_best
-        self.module = objective.to(runtime.device)
+        self.engine = engine_for(runtime.engine, runtime.accelerator, objective.to(runtime.device))
+        self.module = self.engine.module
         self.optimizer = build_optimizer(self.module, config.lr, config.weight_decay, config.optimizer)
         self.progress = Progress()
         runtime.separate_randomness()
         newest = directory.newest_checkpoint()
         if newest is not None:
             self.progress = load_checkpoint(newest, self.module, self.optimizer, runtime.rank)
-        self.forward = runtime.accelerator.prepare(self.module)
+        self.engine.start()
         # In fp16 the optimizer must undo the loss scaling and skip overflows: Accelerate's wrapper does.
         fp16 = runtime.precision == "fp16"
         self._stepper = runtime.accelerator.prepare_optimizer(self.optimizer) if fp16 else self.optimizer
@@ -129,6 +131,7 @@ class Trainer:
         if self.progress.finished and self._is_over(total):
             self.log.line(f"this run is complete: {self.progress.step} steps, best {self.selection} {self._best()}")
             self.log.close()
+            self.engine.finish()
             return self.progress
         self.log.start_bar(None if math.isinf(total) else int(total), self.progress.step)
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -136,6 +139,7 @@ class Trainer:
             self._run_epochs(total)
             self.progress.finished = True
             self._checkpoint()
+            self.engine.finish()
             self.log.line(f"done: {self.progress.step} steps, best {self.selection} {self._best()}")
         finally:
             for number, handler in previous.items():
@@ -183,7 +187,7 @@ class Trainer:
             parameter_group["lr"] = lr
         totals, own_tokens = self._backward(group)
         trained = list(trainable_parameters(self.module).values())
-        norm = self.runtime.accelerator.clip_grad_norm_(trained, self.config.clip_norm or math.inf)
+        norm = self.engine.clip(trained, self.config.clip_norm or math.inf)
         values, tokens = self._of_all_processes(totals, own_tokens)
         if self.runtime.precision != "fp16":  # there, the loss scaling skips such a step by itself
             self._check_finite(values["loss"], float(norm or 0.0))
@@ -205,15 +209,16 @@ class Trainer:
         accelerator, world_size = self.runtime.accelerator, self.runtime.world_size
         totals: dict[str, Tensor] = {}
         tokens, pieces = 0, int(getattr(self.module, "pieces", 1))
+        add_shares(self.runtime, group)
         for i, batch in enumerate(group):
             share = _global_share(batch, world_size) / len(group)
             tokens += _own_tokens(batch)
             batch = self.runtime.to_device(batch)
             for piece in range(pieces):
                 is_last = i + 1 == len(group) and piece + 1 == pieces
-                with nullcontext() if is_last else accelerator.no_sync(self.forward):
-                    loss, parts = self.forward(batch, piece) if pieces > 1 else self.forward(batch)
-                    if is_last and world_size > 1:
+                with self.engine.exchange(is_last):
+                    loss, parts = self.engine.forward(batch, piece) if pieces > 1 else self.engine.forward(batch)
+                    if is_last and self.engine.waits_for_all:
                         loss = loss + _nothing(self.module)
                     accelerator.backward(loss * share)
                 for key, value in {"loss": loss.detach(), **parts}.items():
@@ -256,8 +261,22 @@ class Trainer:
         """Evaluate, keep the best, save; nothing if the present weights were evaluated already."""
         if self.progress.evaluated_step == self.progress.step:
             return
-        self.module.eval()
         started = time.perf_counter()
+        with self.engine.whole():
+            values, gained = self._evaluate_and_keep()
+        progress = self.progress
+        text = " | ".join(f"{key}: {number:.4f}" for key, number in values.items())
+        self.log.line(
+            f"valid | epoch: {progress.epoch:2d} | step: {progress.step:6d} | {text} | "
+            f"time: {time.perf_counter() - started:.1f}s{' | best so far' if gained else ''}"
+        )
+        self.log.metrics("valid", progress.step, values)
+        if self.config.save_step <= 0 or self._due(self.config.save_step):
+            self._checkpoint()
+
+    def _evaluate_and_keep(self) -> tuple[dict[str, float], bool]:
+        """Metrics of the present weights, and whether they are the best so far, which are saved."""
+        self.module.eval()
         values = self.evaluate()
         self.module.train()
         value, progress = values[self.selection], self.progress
@@ -272,14 +291,7 @@ class Trainer:
             self._save_best()
         else:
             progress.evaluations_without_gain += 1
-        text = " | ".join(f"{key}: {number:.4f}" for key, number in values.items())
-        self.log.line(
-            f"valid | epoch: {progress.epoch:2d} | step: {progress.step:6d} | {text} | "
-            f"time: {time.perf_counter() - started:.1f}s{' | best so far' if gained else ''}"
-        )
-        self.log.metrics("valid", progress.step, values)
-        if self.config.save_step <= 0 or self._due(self.config.save_step):
-            self._checkpoint()
+        return values, gained
 
     def _save_best(self) -> None:
         def save() -> None:
@@ -291,10 +303,11 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         states = self.runtime.gather_rows([random_state.capture(self.runtime.device)])
+        trained = training_state(self.module, self.optimizer) if self.engine.is_divided else None
 
         def save() -> None:
             path, keep = self.directory.path, self.config.keep_checkpoints
-            save_checkpoint(path, self.progress, self.module, self.optimizer, keep, states)
+            save_checkpoint(path, self.progress, self.module, self.optimizer, keep, states, trained)
 
         self.runtime.by_main(save)
 
@@ -349,8 +362,8 @@ def _nothing(module: nn.Module) -> Tensor:
 def _global_share(batch: Batch, world_size: int) -> float:
     """Factor that makes the mean over processes of local means the mean over the global batch's rows.
 
-    So a loss that is a mean over rows is the same for any number of processes. One that is a mean over tokens
-    weighs each process's tokens by its rows, as accumulation does with micro-batches.
+    So a loss that is a mean over rows is the same for any number of processes; means over something else correct for
+    it by themselves (`model.shares`). Micro-batches that are accumulated count alike, whatever they hold.
     """
     if world_size == 1 or "num_global_rows" not in batch:
         return 1.0

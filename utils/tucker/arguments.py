@@ -57,7 +57,7 @@ class BertArguments:
         "with teacher layer i · Lt / Ls.",
     )
     loss_reduction: Literal["batch_sum", "mean"] = flag(
-        "batch_sum", "batch_sum: sum over a process's rows of per-row means (the original); mean: over the rows too."
+        "batch_sum", "batch_sum: sum over a batch's rows of per-row means (the original); mean: over the rows too."
     )
     fp16: bool = flag(False, "Short for --precision fp16.")
     no_cuda: bool = flag(False, "Stay on the CPU.")

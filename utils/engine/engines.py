@@ -1,0 +1,170 @@
+"""How an objective is spread over the processes: replicated by DDP, or divided among them by FSDP2."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+EngineName = Literal["ddp", "fsdp"]
+
+
+class Engine:
+    """One process, or several that hold the whole model each and share their gradients (DDP).
+
+    Attributes:
+        module: the objective; its trainable parameters are those of the optimizer.
+        is_divided: whether a process has only a part of each parameter.
+    """
+
+    is_divided = False
+
+    def __init__(self, accelerator: Accelerator, objective: nn.Module) -> None:
+        self.accelerator, self.module = accelerator, objective
+        self._wrapped: Any = None
+
+    def start(self) -> None:
+        """To be called once, after a checkpoint has been loaded and before the first `forward`."""
+        self._wrapped = self.accelerator.prepare(self.module)
+
+    def forward(self, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective, in the run's precision."""
+        result: tuple[Tensor, dict[str, Tensor]] = self._wrapped(*arguments)
+        return result
+
+    def exchange(self, now: bool) -> AbstractContextManager[Any]:
+        """Around a forward and backward pass: whether its gradients and those summed up before are exchanged."""
+        return nullcontext() if now else self.accelerator.no_sync(self._wrapped)
+
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether processes wait for the gradient of every trained parameter, even of one that nothing depends on."""
+        return self.accelerator.num_processes > 1 and not self.is_divided
+
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+        """Clip the gradients by their common norm, and give it."""
+        return cast(Tensor, self.accelerator.clip_grad_norm_(parameters, max_norm))
+
+    def whole(self) -> AbstractContextManager[Any]:
+        """Inside, on every process, the model has all its parameters: for evaluation and for saving."""
+        return nullcontext()
+
+    def finish(self) -> None:
+        """Leave the model whole."""
+
+
+class ShardedEngine(Engine):
+    """FSDP2: each process holds its share of every parameter, frozen ones included, of gradients and optimizer state.
+
+    A copy of the objective is divided and trained. The objective itself, to which evaluators and savers hold on, has
+    empty parameters meanwhile and gets the present ones inside `whole`: neither of them calls for all processes at the
+    same time, as a forward pass of divided parameters has to.
+    """
+
+    is_divided = True
+
+    def __init__(self, accelerator: Accelerator, objective: nn.Module) -> None:
+        super().__init__(accelerator, copy.deepcopy(objective))
+        self._original = objective
+        for mine, theirs in zip(self.module.modules(), objective.modules(), strict=True):
+            mine._buffers = theirs._buffers
+        divide(self.module)
+        # T5's layers give their attention bias as a view, which nothing changes in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        self._empty()
+
+    def start(self) -> None:
+        """See `Engine`."""
+        self._wrapped = self.module
+
+    def forward(self, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Engine`."""
+        with self.accelerator.autocast():
+            return super().forward(*arguments)
+
+    @contextmanager
+    def exchange(self, now: bool) -> Iterator[None]:
+        """See `Engine`."""
+        cast(FSDPModule, self.module).set_requires_gradient_sync(now)
+        yield
+
+    def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+        """See `Engine`."""
+        self.accelerator.unscale_gradients()
+        norm = full(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """See `Engine`."""
+        self.finish()
+        try:
+            yield
+        finally:
+            self._empty()
+
+    def finish(self) -> None:
+        """See `Engine`."""
+        with torch.no_grad():
+            present = dict(self.module.named_parameters())
+            for name, parameter in self._original.named_parameters():
+                parameter.data = full(present[name].detach())
+
+    def _empty(self) -> None:
+        for parameter in self._original.parameters():
+            parameter.data = parameter.new_empty(0)
+
+
+def engine_for(name: EngineName, accelerator: Accelerator, objective: nn.Module) -> Engine:
+    """The engine of that name; one process needs none."""
+    if name == "fsdp" and accelerator.num_processes > 1:
+        return ShardedEngine(accelerator, objective)
+    return Engine(accelerator, objective)
+
+
+def divide(module: nn.Module) -> None:
+    """Divide all parameters among the processes, in place: layer by layer, then the rest.
+
+    Layers that share a parameter with something outside them, as those of a matrix bank, belong to the rest: two groups
+    would make two parameters of it.
+    """
+    homes: dict[int, set[int]] = defaultdict(set)
+    layers = _layers(module)
+    inside = {id(part): number for number, layer in enumerate(layers) for part in layer.modules()}
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            homes[id(parameter)].add(inside.get(id(part), -1))
+    for layer in layers:
+        if all(len(homes[id(parameter)]) == 1 for parameter in layer.parameters()):
+            fully_shard(layer)
+    fully_shard(module)
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """Transformer layers of the models inside, each once, by the names that the library gives them."""
+    names = {name for m in module.modules() if isinstance(m, PreTrainedModel) for name in m._no_split_modules or ()}
+    return [part for part in module.modules() if type(part).__name__ in names]
+
+
+def full(tensor: Tensor) -> Tensor:
+    """All of a divided tensor, on every process, which have to ask for it together; any other tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def divided_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """`tensor` on the device of `parameter` and divided like it, if it is; every process gives the same one."""
+    tensor = tensor.to(parameter.device)
+    if not isinstance(parameter, DTensor):
+        return tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
