@@ -17,14 +17,16 @@ from typing import Any, Literal, NoReturn
 from transformers import HfArgumentParser
 
 from utils.engine import NO_STEP_LIMIT, TrainerConfig
+from utils.engine.resume import Resume
 from utils.errors import UserError
 
 
-def flag(default: Any, text: str) -> Any:
-    """A dataclass field with its help text."""
+def flag(default: Any, text: str, **options: Any) -> Any:
+    """A dataclass field with its help text, and further options of `add_argument`."""
+    metadata = {"help": text, **options}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -38,10 +40,14 @@ class RunArguments:
     precision: Literal["fp32", "bf16", "fp16"] = flag(
         "fp32", "Autocast precision; bf16 also works on CPUs. fp16 is refused for T5, which overflows in it."
     )
-    resume: bool = flag(
+    resume: Resume = flag(
         False,
-        "Go on at the newest checkpoint of --output-path; another number of processes needs the --batch-size that "
-        "gives the same rows in total.",
+        "Go on at the newest checkpoint of --output-path; with auto, at the newest that is whole, and from the "
+        "beginning where there is none yet. Another number of processes needs the --batch-size that gives the same "
+        "rows in total.",
+        nargs="?",
+        const=True,
+        metavar="auto",
     )
     overwrite: bool = flag(False, "Delete the run that --output-path holds and start anew.")
     num_workers: int = flag(0, "Processes that tokenise a streamed corpus; the batches are the same for any number.")
@@ -102,7 +108,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
             return super()._format_action_invocation(action)
         given = action.option_strings
         names = [name for name in given if "-" not in name[2:] or "--" + name[2:].replace("-", "_") not in given]
-        is_switch = action.nargs == 0 or (action.nargs == "?" and action.const is True)
+        is_switch = action.nargs == 0 or (action.nargs == "?" and action.const is True and not action.metavar)
         value = "" if is_switch else self._format_args(action, self._get_default_metavar_for_optional(action))
         return f"{', '.join(names)} {value}".rstrip()
 

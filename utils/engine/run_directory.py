@@ -12,6 +12,7 @@ from typing import Any
 from model.weights import read_json
 from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
 from utils.engine.files import recover_directory, write_json
+from utils.engine.resume import Resume, prepare_resume
 from utils.errors import UserError
 
 #: Arguments that may differ between a run and its resumption (a run directory may have been moved).
@@ -39,11 +40,14 @@ class RunDirectory:
     Args:
         path: the directory; made if it is not there.
         arguments: JSON values of the run's arguments, written beside the weights with versions and seed.
-        resume: go on where the newest checkpoint stands.
+        resume: go on where the newest checkpoint stands; `"auto"`: the newest that is whole.
         overwrite: delete what an earlier run left here.
         write: whether this process writes (one of all does).
         world_size: number of processes. A resumed run may have another, with the batch size that gives the same rows
             per batch over all processes: data order and position are counted in such batches.
+
+    Attributes:
+        remarks: what the user should know of the directory; the engine tells it in the run's log.
 
     Raises:
         UserError: another run lives here, or resuming does not fit.
@@ -53,12 +57,13 @@ class RunDirectory:
         self,
         path: Path,
         arguments: dict[str, Any],
-        resume: bool = False,
+        resume: Resume = False,
         overwrite: bool = False,
         write: bool = True,
         world_size: int = 1,
     ) -> None:
         self.path, self._world_size = path, world_size
+        self.remarks: list[str] = []
         if resume and overwrite:
             raise UserError("--resume and --overwrite exclude each other: choose one.")
         if write:
@@ -77,7 +82,7 @@ class RunDirectory:
         """The newest complete checkpoint, if any."""
         return next(reversed(list_checkpoints(self.path)), None)
 
-    def _claim(self, arguments: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    def _claim(self, arguments: dict[str, Any], resume: Resume, overwrite: bool) -> None:
         recorded = self.path / ARGUMENTS_FILE
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output-path {self.path} is a file, expected a directory.")
@@ -91,6 +96,7 @@ class RunDirectory:
             self._check_same(read_json(recorded), arguments)
             recover_directory(self.best)
             recover_checkpoints(self.path)
+            self.remarks += prepare_resume(self.path, resume)
         elif self.path.is_dir() and any(not p.name.startswith(".arguments.json") for p in self.path.iterdir()):
             raise UserError(
                 f"--output-path {self.path} is not empty and holds no run of this toolkit: name another one."

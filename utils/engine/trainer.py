@@ -106,6 +106,8 @@ class Trainer:
         fp16 = runtime.precision == "fp16"
         self._stepper = runtime.accelerator.prepare_optimizer(self.optimizer) if fp16 else self.optimizer
         self.log = RunLog(directory.path, runtime.is_main, self.progress.step)
+        for warning in directory.remarks:
+            self.log.line(f"warning: {warning}")
         if newest is not None:
             self.log.line(f"resumed from {newest} (step {self.progress.step}, epoch {self.progress.epoch})")
         if remark := getattr(source, "remark", None):
