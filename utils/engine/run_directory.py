@@ -12,8 +12,9 @@ from typing import Any
 from model.weights import read_json
 from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
 from utils.engine.files import recover_directory, write_json
+from utils.engine.lock import LOCK_FILE, lock_directory, note_owner
 from utils.engine.resume import Resume, prepare_resume
-from utils.errors import UserError
+from utils.errors import UserError, writing
 
 #: Arguments that may differ between a run and its resumption (a run directory may have been moved).
 _MAY_CHANGE = {
@@ -84,29 +85,39 @@ class RunDirectory:
 
     def _claim(self, arguments: dict[str, Any], resume: Resume, overwrite: bool) -> None:
         recorded = self.path / ARGUMENTS_FILE
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--output-path {self.path} is a file, expected a directory.")
+        if not recorded.exists():
+            self._check_free()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Cannot make --output-path {self.path}: {error.strerror}.") from error
+        lock_directory(self.path)
         if recorded.exists() and overwrite:
-            shutil.rmtree(self.path)
+            with writing(f"--output-path {self.path}"):
+                _empty(self.path)
         elif recorded.exists() and not resume:
             raise UserError(
                 f"--output-path {self.path} holds another run: go on with --resume, or replace it with --overwrite."
             )
         elif recorded.exists():
             self._check_same(read_json(recorded), arguments)
-            recover_directory(self.best)
-            recover_checkpoints(self.path)
+            with writing(self.path):
+                recover_directory(self.best)
+                recover_checkpoints(self.path)
             self.remarks += prepare_resume(self.path, resume)
-        elif self.path.is_dir() and any(not p.name.startswith(".arguments.json") for p in self.path.iterdir()):
+        note_owner(self.path)
+        content = {"arguments": arguments, **environment(), "world_size": self._world_size}
+        write_json(recorded, {**content, "seed": arguments.get("random_seed")})
+
+    def _check_free(self) -> None:
+        """Before anything is written: a directory without a run has to be empty."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--output-path {self.path} is a file, expected a directory.")
+        own = (f".{ARGUMENTS_FILE}", LOCK_FILE)
+        if self.path.is_dir() and any(not path.name.startswith(own) for path in self.path.iterdir()):
             raise UserError(
                 f"--output-path {self.path} is not empty and holds no run of this toolkit: name another one."
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"Cannot make --output-path {self.path}: {error.strerror}.") from error
-        content = {"arguments": arguments, **environment(), "world_size": self._world_size}
-        write_json(recorded, {**content, "seed": arguments.get("random_seed")})
 
     def _check_same(self, recorded: dict[str, Any], now: dict[str, Any]) -> None:
         before = recorded.get("arguments", {})
@@ -130,6 +141,15 @@ class RunDirectory:
                 f"--batch-size {before['batch_size']}), now there are {rows_now} ({self._world_size} of "
                 f"{now['batch_size']}) and its place in the data would be lost: take {processes} processes{fitting}."
             )
+
+
+def _empty(directory: Path) -> None:
+    """Delete what a directory holds, but not the lock, on which other processes look."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
 
 
 def environment() -> dict[str, Any]:
