@@ -37,12 +37,17 @@ class FixedBatches:
     """The first batches of a source, the same at every evaluation."""
 
     def __init__(self, source: PregeneratedBatches, count: int) -> None:
+        self._source = source
         self._batches = list(islice(source.batches(0), count))
 
     @property
     def batches_per_epoch(self) -> int:
         """How many there are."""
         return len(self._batches)
+
+    def fingerprint(self) -> dict[str, str]:
+        """See `dataset.fingerprint`."""
+        return self._source.fingerprint()
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See `dataset.BatchSource`."""

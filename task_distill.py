@@ -74,6 +74,7 @@ class TaskJob:
         stages = Stages(self.runtime, self.command.run, recorded)
         job = ScheduleJob(self.command, self.runtime, stages, self.task, self.request)
         directory = open_run(self.runtime, self.command.run, recorded)
+        job.check_data(directory)
         finish(self.runtime, directory, job.run(mode), self.next_command("schedule"))
 
     def finetuning(self) -> Fit:

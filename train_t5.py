@@ -83,7 +83,9 @@ class Job:
         path, rank, world_size = run.output_path, self.runtime.rank, self.runtime.world_size
         # Together: the others look for checkpoints only after an overwritten run is gone.
         self.directory = self.runtime.together(
-            lambda: RunDirectory(path, arguments, run.resume, run.overwrite, rank == 0, world_size)
+            lambda: RunDirectory(
+                path, arguments, run.resume, run.overwrite, rank == 0, world_size, run.allow_changed_data
+            )
         )
         self.evaluator = Evaluator(self.runtime, self.model, self.loaded.tokenizer, self.data, evaluation.valid_batches)
 
@@ -103,6 +105,7 @@ class Job:
             lambda: self.evaluator.at_ratios(ratios),
             self.data.task.selection_metric,
             self.save_best,
+            valid=[self.data.valid],
         )
         self.announce(ratios)
         progress = trainer.fit()

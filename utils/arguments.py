@@ -49,6 +49,9 @@ class RunArguments:
         const=True,
         metavar="auto",
     )
+    allow_changed_data: bool = flag(
+        False, "With --resume: go on although the data are others than those that the run began with."
+    )
     overwrite: bool = flag(False, "Delete the run that --output-path holds and start anew.")
     num_workers: int = flag(0, "Processes that tokenise a streamed corpus; the batches are the same for any number.")
     debug: bool = flag(False, "Show the traceback of an error.")

@@ -45,8 +45,8 @@ def lock_directory(directory: Path) -> None:
         owner = os.read(descriptor, 200).decode(errors="replace").strip()
         os.close(descriptor)
         raise UserError(
-            f"--output-path {directory} is in use by another run ({owner or 'which has just begun'}): wait for its end, stop "
-            "it, or name another directory."
+            f"--output-path {directory} is in use by another run ({owner or 'which just began'}): wait for its end, "
+            "stop it, or name another directory."
         ) from None
     _held[path] = descriptor
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from model.weights import read_json
 from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
+from utils.engine.data_record import Fingerprints, check_data
 from utils.engine.files import recover_directory, write_json
 from utils.engine.lock import LOCK_FILE, lock_directory, note_owner
 from utils.engine.resume import Resume, prepare_resume
@@ -27,6 +28,7 @@ _MAY_CHANGE = {
     "keep_checkpoints",
     "epochs",
     "training_step",
+    "allow_changed_data",
 }
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
 
@@ -46,6 +48,7 @@ class RunDirectory:
         write: whether this process writes (one of all does).
         world_size: number of processes. A resumed run may have another, with the batch size that gives the same rows
             per batch over all processes: data order and position are counted in such batches.
+        allow_changed_data: go on although the data are others than those that the run began with.
 
     Attributes:
         remarks: what the user should know of the directory; the engine tells it in the run's log.
@@ -62,8 +65,9 @@ class RunDirectory:
         overwrite: bool = False,
         write: bool = True,
         world_size: int = 1,
+        allow_changed_data: bool = False,
     ) -> None:
-        self.path, self._world_size = path, world_size
+        self.path, self._world_size, self._allow_changed_data = path, world_size, allow_changed_data
         self.remarks: list[str] = []
         if resume and overwrite:
             raise UserError("--resume and --overwrite exclude each other: choose one.")
@@ -82,6 +86,11 @@ class RunDirectory:
     def newest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, if any."""
         return next(reversed(list_checkpoints(self.path)), None)
+
+    def check_data(self, fingerprints: Fingerprints, resumed: bool) -> None:
+        """Record the data of a run, or compare them with the record; see `utils.engine.data_record.check_data`."""
+        if remark := check_data(self.path, fingerprints, resumed, self._allow_changed_data):
+            self.remarks.append(remark)
 
     def _claim(self, arguments: dict[str, Any], resume: Resume, overwrite: bool) -> None:
         recorded = self.path / ARGUMENTS_FILE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dataset import BatchSource
 from utils.engine import random_state
 from utils.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from utils.engine.data_record import fingerprints_of
 from utils.engine.files import atomic_directory
 from utils.engine.logs import RunLog
 from utils.engine.optimisation import OptimizerName, Schedule, build_optimizer, schedule_factor, trainable_parameters
@@ -77,6 +78,7 @@ class Trainer:
         evaluate: gives the validation metrics of the present weights.
         selection: name of the metric that selects the best model (larger is better).
         save_best: writes the present model into an empty directory.
+        valid: the batches that `evaluate` reads; a run does not go on with other ones than it began with.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Trainer:
         evaluate: Callable[[], dict[str, float]],
         selection: str,
         save_best: Callable[[Path], None],
+        valid: Sequence[BatchSource] = (),
     ) -> None:
         if not trainable_parameters(objective):
             raise UserError("Nothing is left to train: every parameter is frozen.")
@@ -99,6 +102,7 @@ class Trainer:
         self.progress = Progress()
         runtime.separate_randomness()
         newest = directory.newest_checkpoint()
+        runtime.by_main(lambda: directory.check_data(fingerprints_of(source, valid), newest is not None))
         if newest is not None:
             self.progress = load_checkpoint(newest, self.module, self.optimizer, runtime.rank)
         self.forward = runtime.accelerator.prepare(self.module)
