@@ -61,7 +61,7 @@ class GeneralJob:
         general, bert, run = command.general, command.bert, command.run
         assert general.teacher_model is not None
         self.command = command
-        self.runtime = Runtime(precision_of(run, bert), "bert", run.random_seed, bert.no_cuda)
+        self.runtime = Runtime(precision_of(run, bert), "bert", run.random_seed, bert.no_cuda, run.rank_timeout)
         self.student_source = general.student_model or general.teacher_model
         if (warning := unused_request(self.student_source, command.decomposition)) is not None:
             self.say(f"warning: {warning}")

@@ -45,7 +45,11 @@ class TaskJob:
         self.task = task_for(self.arguments.task_name)
         self.output: Path = command.run.output_path
         self.runtime = Runtime(
-            precision_of(command.run, command.bert), "bert", command.run.random_seed, command.bert.no_cuda
+            precision_of(command.run, command.bert),
+            "bert",
+            command.run.random_seed,
+            command.bert.no_cuda,
+            command.run.rank_timeout,
         )
         self.request = DataRequest(
             self.task,

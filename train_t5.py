@@ -57,7 +57,7 @@ class Job:
         self.optimisation, self.evaluation = optimisation, evaluation
         if run.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the library warns of forks otherwise
-        self.runtime = Runtime(run.precision, "t5", run.random_seed)
+        self.runtime = Runtime(run.precision, "t5", run.random_seed, rank_timeout_s=run.rank_timeout)
         arguments = as_json(task, plugin, optimisation, evaluation, run)
         self.loaded: Loaded = load_t5(task.model_config, task.checkpoint)
         self.model: Any = self.loaded.model

@@ -6,9 +6,11 @@ Each process is forked from a server that has imported the script, and gets the 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,8 @@ Prepare = Callable[[int], None]
 
 #: A hanging process shows after this long; far more than a run takes on a busy machine.
 _LIMIT_S = 600
+#: When one has ended, the others notice within this time.
+_OTHERS_S = 30
 
 
 class Ended(NamedTuple):
@@ -52,12 +56,14 @@ def run_ranks(
     prepare: Prepare | None = None,
     world_size: int = 2,
     launcher: Launcher = torchrun_variables,
+    may_hang: bool = False,
 ) -> Ended:
     """Run the script in `world_size` processes and wait for them; none may hang.
 
     Args:
         folder: where the processes' output is kept.
         prepare: a function of a module, since it is pickled.
+        may_hang: when one process has ended, those that do not within a few seconds are killed, as a launcher does.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train_t5", "tests.tiny", "tests.helpers_ranks"])
@@ -69,8 +75,13 @@ def run_ranks(
         job = (list(arguments), str(folder / f"rank{rank}"), rank, variables, prepare, os.getcwd())
         processes.append(context.Process(target=_child, args=job, daemon=True))
         processes[-1].start()
-    for process in processes:
-        process.join(_LIMIT_S)
+    if may_hang:
+        multiprocessing.connection.wait([process.sentinel for process in processes], _LIMIT_S)
+        _join(processes, _OTHERS_S)
+        if any(not process.is_alive() for process in processes):
+            for process in processes:
+                process.kill()
+    _join(processes, _LIMIT_S)
     hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
     for process in processes:
         process.kill()
@@ -78,6 +89,13 @@ def run_ranks(
     texts = [[(folder / f"rank{r}.{kind}").read_text() for r in range(world_size)] for kind in ("out", "err")]
     assert not hanging, f"processes {hanging} hang; {texts}"
     return Ended([process.exitcode for process in processes], *texts)
+
+
+def _join(processes: Sequence[Any], limit_s: float) -> None:
+    """Wait for all processes together."""
+    until = time.monotonic() + limit_s
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
 
 
 def free_port() -> int:

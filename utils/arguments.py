@@ -54,6 +54,9 @@ class RunArguments:
     )
     overwrite: bool = flag(False, "Delete the run that --output-path holds and start anew.")
     num_workers: int = flag(0, "Processes that tokenise a streamed corpus; the batches are the same for any number.")
+    rank_timeout: float = flag(
+        1800.0, "Seconds that a process waits for another one before it says which hangs, and ends."
+    )
     debug: bool = flag(False, "Show the traceback of an error.")
 
 
@@ -134,6 +137,7 @@ AT_LEAST: Mapping[str, float] = {
     "grad_accumulation": 1,
     "inspect_step": 1,
     "keep_checkpoints": 1,
+    "rank_timeout": 1,
     "valid_batches": 0,
     "patience": 0,
     "num_workers": 0,

@@ -29,6 +29,7 @@ _MAY_CHANGE = {
     "epochs",
     "training_step",
     "allow_changed_data",
+    "rank_timeout",
 }
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
 

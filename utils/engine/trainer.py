@@ -214,6 +214,7 @@ class Trainer:
         for i, batch in enumerate(group):
             share = _global_share(batch, world_size) / len(group)
             tokens += _own_tokens(batch)
+            self.runtime.tick()
             batch = self.runtime.to_device(batch)
             for piece in range(pieces):
                 is_last = i + 1 == len(group) and piece + 1 == pieces
