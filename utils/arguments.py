@@ -82,6 +82,11 @@ class OptimisationArguments:
         "Learning rate after the warm-up; default: linear on text, constant on tasks.",
     )
     warmup_step: int = flag(1, "Steps of linear warm-up; step n has learning rate lr · n / warm-up.")
+    max_bad_steps: int = flag(
+        1,
+        "Stop at so many steps in a row whose loss or gradients are not finite, with the batch saved; fewer change "
+        "nothing and are counted. fp16 meets such steps as it looks for its scale, and stops at 50.",
+    )
     optimizer: Literal["adamw", "bertadam"] = flag(
         "adamw", "bertadam: as the first BERT releases; no bias correction, each tensor's gradient clipped to norm 1."
     )
@@ -138,6 +143,7 @@ AT_LEAST: Mapping[str, float] = {
     "inspect_step": 1,
     "keep_checkpoints": 1,
     "rank_timeout": 1,
+    "max_bad_steps": 1,
     "valid_batches": 0,
     "patience": 0,
     "num_workers": 0,
@@ -284,4 +290,5 @@ def trainer_config(
         save_step=evaluation.save_step,
         patience=evaluation.patience,
         keep_checkpoints=evaluation.keep_checkpoints,
+        max_bad_steps=optimisation.max_bad_steps,
     )

@@ -60,6 +60,8 @@ class Progress:
         finished: whether the run came to its end.
         tokens: real input tokens seen.
         seconds: training time so far.
+        skipped: steps that changed nothing, as their loss or gradients were not finite.
+        skipped_in_a_row: the last ones of all steps.
     """
 
     step: int = 0
@@ -72,6 +74,8 @@ class Progress:
     finished: bool = False
     tokens: int = 0
     seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
 
 
 def checkpoint_path(run_directory: Path, step: int) -> Path:

@@ -30,6 +30,7 @@ _MAY_CHANGE = {
     "training_step",
     "allow_changed_data",
     "rank_timeout",
+    "max_bad_steps",
 }
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from dataset import BatchSource
 from utils.engine import random_state
+from utils.engine.bad_steps import FOLDER as BAD_BATCHES
+from utils.engine.bad_steps import FP16_MOST, not_finite, save_batches
 from utils.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from utils.engine.data_record import fingerprints_of
 from utils.engine.files import atomic_directory
@@ -47,6 +50,8 @@ class TrainerConfig:
         save_step: steps between two checkpoints; -1 saves after every evaluation.
         patience: stop after this many evaluations without a gain; 0 never stops early.
         keep_checkpoints: how many checkpoints stay on disk.
+        max_bad_steps: stop at so many steps in a row whose loss or gradients are not finite; in fp16, which meets such
+            steps while it looks for its scale, `bad_steps.FP16_MOST`.
     """
 
     epochs: int = 5
@@ -63,6 +68,7 @@ class TrainerConfig:
     save_step: int = -1
     patience: int = 0
     keep_checkpoints: int = 2
+    max_bad_steps: int = 1
 
 
 class Trainer:
@@ -108,7 +114,7 @@ class Trainer:
         self.forward = runtime.accelerator.prepare(self.module)
         # In fp16 the optimizer must undo the loss scaling and skip overflows: Accelerate's wrapper does.
         fp16 = runtime.precision == "fp16"
-        self._stepper = runtime.accelerator.prepare_optimizer(self.optimizer) if fp16 else self.optimizer
+        self._stepper: Any = runtime.accelerator.prepare_optimizer(self.optimizer) if fp16 else self.optimizer
         self.log = RunLog(directory.path, runtime.is_main, self.progress.step)
         for warning in directory.remarks:
             self.log.line(f"warning: {warning}")
@@ -142,7 +148,8 @@ class Trainer:
             self._run_epochs(total)
             self.progress.finished = True
             self._checkpoint()
-            self.log.line(f"done: {self.progress.step} steps, best {self.selection} {self._best()}")
+            skipped = f", {self.progress.skipped} of them skipped" if self.progress.skipped else ""
+            self.log.line(f"done: {self.progress.step} steps{skipped}, best {self.selection} {self._best()}")
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -191,10 +198,7 @@ class Trainer:
         trained = list(trainable_parameters(self.module).values())
         norm = self.runtime.accelerator.clip_grad_norm_(trained, self.config.clip_norm or math.inf)
         values, tokens = self._of_all_processes(totals, own_tokens)
-        if self.runtime.precision != "fp16":  # there, the loss scaling skips such a step by itself
-            self._check_finite(values["loss"], float(norm or 0.0))
-        self._stepper.step()
-        self._stepper.zero_grad(set_to_none=True)
+        self._update(group, values, float(norm or 0.0))
         self.progress.step += 1
         self.progress.batch += len(group)
         self.progress.tokens += tokens
@@ -238,12 +242,33 @@ class Trainer:
         means = everyones[:, 2:].mean(0).tolist()
         return dict(zip(totals, means, strict=True)), int(everyones[:, 1].sum())
 
-    def _check_finite(self, loss: float, norm: float) -> None:
-        for what, value in (("loss", loss), ("gradient norm", norm)):
-            if not math.isfinite(value):
-                step = self.progress.step + 1
-                error = UserError(f"The {what} became {value} at step {step}: lower --lr or use --precision fp32.")
-                self.runtime.stop_together(error)
+    def _update(self, group: list[Batch], values: dict[str, float], norm: float) -> None:
+        """One step of the optimizer, or none where loss or gradients are not finite; too many of these are the end."""
+        bad, fp16, progress = not_finite(values["loss"], norm), self.runtime.precision == "fp16", self.progress
+        if fp16 or bad is None:  # in fp16 the loss scaling skips such a step, and learns from it
+            self._stepper.step()
+        skipped = self._stepper.step_was_skipped if fp16 else bad is not None
+        self._stepper.zero_grad(set_to_none=True)
+        progress.skipped += skipped
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if skipped else 0
+        if progress.skipped_in_a_row >= (FP16_MOST if fp16 else self.config.max_bad_steps):
+            self._stop_at(bad or "The gradients became infinite", group, {**values, "grad_norm": norm})
+        if skipped and not fp16:
+            self.log.line(f"warning: {bad} at step {progress.step + 1}, which changes nothing and is counted.")
+
+    def _stop_at(self, bad: str, group: list[Batch], values: dict[str, float]) -> NoReturn:
+        """Save the batch that cannot be learnt from, and stop on all processes."""
+        step, count = self.progress.step + 1, self.progress.skipped_in_a_row
+        folder = self.directory.path / BAD_BATCHES / f"step-{step:08d}"
+        told = {"step": step, "epoch": self.progress.epoch, "batch": self.progress.batch, **values}
+        failure = save_batches(folder, self.runtime.rank, group, told)
+        self.runtime.barrier()  # a launcher ends the others as soon as the first has ended
+        newest = self.directory.newest_checkpoint()
+        kept = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
+        saved = f"its batch could not be saved ({failure})" if failure else f"its batch is in {folder}"
+        times = f" ({count} such steps in a row)" if count > 1 else ""
+        error = UserError(f"{bad} at step {step}{times}: lower --lr or use --precision fp32; {saved}, {kept}.")
+        self.runtime.stop_together(error)
 
     def _report(self, values: dict[str, float], norm: float, lr: float, rate: float) -> None:
         step = self.progress.step
@@ -257,7 +282,10 @@ class Trainer:
             f"train | epoch: {self.progress.epoch:2d} | step: {step:6d}/{self._total_text()} | {text} | "
             f"grad_norm: {norm:.3f} | lr: {lr:.3e} | {rate:,.0f} tokens/s{left}"
         )
-        self.log.metrics("train", step, {**values, "grad_norm": norm, "lr": lr, "tokens_per_second": rate})
+        numbers = {**values, "grad_norm": norm, "lr": lr, "tokens_per_second": rate}
+        if self.progress.skipped:
+            numbers["skipped_steps"] = self.progress.skipped
+        self.log.metrics("train", step, numbers)
 
     def _validate(self) -> None:
         """Evaluate, keep the best, save; nothing if the present weights were evaluated already."""
