@@ -11,6 +11,7 @@ from model.weights import read_json
 from utils.arguments import RunArguments
 from utils.engine import RunDirectory, Runtime, write_json
 from utils.engine.run_directory import ARGUMENTS_FILE
+from utils.engine.runtime import seed_everything
 from utils.tucker.training import open_run
 
 RESULT_FILE = "result.json"
@@ -63,6 +64,7 @@ class Stages:
         self.say(f"{what}: {'goes on in' if begun else ''} {folder}".replace(":  ", ": "))
         own = replace(self.run, output_path=folder, resume=begun and (self.run.resume or True), overwrite=False)
         directory = open_run(self.runtime, own, {**self.recorded, **settings, "output_path": str(folder)})
+        seed_everything(self.runtime.seed)  # whatever stages went before, in this process or in one that was killed
         result = work(directory)
         self.runtime.by_main(lambda: write_json(folder / RESULT_FILE, result))
         return result
