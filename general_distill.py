@@ -37,12 +37,17 @@ class FixedBatches:
     """The first batches of a source, the same at every evaluation."""
 
     def __init__(self, source: PregeneratedBatches, count: int) -> None:
+        self._source = source
         self._batches = list(islice(source.batches(0), count))
 
     @property
     def batches_per_epoch(self) -> int:
         """How many there are."""
         return len(self._batches)
+
+    def fingerprint(self) -> dict[str, str]:
+        """See `dataset.fingerprint`."""
+        return self._source.fingerprint()
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See `dataset.BatchSource`."""
@@ -56,7 +61,14 @@ class GeneralJob:
         general, bert, run = command.general, command.bert, command.run
         assert general.teacher_model is not None
         self.command = command
-        self.runtime = Runtime(precision_of(run, bert), "bert", run.random_seed, bert.no_cuda, run.engine)
+        self.runtime = Runtime(
+            precision_of(run, bert),
+            "bert",
+            run.random_seed,
+            bert.no_cuda,
+            engine=run.engine,
+            rank_timeout_s=run.rank_timeout,
+        )
         self.student_source = general.student_model or general.teacher_model
         if (warning := unused_request(self.student_source, command.decomposition)) is not None:
             self.say(f"warning: {warning}")

@@ -47,7 +47,14 @@ class TaskJob:
         self.selection = selection_of(command.schedule, self.task)
         self.output: Path = command.run.output_path
         run, bert = command.run, command.bert
-        self.runtime = Runtime(precision_of(run, bert), "bert", run.random_seed, bert.no_cuda, run.engine)
+        self.runtime = Runtime(
+            precision_of(run, bert),
+            "bert",
+            run.random_seed,
+            bert.no_cuda,
+            engine=run.engine,
+            rank_timeout_s=run.rank_timeout,
+        )
         self.request = DataRequest(
             self.task,
             self.arguments.data_dir,
@@ -77,6 +84,7 @@ class TaskJob:
         job = ScheduleJob(self.command, self.runtime, stages, self.task, self.request)
         job.check(mode)
         directory = open_run(self.runtime, self.command.run, recorded)
+        job.check_data(directory)
         finish(self.runtime, directory, job.run(mode), self.next_command("schedule"))
 
     def finetuning(self) -> Fit:

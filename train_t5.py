@@ -57,7 +57,7 @@ class Job:
         self.optimisation, self.evaluation = optimisation, evaluation
         if run.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the library warns of forks otherwise
-        self.runtime = Runtime(run.precision, "t5", run.random_seed, engine=run.engine)
+        self.runtime = Runtime(run.precision, "t5", run.random_seed, engine=run.engine, rank_timeout_s=run.rank_timeout)
         arguments = as_json(task, plugin, optimisation, evaluation, run)
         self.loaded: Loaded = load_t5(task.model_config, task.checkpoint)
         self.model: Any = self.loaded.model
@@ -83,7 +83,9 @@ class Job:
         path, rank, world_size = run.output_path, self.runtime.rank, self.runtime.world_size
         # Together: the others look for checkpoints only after an overwritten run is gone.
         self.directory = self.runtime.together(
-            lambda: RunDirectory(path, arguments, run.resume, run.overwrite, rank == 0, world_size)
+            lambda: RunDirectory(
+                path, arguments, run.resume, run.overwrite, rank == 0, world_size, run.allow_changed_data
+            )
         )
         self.evaluator = Evaluator(self.runtime, self.model, self.loaded.tokenizer, self.data, evaluation.valid_batches)
 
@@ -103,6 +105,7 @@ class Job:
             lambda: self.evaluator.at_ratios(ratios),
             self.data.task.selection_metric,
             self.save_best,
+            valid=[self.data.valid],
         )
         self.announce(ratios)
         progress = trainer.fit()

@@ -24,6 +24,7 @@ from dataset.collate import Batch
 from dataset.corpus import iter_lines
 from dataset.errors import DataError
 from dataset.features import Feature
+from dataset.fingerprint import of_files, of_rows
 from dataset.sources import Line
 
 T = TypeVar("T")
@@ -116,6 +117,10 @@ class BucketedBatches:
             members = [self._features[row] for row in rows]
             yield self._share.finish(self._collate(self._share.of(members), members), len(rows))
 
+    def fingerprint(self) -> dict[str, str]:
+        """See ``dataset.fingerprint``."""
+        return of_rows(self._features)
+
     def for_one_process(self) -> "BucketedBatches":
         """The same rows for a process that takes all of them; a batch has the rows of one process."""
         return BucketedBatches(self._features, self._collate, self._share.batch_size, self._seed, self._shuffle)
@@ -179,6 +184,10 @@ class StreamedBatches:
         self._pool = max(-(-shuffle_pool // self._share.global_size), 1) * self._share.global_size
         self._num_workers = num_workers
         self._shuffle = shuffle
+
+    def fingerprint(self) -> dict[str, str]:
+        """See ``dataset.fingerprint``."""
+        return of_files(self._files)
 
     @property
     def batches_per_epoch(self) -> None:

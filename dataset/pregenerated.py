@@ -22,6 +22,7 @@ from dataset.classification import PairCollator, PairFeature
 from dataset.collate import Batch, Collator
 from dataset.errors import DataError
 from dataset.features import IGNORED, Feature
+from dataset.fingerprint import of_files
 from dataset.pregenerated_arrays import Row, build_in_memory, open_cache
 from dataset.sources import listing, read_lines
 
@@ -317,6 +318,10 @@ class PregeneratedBatches:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See ``BatchSource``."""
         return self._epoch(epoch % len(self._files)).batches(epoch, start)
+
+    def fingerprint(self) -> dict[str, str]:
+        """See ``dataset.fingerprint``."""
+        return of_files(files.instances for files in self._files)
 
     def _epoch(self, number: int) -> EpochBatches:
         if self._present is None or self._present[0] != number:

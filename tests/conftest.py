@@ -28,6 +28,8 @@ _LARGE_CASES = (
     "M3_sandwich",
 )
 _parity_cases: list[str] = []
+#: What was killed at random moments -> kills tried, runs lost; for the summary.
+kills: dict[str, tuple[int, int]] = {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -91,9 +93,19 @@ def count_parity(golden_case: str, case_directory: Path) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if kills:
+        lines = ", ".join(f"{name} {tried}/{lost}" for name, (tried, lost) in kills.items())
+        tried, lost = (sum(column) for column in zip(*kills.values(), strict=True))
+        terminalreporter.write_line(f"kills at random moments: {tried} tried, {lost} runs lost ({lines})")
     if _parity_cases:
         directory = config.getoption("--goldens")
         terminalreporter.write_line(f"parity: {len(_parity_cases)} golden cases ran from {directory}")
+
+
+@pytest.fixture(scope="session")
+def kill_counts() -> dict[str, tuple[int, int]]:
+    """What was killed -> kills tried, runs lost; told in the summary."""
+    return kills
 
 
 @pytest.fixture(scope="session")

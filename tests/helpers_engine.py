@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig
 from utils.engine.optimisation import trainable_parameters
+from utils.engine.resume import Resume
 
 Batch = dict[str, Tensor]
 
@@ -66,7 +67,7 @@ class Bench:
         config: TrainerConfig,
         scores: Sequence[float] = (0.0,),
         batch_size: int = 4,
-        resume: bool = False,
+        resume: Resume = False,
         dropout: float = 0.0,
         known: bool = True,
     ) -> Trainer:

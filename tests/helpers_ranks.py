@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import shlex
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +35,8 @@ SCRIPTS: dict[str, Script] = {"train_t5": run, "general_distill": run_general, "
 
 #: A hanging process shows after this long; far more than a run takes on a busy machine.
 _LIMIT_S = 600
+#: When one has ended, the others notice within this time.
+_OTHERS_S = 30
 
 
 class Ended(NamedTuple):
@@ -73,6 +77,7 @@ def run_ranks(
     world_size: int = 2,
     launcher: Launcher = torchrun_variables,
     script: Script = run,
+    may_hang: bool = False,
 ) -> Ended:
     """Run the script in `world_size` processes and wait for them; none may hang.
 
@@ -80,6 +85,7 @@ def run_ranks(
         arguments: its command line.
         folder: where the processes' output is kept.
         prepare, script: functions of a module, since they are pickled.
+        may_hang: when one process has ended, those that do not within a few seconds are killed, as a launcher does.
     """
     context = multiprocessing.get_context("forkserver")
     preload = ["train_t5", "general_distill", "task_distill", "tests.tiny", "tests.helpers_ranks"]
@@ -92,8 +98,13 @@ def run_ranks(
         job = (list(arguments), str(folder / f"rank{rank}"), rank, variables, prepare, os.getcwd(), script)
         processes.append(context.Process(target=_child, args=job, daemon=True))
         processes[-1].start()
-    for process in processes:
-        process.join(_LIMIT_S)
+    if may_hang:
+        multiprocessing.connection.wait([process.sentinel for process in processes], _LIMIT_S)
+        _join(processes, _OTHERS_S)
+        if any(not process.is_alive() for process in processes):
+            for process in processes:
+                process.kill()
+    _join(processes, _LIMIT_S)
     hanging = [rank for rank, process in enumerate(processes) if process.is_alive()]
     for process in processes:
         process.kill()
@@ -128,6 +139,13 @@ def divide_and_measure(arguments: Sequence[str]) -> None:
     own = sum(p.to_local().numel() for p in divided.parameters() if isinstance(p, DTensor))
     left = sum(parameter.numel() for parameter in model.parameters())
     print(own, whole, left, int(divided.shared.weight is divided.lm_head.weight))
+
+
+def _join(processes: Sequence[Any], limit_s: float) -> None:
+    """Wait for all processes together."""
+    until = time.monotonic() + limit_s
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
 
 
 def free_port() -> int:

@@ -244,7 +244,7 @@ def test_overwrite_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
     first = Bench(tmp_path / "run")
     first.trainer(TrainerConfig(epochs=1)).fit()
     directory = RunDirectory(tmp_path / "run", {"random_seed": 0}, overwrite=True)
-    assert names(tmp_path / "run") == {"arguments.json"} and directory.newest_checkpoint() is None
+    assert names(tmp_path / "run") == {"arguments.json", ".lock"} and directory.newest_checkpoint() is None
 
 
 def test_versions_and_seed_are_recorded(tmp_path: Path) -> None:

@@ -50,10 +50,11 @@ def test_two_processes_choose_and_train_as_one(scales: str, engine: str, teacher
     made, teacher = {}, without_dropout(teachers.sorted(), tmp_path / "teacher")
     for processes in (1, 2):
         output = tmp_path / str(processes)
-        flags = ("--mode", "minidisc", "--target_sparsity", 90, "--grid", scales, "--trunc_sparsity", 50)
-        flags += ("--engine", engine)
         command = teachers.command(
-            output, *flags, "--teacher_model", teacher, "--num_train_epochs", 2, "--train_batch_size", 8 // processes
+            output,
+            *("--mode", "minidisc", "--target_sparsity", 90, "--grid", scales, "--trunc_sparsity", 50),
+            *("--teacher_model", teacher, "--num_train_epochs", 2, "--train_batch_size", 8 // processes),
+            *("--engine", engine),
         )
         done = launch(command, processes)
         assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from transformers import AutoModelForSeq2SeqLM
 import utils.engine.checkpoint as checkpoint_module
 from model.errors import ModelError
 from tests.tiny import Tiny, assert_same_tensors, die_before_step, killed_run, run, tensors_under
+from utils.engine import RunLog
 from utils.engine.checkpoint import list_checkpoints
 from utils.errors import UserError
 
@@ -109,6 +111,43 @@ def test_disk_full_during_a_save(tiny: Tiny, tmp_path: Path, monkeypatch: pytest
     assert [p.name for p in list_checkpoints(tmp_path / "run")] == ["step-00000002", "step-00000004"]
     assert not list((tmp_path / "run").rglob("*.partial"))
     run([*arguments, "--resume"])
+    assert_same_tensors(tensors_under(tmp_path / "run"), tensors_under(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",), ("--resume", "auto"), ("--overwrite",)], ids=" ".join)
+def test_a_read_only_disk(more: tuple[str, ...], tiny: Tiny, small_disk: Callable[[int], Path]) -> None:
+    """A new run, and one that is to go on or to be replaced: one sentence, and nothing that was saved is lost."""
+    disk = small_disk(20_000)
+    run(tiny.sst2(disk / "run", "--training-step", 2))
+    before = tensors_under(disk / "run")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(UserError, match=r"--output-path .*run.*: Read-only file system\.$"):
+        run(tiny.sst2(disk / ("run" if more else "new-run"), *more))
+    assert_same_tensors(tensors_under(disk / "run"), before)
+
+
+def test_logs_that_cannot_be_opened(tmp_path: Path) -> None:
+    """A folder where a log should be: one sentence."""
+    (tmp_path / "log.log").mkdir()
+    with pytest.raises(UserError, match=r"Could not write the logs in .*: Is a directory\.$"):
+        RunLog(tmp_path)
+
+
+def test_a_disk_that_becomes_read_only(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it trains: the checkpoint that cannot be written is named, the ones of before can be gone on from."""
+    original = Path.mkdir
+
+    def refused(path: Path, *args: Any, **kwargs: Any) -> None:
+        if path.name == ".step-00000004.partial":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        original(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refused)
+        with pytest.raises(UserError, match=r"Could not write .*step-00000004: Read-only file system\. What was saved"):
+            run(tiny.sst2(tmp_path / "run", "--save-step", 2))
+    run(tiny.sst2(tmp_path / "run", "--save-step", 2, "--resume", "auto"))
+    run(tiny.sst2(tmp_path / "whole", "--save-step", 2))
     assert_same_tensors(tensors_under(tmp_path / "run"), tensors_under(tmp_path / "whole"))
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from tests.tiny import (
     killed_run,
     rows_of,
     run,
-    start_run,
     tensors_under,
 )
 from utils.engine import Trainer
@@ -51,9 +48,6 @@ def streamed(tiny: Tiny, output: Path, *more: object) -> list[str]:
     """Plugin pre-training on the streamed corpus with warm-up and a linear schedule."""
     steps = ("--epochs", 3, "--training-step", 24, "--warmup-step", 5, "--save-step", 3, "--valid-step", 7)
     return tiny.wiki(output, "--distil", "hidden", "--mux-num", 4, *steps, *more)
-
-
-CASES = [classification, distillation, streamed]
 
 
 @pytest.fixture(scope="module")
@@ -168,24 +162,6 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(tiny: Tiny, uninter
     assert not list_checkpoints(tmp_path / "run")
     run(classification(tiny, tmp_path / "run", "--resume"))
     assert_same_run(tmp_path / "run", uninterrupted(classification))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_killed_at_a_random_moment_is_bit_identical(
-    case: Case, seed: int, tiny: Tiny, uninterrupted: Any, tmp_path: Path
-) -> None:
-    """SIGKILL from outside at a random moment of the training: the resumed run ends the same."""
-    expected = uninterrupted(case)
-    process = start_run(case(tiny, tmp_path / "run"))
-    while process.is_alive() and not (tmp_path / "run" / "metrics.jsonl").exists():
-        time.sleep(0.002)
-    time.sleep(random.Random(seed).uniform(0, 1.0))
-    process.kill()
-    process.join()
-    run(case(tiny, tmp_path / "run", "--resume"))
-    assert_same_run(tmp_path / "run", expected)
 
 
 def test_the_reference_trains(tiny: Tiny, uninterrupted: Any) -> None:

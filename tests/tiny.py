@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.helpers_tokenizer import tiny_tokenizer
+from utils.engine.lock import release_all
 
 WIDTH = 32
 _GOOD, _BAD = ("a good film", "it is a good film", "good"), ("a bad film", "it is bad", "bad and bad film")
@@ -117,7 +118,10 @@ def run(arguments: Sequence[str]) -> None:
     import train_t5
 
     AcceleratorState._reset_state()  # a process is made for one run: it would refuse another precision
-    train_t5.main(list(arguments))
+    try:
+        train_t5.main(list(arguments))
+    finally:
+        release_all()  # as the end of the process does
 
 
 def valid(tiny: Tiny, output: Path, *more: object) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
+from utils.engine.lock import release_all
+
 WIDTH = 32
 WORDS = ("a", "good", "bad", "film", "and", "is", "it", "of", "each", "to", "in", "this", "not", "the", "plot", "dull")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -144,7 +146,10 @@ def run_general(arguments: Sequence[str]) -> None:
     import general_distill
 
     _fresh()
-    general_distill.main(list(arguments))
+    try:
+        general_distill.main(list(arguments))
+    finally:
+        release_all()  # as the end of the process does
 
 
 def run_task(arguments: Sequence[str]) -> None:
@@ -152,7 +157,10 @@ def run_task(arguments: Sequence[str]) -> None:
     import task_distill
 
     _fresh()
-    task_distill.main(list(arguments))
+    try:
+        task_distill.main(list(arguments))
+    finally:
+        release_all()
 
 
 def _fresh() -> None:

@@ -18,14 +18,16 @@ from transformers import HfArgumentParser
 
 from utils.engine import NO_STEP_LIMIT, TrainerConfig
 from utils.engine.engines import EngineName
+from utils.engine.resume import Resume
 from utils.errors import UserError
 
 
-def flag(default: Any, text: str) -> Any:
-    """A dataclass field with its help text."""
+def flag(default: Any, text: str, **options: Any) -> Any:
+    """A dataclass field with its help text, and further options of `add_argument`."""
+    metadata = {"help": text, **options}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -44,13 +46,23 @@ class RunArguments:
         "How several processes train: ddp holds the whole model in each, fsdp (FSDP2) divides its parameters among "
         "them. A run may go on with the other one. One process needs none.",
     )
-    resume: bool = flag(
+    resume: Resume = flag(
         False,
-        "Go on at the newest checkpoint of --output-path; another number of processes needs the --batch-size that "
-        "gives the same rows in total.",
+        "Go on at the newest checkpoint of --output-path; with auto, at the newest that is whole, and from the "
+        "beginning where there is none yet. Another number of processes needs the --batch-size that gives the same "
+        "rows in total.",
+        nargs="?",
+        const=True,
+        metavar="auto",
+    )
+    allow_changed_data: bool = flag(
+        False, "With --resume: go on although the data are others than those that the run began with."
     )
     overwrite: bool = flag(False, "Delete the run that --output-path holds and start anew.")
     num_workers: int = flag(0, "Processes that tokenise a streamed corpus; the batches are the same for any number.")
+    rank_timeout: float = flag(
+        1800.0, "Seconds that a process waits for another one before it says which hangs, and ends."
+    )
     debug: bool = flag(False, "Show the traceback of an error.")
 
 
@@ -76,6 +88,11 @@ class OptimisationArguments:
         "Learning rate after the warm-up; default: linear on text, constant on tasks.",
     )
     warmup_step: int = flag(1, "Steps of linear warm-up; step n has learning rate lr · n / warm-up.")
+    max_bad_steps: int = flag(
+        1,
+        "Stop at so many steps in a row whose loss or gradients are not finite, with the batch saved; fewer change "
+        "nothing and are counted. fp16 meets such steps as it looks for its scale, and stops at 50.",
+    )
     optimizer: Literal["adamw", "bertadam"] = flag(
         "adamw", "bertadam: as the first BERT releases; no bias correction, each tensor's gradient clipped to norm 1."
     )
@@ -112,7 +129,7 @@ class _OneSpelling(_BothSpellings):
             return super()._format_action_invocation(action)
         given = action.option_strings
         names = [name for name in given if "-" not in name[2:] or "--" + name[2:].replace("-", "_") not in given]
-        is_switch = action.nargs == 0 or (action.nargs == "?" and action.const is True)
+        is_switch = action.nargs == 0 or (action.nargs == "?" and action.const is True and not action.metavar)
         value = "" if is_switch else self._format_args(action, self._get_default_metavar_for_optional(action))
         return f"{', '.join(names)} {value}".rstrip()
 
@@ -135,6 +152,8 @@ AT_LEAST: Mapping[str, float] = {
     "grad_accumulation": 1,
     "inspect_step": 1,
     "keep_checkpoints": 1,
+    "rank_timeout": 1,
+    "max_bad_steps": 1,
     "valid_batches": 0,
     "patience": 0,
     "num_workers": 0,
@@ -284,4 +303,5 @@ def trainer_config(
         save_step=evaluation.save_step,
         patience=evaluation.patience,
         keep_checkpoints=evaluation.keep_checkpoints,
+        max_bad_steps=optimisation.max_bad_steps,
     )

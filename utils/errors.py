@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dataset.errors import DataError
 from metric.errors import MetricError
@@ -58,12 +58,18 @@ def writing(what: object) -> Iterator[None]:
 
 
 def run_as_script(main: Callable[[], T], debug: bool) -> T:
-    """Run `main`; a user's mistake or Ctrl-C ends the process with one sentence (with the traceback if `debug`)."""
+    """Run `main`; a user's mistake or Ctrl-C ends the process with one sentence (with the traceback if `debug`).
+
+    So does the loss of another process (`utils.engine.watch`), with exit code 3.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # a script may load its libraries so
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return main()
+        result = main()
+        _say_goodbye(wait=True)
+        return result
     except Interrupted as stop:
+        _say_goodbye(wait=True)
         print(f"stopped: {stop}", file=sys.stderr)
         raise SystemExit(stop.exit_code) from None
     except KeyboardInterrupt:
@@ -71,12 +77,30 @@ def run_as_script(main: Callable[[], T], debug: bool) -> T:
             raise
         print("stopped: interrupted, nothing more was saved.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+    except SystemExit:
+        _say_goodbye(wait=False)
+        raise
     except USER_ERRORS as error:
+        _say_goodbye(wait=False)
         if debug:
             raise
         _let_main_process_tell(error)
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR_CODE) from None
+    except RuntimeError as error:
+        if not debug and (watch := _watch()) is not None:
+            watch.end_if_lost(error)
+        raise
+
+
+def _watch() -> Any:
+    """`utils.engine.watch`, which imports this module, once it is in use."""
+    return sys.modules.get("utils.engine.watch")
+
+
+def _say_goodbye(wait: bool) -> None:
+    if (watch := _watch()) is not None:
+        watch.say_goodbye(wait)
 
 
 def mark_own(error: Exception) -> Exception:

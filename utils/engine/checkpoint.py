@@ -29,6 +29,7 @@ from utils.engine.random_state import RandomState
 from utils.errors import UserError
 
 FORMAT_VERSION = 2
+TENSOR_FILES = ("model.safetensors", "optimizer.safetensors", "random.safetensors")
 _NAME = re.compile(r"^step-(\d{8})$")
 
 
@@ -60,6 +61,8 @@ class Progress:
         finished: whether the run came to its end.
         tokens: real input tokens seen.
         seconds: training time so far.
+        skipped: steps that changed nothing, as their loss or gradients were not finite.
+        skipped_in_a_row: the last ones of all steps.
     """
 
     step: int = 0
@@ -72,6 +75,8 @@ class Progress:
     finished: bool = False
     tokens: int = 0
     seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
 
 
 class TrainingState(NamedTuple):
@@ -157,12 +162,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
     Raises:
         UserError, ModelError: the checkpoint is of another version, damaged, or does not fit the model.
     """
-    content = read_json(path / "trainer.json")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path}/trainer.json has format version {content.get('format_version')!r}, "
-            f"this toolkit reads {FORMAT_VERSION}."
-        )
+    content = read_trainer_file(path)
     parameters = trainable_parameters(module)
     weights = read_safetensors(path / "model.safetensors")
     if set(weights) != set(parameters):
@@ -185,6 +185,23 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         own = {key.removeprefix(f"{rank}."): value for key, value in tensors.items() if key.startswith(f"{rank}.")}
         random_state.restore(RandomState(content["random"][rank], own), _device(parameters))
     return Progress(**content["progress"])
+
+
+def read_trainer_file(path: Path) -> dict[str, Any]:
+    """trainer.json of a checkpoint.
+
+    Raises:
+        UserError, ModelError: it is of another version or damaged.
+    """
+    content = read_json(path / "trainer.json")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}/trainer.json has format version {content.get('format_version')!r}, "
+            f"this toolkit reads {FORMAT_VERSION}."
+        )
+    if missing := {"progress", "optimizer", "world_size", "random", "objective"} - set(content):
+        raise UserError(f"{path}/trainer.json has no entry {sorted(missing)[0]!r}.")
+    return content
 
 
 def _device(parameters: dict[str, nn.Parameter]) -> torch.device:

@@ -35,14 +35,15 @@ class RunLog:
         self._bar: tqdm[Any] | None = None
         if not active or directory is None:
             return
-        directory.mkdir(parents=True, exist_ok=True)
-        metrics = directory / "metrics.jsonl"
-        if resume_step is not None and metrics.exists():
-            _drop_rows_after(metrics, resume_step)
-        # Open for the whole run, closed in `close`.
-        self._text = open(directory / "log.log", "a", encoding="utf-8")  # noqa: SIM115
-        self._rows = open(metrics, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step)
+        with writing(f"the logs in {directory}"):
+            directory.mkdir(parents=True, exist_ok=True)
+            metrics = directory / "metrics.jsonl"
+            if resume_step is not None and metrics.exists():
+                _drop_rows_after(metrics, resume_step)
+            # Open for the whole run, closed in `close`.
+            self._text = open(directory / "log.log", "a", encoding="utf-8")  # noqa: SIM115
+            self._rows = open(metrics, "a", encoding="utf-8")  # noqa: SIM115
+            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step)
 
     def line(self, text: str) -> None:
         """One line for the user, kept in log.log."""

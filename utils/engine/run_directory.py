@@ -11,8 +11,11 @@ from typing import Any
 
 from model.weights import read_json
 from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
+from utils.engine.data_record import Fingerprints, check_data
 from utils.engine.files import recover_directory, write_json
-from utils.errors import UserError
+from utils.engine.lock import LOCK_FILE, lock_directory, note_owner
+from utils.engine.resume import Resume, prepare_resume
+from utils.errors import UserError, writing
 
 #: Arguments that may differ between a run and its resumption (a run directory may have been moved).
 _MAY_CHANGE = {
@@ -26,6 +29,9 @@ _MAY_CHANGE = {
     "keep_checkpoints",
     "epochs",
     "training_step",
+    "allow_changed_data",
+    "rank_timeout",
+    "max_bad_steps",
 }
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
 
@@ -40,11 +46,15 @@ class RunDirectory:
     Args:
         path: the directory; made if it is not there.
         arguments: JSON values of the run's arguments, written beside the weights with versions and seed.
-        resume: go on where the newest checkpoint stands.
+        resume: go on where the newest checkpoint stands; `"auto"`: the newest that is whole.
         overwrite: delete what an earlier run left here.
         write: whether this process writes (one of all does).
         world_size: number of processes. A resumed run may have another, with the batch size that gives the same rows
             per batch over all processes: data order and position are counted in such batches.
+        allow_changed_data: go on although the data are others than those that the run began with.
+
+    Attributes:
+        remarks: what the user should know of the directory; the engine tells it in the run's log.
 
     Raises:
         UserError: another run lives here, or resuming does not fit.
@@ -54,12 +64,14 @@ class RunDirectory:
         self,
         path: Path,
         arguments: dict[str, Any],
-        resume: bool = False,
+        resume: Resume = False,
         overwrite: bool = False,
         write: bool = True,
         world_size: int = 1,
+        allow_changed_data: bool = False,
     ) -> None:
-        self.path, self._world_size = path, world_size
+        self.path, self._world_size, self._allow_changed_data = path, world_size, allow_changed_data
+        self.remarks: list[str] = []
         if resume and overwrite:
             raise UserError("--resume and --overwrite exclude each other: choose one.")
         if write:
@@ -78,30 +90,46 @@ class RunDirectory:
         """The newest complete checkpoint, if any."""
         return next(reversed(list_checkpoints(self.path)), None)
 
-    def _claim(self, arguments: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    def check_data(self, fingerprints: Fingerprints, resumed: bool) -> None:
+        """Record the data of a run, or compare them with the record; see `utils.engine.data_record.check_data`."""
+        if remark := check_data(self.path, fingerprints, resumed, self._allow_changed_data):
+            self.remarks.append(remark)
+
+    def _claim(self, arguments: dict[str, Any], resume: Resume, overwrite: bool) -> None:
         recorded = self.path / ARGUMENTS_FILE
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--output-path {self.path} is a file, expected a directory.")
+        if not recorded.exists():
+            self._check_free()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Cannot make --output-path {self.path}: {error.strerror}.") from error
+        lock_directory(self.path)
         if recorded.exists() and overwrite:
-            shutil.rmtree(self.path)
+            with writing(f"--output-path {self.path}"):
+                _empty(self.path)
         elif recorded.exists() and not resume:
             raise UserError(
                 f"--output-path {self.path} holds another run: go on with --resume, or replace it with --overwrite."
             )
         elif recorded.exists():
             self._check_same(read_json(recorded), arguments)
-            recover_directory(self.best)
-            recover_checkpoints(self.path)
-        elif self.path.is_dir() and any(not p.name.startswith(".arguments.json") for p in self.path.iterdir()):
+            with writing(self.path):
+                recover_directory(self.best)
+                recover_checkpoints(self.path)
+            self.remarks += prepare_resume(self.path, resume)
+        note_owner(self.path)
+        content = {"arguments": arguments, **environment(), "world_size": self._world_size}
+        write_json(recorded, {**content, "seed": arguments.get("random_seed")})
+
+    def _check_free(self) -> None:
+        """Before anything is written: a directory without a run has to be empty."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--output-path {self.path} is a file, expected a directory.")
+        own = (f".{ARGUMENTS_FILE}", LOCK_FILE)
+        if self.path.is_dir() and any(not path.name.startswith(own) for path in self.path.iterdir()):
             raise UserError(
                 f"--output-path {self.path} is not empty and holds no run of this toolkit: name another one."
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"Cannot make --output-path {self.path}: {error.strerror}.") from error
-        content = {"arguments": arguments, **environment(), "world_size": self._world_size}
-        write_json(recorded, {**content, "seed": arguments.get("random_seed")})
 
     def _check_same(self, recorded: dict[str, Any], now: dict[str, Any]) -> None:
         before = recorded.get("arguments", {})
@@ -125,6 +153,15 @@ class RunDirectory:
                 f"--batch-size {before['batch_size']}), now there are {rows_now} ({self._world_size} of "
                 f"{now['batch_size']}) and its place in the data would be lost: take {processes} processes{fitting}."
             )
+
+
+def _empty(directory: Path) -> None:
+    """Delete what a directory holds, but not the lock, on which other processes look."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
 
 
 def environment() -> dict[str, Any]:

@@ -11,12 +11,13 @@ from typing import Any, Literal, NoReturn, TypeVar, cast
 import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
 from transformers.utils import logging
 
 from utils.engine.engines import EngineName
 from utils.engine.launch import adopt_ranks
+from utils.engine.watch import DEFAULT_TIMEOUT_S, group_timeout, watch_ranks
 from utils.errors import USER_ERROR_CODE, UserError, mark_own
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Runtime:
         seed: seeds Python, NumPy and torch, the same on all processes.
         cpu: leave GPUs alone.
         engine: how several processes train; see `utils.engine.engines`.
+        rank_timeout_s: longest wait for another process; the one that waited ends then, see `utils.engine.watch`.
 
     Raises:
         UserError: the precision cannot work with this backbone or device.
@@ -47,6 +49,7 @@ class Runtime:
         seed: int = 0,
         cpu: bool = False,
         engine: EngineName = "ddp",
+        rank_timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         if precision == "fp16":
             if family in _NO_FP16:
@@ -61,7 +64,9 @@ class Runtime:
             cpu=cpu or (several and not torch.cuda.is_available()),
             mixed_precision="no" if precision == "fp32" else precision,
             dataloader_config=DataLoaderConfiguration(),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=group_timeout(rank_timeout_s))],
         )
+        self._watch = watch_ranks(self.rank, self.world_size, rank_timeout_s, lambda own: list(gather_object(own)))
         self.precision, self.engine = precision, engine
         self.seed = seed
         seed_everything(seed)
@@ -86,16 +91,23 @@ class Runtime:
         """Whether this process writes files and talks to the user."""
         return bool(self.accelerator.is_main_process)
 
+    def tick(self) -> None:
+        """Say that this process passes a place that all of them pass."""
+        if self._watch is not None:
+            self._watch.tick()
+
     def to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch's tensors on the device."""
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
     def gather_rows(self, rows: list[Any]) -> list[Any]:
         """All processes' rows, concatenated, on every process."""
+        self.tick()
         return list(gather_object(rows)) if self.world_size > 1 else rows
 
     def barrier(self) -> None:
         """Wait for the other processes."""
+        self.tick()
         self.accelerator.wait_for_everyone()
 
     def separate_randomness(self) -> None:
@@ -105,6 +117,7 @@ class Runtime:
 
     def gather_numbers(self, numbers: Sequence[float]) -> Tensor:
         """All processes' numbers, a row each: float64 (processes, n) on the CPU, the same on every process."""
+        self.tick()
         own = torch.tensor([list(numbers)], dtype=torch.float64)
         return self.accelerator.gather(own.to(self.device)).cpu() if self.world_size > 1 else own
 

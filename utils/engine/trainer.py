@@ -5,64 +5,32 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from dataset import BatchSource
 from utils.engine import random_state
+from utils.engine.bad_steps import FOLDER as BAD_BATCHES
+from utils.engine.bad_steps import FP16_MOST, not_finite, save_batches
 from utils.engine.checkpoint import Progress, load_checkpoint, save_checkpoint, training_state
+from utils.engine.config import NO_STEP_LIMIT, TrainerConfig
+from utils.engine.data_record import fingerprints_of
 from utils.engine.engines import engine_for
 from utils.engine.files import atomic_directory
 from utils.engine.logs import RunLog
-from utils.engine.optimisation import OptimizerName, Schedule, build_optimizer, schedule_factor, trainable_parameters
+from utils.engine.optimisation import build_optimizer, schedule_factor, trainable_parameters
 from utils.engine.run_directory import RunDirectory
 from utils.engine.runtime import Runtime
 from utils.engine.shares import add_shares
 from utils.errors import Interrupted, UserError
 
 Batch = dict[str, Tensor]
-
-#: Value of `max_steps` that means: no limit.
-NO_STEP_LIMIT = 10_000_000
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Settings of the loop. Steps are optimizer steps; -1 for an interval means once per epoch.
-
-    Attributes:
-        epochs: passes over the data.
-        max_steps: end earlier, after this many steps; NO_STEP_LIMIT or more never does.
-        lr, weight_decay, warmup_steps, schedule, optimizer: see `utils.engine.optimisation`.
-        accumulation: micro-batches per step.
-        clip_norm: largest gradient norm, 0 for no clipping.
-        inspect_step: steps between two log lines.
-        valid_step: steps between two evaluations.
-        save_step: steps between two checkpoints; -1 saves after every evaluation.
-        patience: stop after this many evaluations without a gain; 0 never stops early.
-        keep_checkpoints: how many checkpoints stay on disk.
-    """
-
-    epochs: int = 5
-    max_steps: int = NO_STEP_LIMIT
-    lr: float = 1e-5
-    weight_decay: float = 1e-5
-    warmup_steps: float = 0
-    schedule: Schedule = "constant"
-    optimizer: OptimizerName = "adamw"
-    accumulation: int = 1
-    clip_norm: float = 10.0
-    inspect_step: int = 100
-    valid_step: int = -1
-    save_step: int = -1
-    patience: int = 0
-    keep_checkpoints: int = 2
 
 
 class Trainer:
@@ -78,6 +46,7 @@ class Trainer:
         evaluate: gives the validation metrics of the present weights.
         selection: name of the metric that selects the best model (larger is better).
         save_best: writes the present model into an empty directory.
+        valid: the batches that `evaluate` reads; a run does not go on with other ones than it began with.
     """
 
     def __init__(
@@ -90,6 +59,7 @@ class Trainer:
         evaluate: Callable[[], dict[str, float]],
         selection: str,
         save_best: Callable[[Path], None],
+        valid: Sequence[BatchSource] = (),
     ) -> None:
         if not trainable_parameters(objective):
             raise UserError("Nothing is left to train: every parameter is frozen.")
@@ -101,13 +71,16 @@ class Trainer:
         self.progress = Progress()
         runtime.separate_randomness()
         newest = directory.newest_checkpoint()
+        runtime.by_main(lambda: directory.check_data(fingerprints_of(source, valid), newest is not None))
         if newest is not None:
             self.progress = load_checkpoint(newest, self.module, self.optimizer, runtime.rank)
         self.engine.start()
         # In fp16 the optimizer must undo the loss scaling and skip overflows: Accelerate's wrapper does.
         fp16 = runtime.precision == "fp16"
-        self._stepper = runtime.accelerator.prepare_optimizer(self.optimizer) if fp16 else self.optimizer
+        self._stepper: Any = runtime.accelerator.prepare_optimizer(self.optimizer) if fp16 else self.optimizer
         self.log = RunLog(directory.path, runtime.is_main, self.progress.step)
+        for warning in directory.remarks:
+            self.log.line(f"warning: {warning}")
         if newest is not None:
             self.log.line(f"resumed from {newest} (step {self.progress.step}, epoch {self.progress.epoch})")
         if remark := getattr(source, "remark", None):
@@ -140,7 +113,8 @@ class Trainer:
             self.progress.finished = True
             self._checkpoint()
             self.engine.finish()
-            self.log.line(f"done: {self.progress.step} steps, best {self.selection} {self._best()}")
+            skipped = f", {self.progress.skipped} of them skipped" if self.progress.skipped else ""
+            self.log.line(f"done: {self.progress.step} steps{skipped}, best {self.selection} {self._best()}")
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -189,10 +163,7 @@ class Trainer:
         trained = list(trainable_parameters(self.module).values())
         norm = self.engine.clip(trained, self.config.clip_norm or math.inf)
         values, tokens = self._of_all_processes(totals, own_tokens)
-        if self.runtime.precision != "fp16":  # there, the loss scaling skips such a step by itself
-            self._check_finite(values["loss"], float(norm or 0.0))
-        self._stepper.step()
-        self._stepper.zero_grad(set_to_none=True)
+        self._update(group, values, float(norm or 0.0))
         self.progress.step += 1
         self.progress.batch += len(group)
         self.progress.tokens += tokens
@@ -213,6 +184,7 @@ class Trainer:
         for i, batch in enumerate(group):
             share = _global_share(batch, world_size) / len(group)
             tokens += _own_tokens(batch)
+            self.runtime.tick()
             batch = self.runtime.to_device(batch)
             for piece in range(pieces):
                 is_last = i + 1 == len(group) and piece + 1 == pieces
@@ -236,12 +208,33 @@ class Trainer:
         means = everyones[:, 2:].mean(0).tolist()
         return dict(zip(totals, means, strict=True)), int(everyones[:, 1].sum())
 
-    def _check_finite(self, loss: float, norm: float) -> None:
-        for what, value in (("loss", loss), ("gradient norm", norm)):
-            if not math.isfinite(value):
-                step = self.progress.step + 1
-                error = UserError(f"The {what} became {value} at step {step}: lower --lr or use --precision fp32.")
-                self.runtime.stop_together(error)
+    def _update(self, group: list[Batch], values: dict[str, float], norm: float) -> None:
+        """One step of the optimizer, or none where loss or gradients are not finite; too many of these are the end."""
+        bad, fp16, progress = not_finite(values["loss"], norm), self.runtime.precision == "fp16", self.progress
+        if fp16 or bad is None:  # in fp16 the loss scaling skips such a step, and learns from it
+            self._stepper.step()
+        skipped = self._stepper.step_was_skipped if fp16 else bad is not None
+        self._stepper.zero_grad(set_to_none=True)
+        progress.skipped += skipped
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if skipped else 0
+        if progress.skipped_in_a_row >= (FP16_MOST if fp16 else self.config.max_bad_steps):
+            self._stop_at(bad or "The gradients became infinite", group, {**values, "grad_norm": norm})
+        if skipped and not fp16:
+            self.log.line(f"warning: {bad} at step {progress.step + 1}, which changes nothing and is counted.")
+
+    def _stop_at(self, bad: str, group: list[Batch], values: dict[str, float]) -> NoReturn:
+        """Save the batch that cannot be learnt from, and stop on all processes."""
+        step, count = self.progress.step + 1, self.progress.skipped_in_a_row
+        folder = self.directory.path / BAD_BATCHES / f"step-{step:08d}"
+        told = {"step": step, "epoch": self.progress.epoch, "batch": self.progress.batch, **values}
+        failure = save_batches(folder, self.runtime.rank, group, told)
+        self.runtime.barrier()  # a launcher ends the others as soon as the first has ended
+        newest = self.directory.newest_checkpoint()
+        kept = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
+        saved = f"its batch could not be saved ({failure})" if failure else f"its batch is in {folder}"
+        times = f" ({count} such steps in a row)" if count > 1 else ""
+        error = UserError(f"{bad} at step {step}{times}: lower --lr or use --precision fp32; {saved}, {kept}.")
+        self.runtime.stop_together(error)
 
     def _report(self, values: dict[str, float], norm: float, lr: float, rate: float) -> None:
         step = self.progress.step
@@ -255,7 +248,10 @@ class Trainer:
             f"train | epoch: {self.progress.epoch:2d} | step: {step:6d}/{self._total_text()} | {text} | "
             f"grad_norm: {norm:.3f} | lr: {lr:.3e} | {rate:,.0f} tokens/s{left}"
         )
-        self.log.metrics("train", step, {**values, "grad_norm": norm, "lr": lr, "tokens_per_second": rate})
+        numbers = {**values, "grad_norm": norm, "lr": lr, "tokens_per_second": rate}
+        if self.progress.skipped:
+            numbers["skipped_steps"] = self.progress.skipped
+        self.log.metrics("train", step, numbers)
 
     def _validate(self) -> None:
         """Evaluate, keep the best, save; nothing if the present weights were evaluated already."""
@@ -283,11 +279,7 @@ class Trainer:
         progress.evaluated_step = progress.step
         gained = progress.best_value is None or value > progress.best_value
         if gained:
-            progress.best_value, progress.best_step, progress.evaluations_without_gain = (
-                value,
-                progress.step,
-                0,
-            )
+            progress.best_value, progress.best_step, progress.evaluations_without_gain = value, progress.step, 0
             self._save_best()
         else:
             progress.evaluations_without_gain += 1

@@ -24,6 +24,7 @@ from model.schedule import Choice, Sandwich, Step
 from model.schedule.axis import SCALE_TOLERANCE
 from model.variants import VariantDistillation
 from utils.engine import RunDirectory, Runtime, TrainerConfig
+from utils.engine.data_record import DATA_FILE, fingerprints_of
 from utils.engine.files import atomic_directory
 from utils.errors import UserError
 from utils.minidisc.arguments import ScheduleArguments, grid_of, naming, path_name, selection_of, steps_of, type_of
@@ -254,6 +255,14 @@ class ScheduleJob:
         """The training rows."""
         return training_batches(self.request, self.tokenizer, self.runtime, self.command.task.aug_train)
 
+    def check_data(self, directory: RunDirectory) -> None:
+        """Between two stages too the rows must stay: a stage that is complete was trained on them."""
+        resumed = (directory.path / DATA_FILE).is_file()
+        sources = [rows.source for rows in self.sets]
+        self.runtime.by_main(lambda: directory.check_data(fingerprints_of(self.batches(), sources), resumed))
+        for remark in directory.remarks:
+            self.stages.say(f"warning: {remark}")
+
     def fit(self, directory: RunDirectory, parts: Fit) -> dict[str, Any]:
         """Train a stage."""
         return {"mode": "distill", "task": self.task.name, **fit(self.runtime, directory, self.config(parts), parts)}
@@ -331,6 +340,11 @@ class NestedEvaluator:
     def __init__(self, axis: Any, objective: Sandwich, evaluate: Any, metric: str) -> None:
         self._axis, self._objective, self._evaluate, self._metric = axis, objective, evaluate, metric
         self.choice: Choice | None = None
+
+    @property
+    def sources(self) -> Any:
+        """The rows."""
+        return self._evaluate.sources
 
     def __call__(self) -> dict[str, float]:
         """The metric per scale (`f1@90`), and the best trade-off so far over all of them."""

@@ -11,6 +11,7 @@ from typing import Any
 from model.schedule import Choice
 from model.weights import read_json
 from utils.engine import write_json
+from utils.errors import writing
 from utils.minidisc.arguments import ScheduleArguments
 
 SCHEDULE_FILE = "schedule.json"
@@ -102,5 +103,6 @@ def draw(choice: Choice, metric: str, file: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     temporary = file.with_name(f".{file.name}")
-    figure.savefig(temporary, dpi=130, format="png")
-    os.replace(temporary, file)
+    with writing(file):
+        figure.savefig(temporary, dpi=130, format="png")
+        os.replace(temporary, file)

@@ -62,7 +62,7 @@ class Stages:
         begun = (folder / ARGUMENTS_FILE).is_file()
         self.runtime.barrier()  # nobody makes the folder before all have looked
         self.say(f"{what}: {'goes on in' if begun else ''} {folder}".replace(":  ", ": "))
-        own = replace(self.run, output_path=folder, resume=begun, overwrite=False)
+        own = replace(self.run, output_path=folder, resume=begun and (self.run.resume or True), overwrite=False)
         directory = open_run(self.runtime, own, {**self.recorded, **settings, "output_path": str(folder)})
         seed_everything(self.runtime.seed)  # whatever stages went before, in this process or in one that was killed
         result = work(directory)

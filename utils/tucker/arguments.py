@@ -161,4 +161,5 @@ def bert_trainer_config(
         save_step=evaluation.save_step,
         patience=evaluation.patience,
         keep_checkpoints=evaluation.keep_checkpoints,
+        max_bad_steps=optimisation.max_bad_steps,
     )

@@ -29,6 +29,11 @@ class ClassifierEvaluator:
     def __init__(self, runtime: Runtime, model: Any, sets: Sequence[LabelledSet]) -> None:
         self.runtime, self.model, self.sets = runtime, model, sets
 
+    @property
+    def sources(self) -> list[BatchSource]:
+        """The rows of all sets."""
+        return [rows.source for rows in self.sets]
+
     def __call__(self) -> dict[str, float]:
         """GLUE's metrics of the task and the mean loss; those of MNLI's second set end in `_mm`."""
         values: dict[str, float] = {}
@@ -83,6 +88,11 @@ class DistillationEvaluator:
         self, runtime: Runtime, objective: IntermediateDistillation, source: BatchSource, max_batches: int = 0
     ) -> None:
         self.runtime, self.objective, self.source, self.max_batches = runtime, objective, source, max_batches
+
+    @property
+    def sources(self) -> list[BatchSource]:
+        """The rows."""
+        return [self.source]
 
     def __call__(self) -> dict[str, float]:
         """`hidden_loss`, `attention_loss`, `loss` and its negative."""

@@ -25,7 +25,7 @@ class Fit:
         objective: gives the loss; see `model.distillation`.
         student: the part of it that is saved.
         source: the training batches.
-        evaluate: gives the metrics of the present weights.
+        evaluate: gives the metrics of the present weights; its `sources`, if it has any, are the batches that it reads.
         selection: the metric that selects the best model.
         save: writes the present model into an empty directory; left out, the student as it is.
     """
@@ -48,7 +48,9 @@ def open_run(runtime: Runtime, run: RunArguments, arguments: dict[str, Any]) -> 
     path = run.output_path
     assert path is not None
     return runtime.together(
-        lambda: RunDirectory(path, arguments, run.resume, run.overwrite, runtime.is_main, runtime.world_size)
+        lambda: RunDirectory(
+            path, arguments, run.resume, run.overwrite, runtime.is_main, runtime.world_size, run.allow_changed_data
+        )
     )
 
 
@@ -74,7 +76,8 @@ def fit(runtime: Runtime, directory: RunDirectory, config: TrainerConfig, parts:
             parts.save(target)
         parts.tokenizer.save_pretrained(target)
 
-    trainer = Trainer(runtime, parts.objective, parts.source, config, directory, parts.evaluate, parts.selection, save)
+    evaluate, valid = parts.evaluate, getattr(parts.evaluate, "sources", ())
+    trainer = Trainer(runtime, parts.objective, parts.source, config, directory, evaluate, parts.selection, save, valid)
     progress = trainer.fit()
     return {
         "metric": parts.selection,
