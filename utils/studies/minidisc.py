@@ -8,8 +8,6 @@ resumed. `--report` only writes the page from what is there, `--costs` measures 
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from dataset.tasks import get_task
 from utils.errors import run_as_script
 from utils.pages import write_measured
 from utils.studies import tucker
-from utils.studies.runner import Runner, spread
+from utils.studies.runner import Runner, add_rows_flag, commands_block, read_result, spread, study_parser
 
 #: Sparsities that MiniDisc tries; MaxiDisc goes over each of ASSISTANTS.
 GRID, ASSISTANTS = "70,80,85,90,95", (70, 80, 85)
@@ -37,6 +35,8 @@ DISTIL = {
     "sst2": "--max_steps 400 --eval_step 100 --learning_rate 2e-4",
     "wnut17": "--num_train_epochs 4 --learning_rate 2e-4",
 }
+#: The selection metric, and what else tells rows apart: the F1 of MRPC's larger class alone is 0.812.
+METRICS = {"mrpc": ("f1", "accuracy"), "sst2": ("accuracy",), "wnut17": ("f1",)}
 LENGTH = {"mrpc": 128, "sst2": 64, "wnut17": 64}
 #: Rows of the table: name -> flags behind the common ones. 1L is the depth nearest in size to a 90 % pruned MiniLM.
 ROWS = {
@@ -80,64 +80,72 @@ class Study:
         teacher = self.call(task, seed, "teacher", tuned, done="evaluation.json")
         sparse = self.call(task, seed, "sparsification", f"--mode sparsify --teacher_model {teacher} --grid {GRID}")
         for row in rows:
-            self.call(task, seed, row, f"{ROWS[row]} --teacher_model {sparse} {DISTIL[task]}")
+            made = self.call(task, seed, row, f"{ROWS[row]} --teacher_model {sparse} {DISTIL[task]}")
+            self.evaluate(task, seed, made, "evaluation", "--no-costs")
+
+    def evaluate(self, task: str, seed: int, made: Path, name: str, flags: str = "") -> None:
+        """All metrics of the model in a row's folder, as it reloads, into `name`/evaluation.json there."""
+        arguments = f"--do_eval {flags} --student_model {made / 'best'}"
+        self.call(task, seed, f"{made.name}/{name}", arguments, done="evaluation.json")
 
     def costs(self, task: str, seed: int, rows: Sequence[str]) -> None:
         """MACs and latency of the rows, on a machine that does nothing else."""
         for row in ("teacher", *rows):
             folder = self.folder(task, seed, row)
             if (folder / "best").is_dir() and self.teachers not in folder.parents:  # the Tucker study measures its own
-                name = f"{row}/costs" if row == "teacher" else f"{self.folder(task, seed, row).name}/costs"
-                self.call(task, seed, name, f"--do_eval --student_model {folder / 'best'}", done="evaluation.json")
-
-
-def read(path: Path) -> dict[str, Any] | None:
-    """A result file, if it is there."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+                self.evaluate(task, seed, folder, "costs")
 
 
 def table(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
-    """Markdown of one task: metric and retention over seeds, then size, latency and the cost of training."""
-    metric = get_task(task).selection_metric
-    teachers = {
-        seed: found for seed in seeds if (found := read(study.folder(task, seed, "teacher") / "evaluation.json"))
-    }
-    rows_made = any((study.folder(task, seed, row) / "result.json").is_file() for seed in seeds for row in ROWS)
-    if not teachers or not rows_made:
+    """Markdown of one task: metrics and retention over seeds, then size, latency and the cost of training."""
+    metrics = METRICS[task]
+    found = {seed: read_result(study.folder(task, seed, "teacher") / "evaluation.json") for seed in seeds}
+    dense = {seed: teacher["metrics"] for seed, teacher in found.items() if teacher}
+    rows = {row: {s: made for s in dense if (made := _reached(study, task, s, row))} for row in ROWS}
+    if not any(rows.values()):
         return []
-    lines = [
-        f"| student | {metric} | retention | encoder parameters | MACs / example | latency p50, 8 x 128 | training |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    dense = {seed: found["metrics"][metric] for seed, found in teachers.items()}
-    lines.append(f"| teacher | {spread(list(dense.values()))} | 1 | {_cost(study, task, seeds, 'teacher')} | |")
-    for row in ROWS:
-        reached = {s: one for s in dense if (one := read(study.folder(task, s, row) / "result.json"))}
+    sizes = ["encoder parameters", "MACs / example", "latency p50, 8 x 128"]
+    teacher = [spread([values[m] for values in dense.values()]) for m in metrics]
+    lines = [["student", *metrics, "retention", *sizes, "training"]]
+    lines.append(["---"] * len(lines[0]))
+    lines.append(["teacher", *teacher, "1", *_cost(study, task, seeds, "teacher"), ""])
+    for row, reached in rows.items():
         if reached:
-            values = [one["best_value"] for one in reached.values()]
-            kept = statistics.mean(one["best_value"] / dense[s] for s, one in reached.items())
-            tokens = statistics.mean(one["tokens"] for one in reached.values()) / 1e3
-            minutes = statistics.mean(one["train_seconds"] for one in reached.values()) / 60
-            spent = f"{tokens:,.0f} k tokens, {minutes:.1f} min" if tokens else "none"
             of = f" ({len(reached)} of {len(dense)} seeds)" if len(reached) < len(dense) else ""
-            name, cost = f"{row}{of}", _cost(study, task, seeds, row)
-            lines.append(f"| {name} | {spread(values)} | {kept:.1%} | {cost} | {spent} |")
-    return lines
+            shown = [spread([values[m] for values, _ in reached.values()]) for m in metrics]
+            kept = statistics.mean(values[metrics[0]] / dense[s][metrics[0]] for s, (values, _) in reached.items())
+            spent = _spent([result for _, result in reached.values()])
+            lines.append([f"{row}{of}", *shown, f"{kept:.1%}", *_cost(study, task, seeds, row), spent])
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
-def _cost(study: Study, task: str, seeds: Sequence[int], row: str) -> str:
+def _spent(results: Sequence[dict[str, Any]]) -> str:
+    """Training tokens and minutes of a row, means over seeds."""
+    tokens = statistics.mean(result["tokens"] for result in results) / 1e3
+    minutes = statistics.mean(result["train_seconds"] for result in results) / 60
+    return f"{tokens:,.0f} k tokens, {minutes:.1f} min" if tokens else "none"
+
+
+def _reached(study: Study, task: str, seed: int, row: str) -> tuple[dict[str, float], dict[str, Any]] | None:
+    """Metrics and result of a row, if both are there."""
+    folder = study.folder(task, seed, row)
+    found, result = read_result(folder / "evaluation" / "evaluation.json"), read_result(folder / "result.json")
+    return (found["metrics"], result) if found and result else None
+
+
+def _cost(study: Study, task: str, seeds: Sequence[int], row: str) -> list[str]:
     for seed in seeds:
-        if found := read(study.folder(task, seed, row) / "costs" / "evaluation.json"):
-            return f"{found['encoder_params']:,} | {found['macs'] / 1e6:.0f} M | {found['latency_ms']:.1f} ms"
-    return " | | "
+        if found := read_result(study.folder(task, seed, row) / "costs" / "evaluation.json"):
+            return [f"{found['encoder_params']:,}", f"{found['macs'] / 1e6:.0f} M", f"{found['latency_ms']:.1f} ms"]
+    return ["", "", ""]
 
 
 def assistants(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
     """Which assistant MiniDisc chose and how well each of MaxiDisc's did, by seed."""
     lines = []
     for seed in seeds:
-        mini = read(study.folder(task, seed, "MiniDisc") / "schedule.json")
-        maxi = read(study.folder(task, seed, "MaxiDisc") / "schedule.json")
+        mini = read_result(study.folder(task, seed, "MiniDisc") / "schedule.json")
+        maxi = read_result(study.folder(task, seed, "MaxiDisc") / "schedule.json")
         if mini and maxi:
             chosen = 100 * mini["iterations"][0]["scale"]
             best = maxi["best_path"].split("-")[0]
@@ -160,13 +168,15 @@ def write_page(study: Study, tasks: Sequence[str], seeds: Sequence[int], page: P
             parts += [f"### {task.upper()}, seed(s) {', '.join(map(str, made))}", "", *lines, ""]
             if chosen := assistants(study, task, seeds):
                 parts += [*chosen, ""]
-    commands = [
-        c.replace(str(study.glue), "GLUE_DIR").replace(study.backbone, "BERT_DIR") for c in study.runner.commands()
-    ]
-    calls = [
-        c.replace(str(study.wnut), "WNUT_DIR") for c in commands if "/costs" not in c and f"--seed {seeds[0]} " in c
-    ]
-    write_measured(page, [*parts, "### Commands (first seed)", "", "```", *calls, "```"], "minidisc")
+    places = {str(study.glue): "GLUE_DIR", str(study.wnut): "WNUT_DIR", study.backbone: "BERT_DIR"}
+    hidden, first = ("/costs ", "/evaluation "), f"--seed {seeds[0]} "
+    commands = commands_block(
+        study.runner,
+        "Commands (first seed)",
+        places,
+        lambda call: first in call and not any(part in call for part in hidden),
+    )
+    write_measured(page, [*parts, *commands], "minidisc")
 
 
 def write_summary(study: Study, tasks: Sequence[str], seeds: Sequence[int], page: Path) -> None:
@@ -176,10 +186,9 @@ def write_summary(study: Study, tasks: Sequence[str], seeds: Sequence[int], page
     for task in tasks:
         metric, cells = get_task(task).selection_metric, []
         for row in shown:
-            found = [read(study.folder(task, seed, row) / "result.json") for seed in seeds]
-            values = [made["best_value"] for made in found if made]
+            values = [made[0][metric] for seed in seeds if (made := _reached(study, task, seed, row))]
             cells.append(f"{statistics.mean(values):.3f}" if values else "not run")
-        teachers = [read(study.folder(task, seed, "teacher") / "evaluation.json") for seed in seeds]
+        teachers = [read_result(study.folder(task, seed, "teacher") / "evaluation.json") for seed in seeds]
         dense = [made["metrics"][metric] for made in teachers if made]
         if dense and any(cell != "not run" for cell in cells):
             name = f"{task.upper()}, {metric}, {len(dense)} seed(s)"
@@ -189,26 +198,13 @@ def write_summary(study: Study, tasks: Sequence[str], seeds: Sequence[int], page
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m utils.studies.minidisc", description=str(__doc__).split("\n")[0])
+    parser = study_parser("minidisc", str(__doc__))
     parser.add_argument("--data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, SST-2)")
     parser.add_argument("--wnut", type=Path, required=True, help="folder of WNUT-17 (train.txt, dev.txt)")
     parser.add_argument("--backbone", required=True, help="pre-trained BERT directory")
     parser.add_argument("--tasks", nargs="+", choices=list(TEACHER), default=list(TEACHER), help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="default: 1")
-    everything = list(range(len(ROWS)))
-    names = ", ".join(f"{i} {row}" for i, row in enumerate(ROWS))
-    parser.add_argument(
-        "--rows", nargs="*", type=int, choices=everything, default=everything, help=f"{names} (default: all)"
-    )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of a stage (default: %(default)s)")
-    output = Path("outputs/results/minidisc")
-    parser.add_argument("--output", type=Path, default=output, help="folder of the runs (default: %(default)s)")
-    parser.add_argument(
-        "--page", type=Path, default=Path("docs/results/minidisc.md"), help="page to write into (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--readme", type=Path, default=Path("README.md"), help="page of the summary (default: %(default)s)"
-    )
+    add_rows_flag(parser, list(ROWS))
     teachers = Path("outputs/results/tucker/teacher")
     parser.add_argument(
         "--teachers",
@@ -216,9 +212,6 @@ def main() -> None:
         default=teachers,
         help=f"the Tucker study's, which serve for seed {_TUCKER_SEED} where they are there (default: %(default)s)",
     )
-    parser.add_argument("--costs", action="store_true", help="only measure MACs and latencies of the first seed")
-    parser.add_argument("--report", action="store_true", help="only write the pages")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
     study = Study(given.data, given.wnut, given.backbone, Runner(given.output, given.threads), given.teachers)
     rows = [list(ROWS)[index] for index in given.rows]

@@ -1,15 +1,18 @@
-"""Runs a study's stages: each is a call of an entry script, made once and resumed if it was interrupted."""
+"""What all studies share: stages that are made once and resumed, result files, the page's commands, common flags."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,53 @@ class Runner:
         log = self.output / "commands.txt"
         lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
         return list({_folder(line): line for line in lines if "--resume" not in line}.values())
+
+
+def study_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A study's command line with the flags that all have.
+
+    Args:
+        name: of the module and of its page in docs/results.
+        description: the module's docstring, whose first line is shown.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m utils.studies.{name}", description=description.split("\n")[0])
+    shown = "(default: %(default)s)"
+    output, page = Path("outputs/results") / name, Path("docs/results") / f"{name}.md"
+    parser.add_argument("--threads", type=int, default=2, help=f"CPU threads of a stage {shown}")
+    parser.add_argument("--output", type=Path, default=output, help=f"folder of the runs {shown}")
+    parser.add_argument("--page", type=Path, default=page, help=f"page whose measured block is rewritten {shown}")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), help=f"page of the summary {shown}")
+    parser.add_argument("--costs", action="store_true", help="only measure MACs and latencies of what is there")
+    parser.add_argument("--report", action="store_true", help="only write the pages")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def add_rows_flag(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """`--rows`, numbers of rows of the table; all by default."""
+    numbers = list(range(len(names)))
+    told = ", ".join(f"{number} {name}" for number, name in enumerate(names))
+    parser.add_argument("--rows", nargs="*", type=int, choices=numbers, default=numbers, help=f"{told} (default: all)")
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """A result file, if it is there."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def commands_block(
+    runner: Runner, title: str, placeholders: Mapping[str, str], shown: Callable[[str], bool]
+) -> list[str]:
+    """Markdown of the calls that made what is there.
+
+    Args:
+        placeholders: what stands in the page for a place on this machine.
+        shown: which calls to show.
+    """
+    calls = [call for call in runner.commands() if shown(call + " ")]
+    for place, name in placeholders.items():
+        calls = [call.replace(place, name) for call in calls]
+    return [f"### {title}", "", "```", *calls, "```"]
 
 
 def spread(values: Sequence[float]) -> str:

@@ -8,8 +8,6 @@ that was interrupted is resumed. `--report` only writes the page from what is th
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any, NamedTuple
 from dataset.tasks import get_task
 from utils.errors import run_as_script
 from utils.pages import write_measured
-from utils.studies.runner import Runner
+from utils.studies.runner import Runner, add_rows_flag, commands_block, read_result, study_parser
 
 #: Ranks by size (share of the encoder's parameters), of a bank and of matrices alone (protocol II) with as many.
 RANKS: Mapping[str, Mapping[str, str]] = {
@@ -157,17 +155,14 @@ def rows_of(task: str, sizes: Sequence[str], variants: Sequence[Variant]) -> Ite
                 yield size, variant
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """A result file, if it is there."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
 def budget(study: Study, task: str, size: str, variant: Variant) -> str:
     """What a row was trained on: thousands of tokens of text and of the task, and minutes."""
     if not variant.distilled:
         return "none"
-    general = read(study.output / "general" / _folder(size, variant._replace(augmented=False)) / "result.json")
-    stages = [read(study.row(task, size, variant) / stage / "result.json") for stage in ("intermediate", "prediction")]
+    general = read_result(study.output / "general" / _folder(size, variant._replace(augmented=False)) / "result.json")
+    stages = [
+        read_result(study.row(task, size, variant) / stage / "result.json") for stage in ("intermediate", "prediction")
+    ]
     if general is None or None in stages:
         return "unknown"
     tokens = sum(stage["tokens"] for stage in stages if stage)
@@ -187,7 +182,7 @@ def cells(found: dict[str, Any], metrics: Sequence[str], teacher: dict[str, Any]
 
 def table(study: Study, task: str, sizes: Sequence[str]) -> list[str]:
     """Markdown of one task: the teacher, then every row that is there."""
-    teacher = read(study.output / "teacher" / task / "evaluation.json")
+    teacher = read_result(study.output / "teacher" / task / "evaluation.json")
     if teacher is None:
         return []
     names = list(teacher["metrics"])
@@ -195,15 +190,15 @@ def table(study: Study, task: str, sizes: Sequence[str]) -> list[str]:
     metrics = [selection, *(name for name in names if name != selection and name in ("accuracy", "f1", "spearman"))]
     head = ["model", *metrics, "retention", "encoder parameters", "MACs / example", "latency p50, 8 x 128", "budget"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    own = read(study.output / "teacher" / task / "costs" / "evaluation.json")
-    trained = read(study.output / "teacher" / task / "result.json") or {}
+    own = read_result(study.output / "teacher" / task / "costs" / "evaluation.json")
+    trained = read_result(study.output / "teacher" / task / "result.json") or {}
     spent = f"{trained.get('tokens', 0) / 1e3:,.0f} k tokens, {trained.get('train_seconds', 0) / 60:.0f} min"
     lines.append(f"| teacher | {cells(teacher, metrics, teacher, own)} | {spent} |")
     for size in sizes:
         for variant in VARIANTS:
-            found = read(study.row(task, size, variant) / "evaluation.json")
+            found = read_result(study.row(task, size, variant) / "evaluation.json")
             if found is not None:
-                costs = read(study.row(task, size, variant) / "costs" / "evaluation.json")
+                costs = read_result(study.row(task, size, variant) / "costs" / "evaluation.json")
                 shown = cells(found, metrics, teacher, costs)
                 lines.append(f"| {size}, {variant.name} | {shown} | {budget(study, task, size, variant)} |")
     return lines
@@ -215,10 +210,10 @@ def write_page(study: Study, tasks: Sequence[str], sizes: Sequence[str], page: P
     for task in tasks:
         if lines := table(study, task, sizes):
             parts += [f"### {task.upper()}", "", *lines, ""]
-    commands = [command.replace(str(study.data), "GLUE_DIR") for command in study.runner.commands()]
-    shown = [command.replace(study.backbone, "BERT_DIR").replace(study.text, "TEXT_DIR") for command in commands]
-    calls = [call for call in shown if "/costs" not in call]
-    write_measured(page, [*parts, f"### Commands (seed {study.seed})", "", "```", *calls, "```"], "tucker")
+    places = {str(study.data): "GLUE_DIR", study.backbone: "BERT_DIR", study.text: "TEXT_DIR"}
+    title = f"Commands (seed {study.seed})"
+    commands = commands_block(study.runner, title, places, lambda call: "/costs" not in call)
+    write_measured(page, [*parts, *commands], "tucker")
 
 
 def write_summary(study: Study, tasks: Sequence[str], sizes: Sequence[str], page: Path) -> None:
@@ -226,9 +221,9 @@ def write_summary(study: Study, tasks: Sequence[str], sizes: Sequence[str], page
     lines = ["| task, metric | teacher | " + " | ".join(f"{size} of the encoder" for size in sizes) + " |"]
     lines.append("|---|---|" + "---|" * len(sizes))
     for task in tasks:
-        teacher = read(study.output / "teacher" / task / "evaluation.json")
+        teacher = read_result(study.output / "teacher" / task / "evaluation.json")
         metric = get_task(task).selection_metric
-        found = [read(study.row(task, size, VARIANTS[0]) / "evaluation.json") for size in sizes]
+        found = [read_result(study.row(task, size, VARIANTS[0]) / "evaluation.json") for size in sizes]
         if teacher is None or not any(found):
             continue
         dense = teacher["metrics"][metric]
@@ -240,31 +235,15 @@ def write_summary(study: Study, tasks: Sequence[str], sizes: Sequence[str], page
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m utils.studies.tucker", description=str(__doc__).split("\n")[0])
+    parser = study_parser("tucker", str(__doc__))
     parser.add_argument("--data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, STS-B, SST-2)")
     parser.add_argument("--text", required=True, help="pre-generated text (python -m utils.pregenerate_training_data)")
     parser.add_argument("--backbone", required=True, help="pre-trained BERT directory")
     parser.add_argument("--tasks", nargs="+", default=["mrpc", "stsb", "sst2"], help="default: mrpc stsb sst2")
     parser.add_argument("--sizes", nargs="+", choices=list(RANKS), default=list(RANKS), help="default: all")
-    names = ", ".join(f"{i} {variant.name}" for i, variant in enumerate(VARIANTS))
-    everything = list(range(len(VARIANTS)))
-    parser.add_argument(
-        "--rows", nargs="*", type=int, choices=everything, default=everything, help=f"{names} (default: all)"
-    )
+    add_rows_flag(parser, [variant.name for variant in VARIANTS])
     parser.add_argument("--general", action="store_true", help="only teachers and general distillation of the rows")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of a stage (default: %(default)s)")
-    output = Path("outputs/results/tucker")
-    parser.add_argument("--output", type=Path, default=output, help="folder of the runs (default: %(default)s)")
-    parser.add_argument(
-        "--page", type=Path, default=Path("docs/results/tucker.md"), help="page to write into (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--readme", type=Path, default=Path("README.md"), help="page of the summary (default: %(default)s)"
-    )
-    parser.add_argument("--costs", action="store_true", help="only measure MACs and latencies of what is there")
-    parser.add_argument("--report", action="store_true", help="only write the pages")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
     study = Study(given.data, given.text, given.backbone, Runner(given.output, given.threads), given.seed)
     variants = [VARIANTS[index] for index in given.rows]

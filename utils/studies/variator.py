@@ -9,7 +9,6 @@ one that was interrupted is resumed. `--report` only writes the page from what i
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 
 from utils.errors import run_as_script
 from utils.pages import write_measured
-from utils.studies.runner import Runner, spread
+from utils.studies.runner import Runner, commands_block, spread, study_parser
 
 RATIOS = (2, 4, 8)
 #: Flags of the stages by task; `wiki` is the plugins' pre-training. Chosen on seed 1.
@@ -182,9 +181,11 @@ def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) 
         for metric in ["accuracy"] + (["f1"] if dataset == "mrpc" else []):
             costs = read_costs(study.output, dataset, seeds)
             parts += [f"### {dataset.upper()}, {metric}, {count} seed(s)", "", *table(found, costs, metric), ""]
-    commands = [command.replace(study.data, "GLUE_DIR") for command in study.runner.commands()]
-    unique = [command for command in commands if f"--random-seed {seeds[0]} " in command + " "]
-    write_measured(page, [*parts, "### Commands (first seed)", "", "```", *unique, "```"], "variator")
+    first = f"--random-seed {seeds[0]} "
+    commands = commands_block(
+        study.runner, "Commands (first seed)", {study.data: "GLUE_DIR"}, lambda call: first in call
+    )
+    write_measured(page, [*parts, *commands], "variator")
 
 
 def write_summary(study: Study, datasets: list[str], seeds: list[int], page: Path) -> None:
@@ -221,33 +222,14 @@ def write_rows(study: Study, datasets: list[str], seeds: list[int], path: Path) 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m utils.studies.variator", description=str(__doc__).split("\n")[0])
+    parser = study_parser("variator", str(__doc__))
     parser.add_argument("--data", required=True, help="folder with GLUE TSV folders (SST-2, MRPC)")
     parser.add_argument("--corpus", required=True, help="folder of the pre-training corpus")
     parser.add_argument("--backbone", required=True, help="pre-trained T5 directory")
     parser.add_argument("--datasets", nargs="+", default=["sst2", "mrpc"], help="default: sst2 mrpc")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: 1 2 3")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of a stage (default: %(default)s)")
     parser.add_argument("--residual-scale", type=float, default=10.0, help="default: %(default)s")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("outputs/results/variator"),
-        help="folder of the runs (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--page",
-        type=Path,
-        default=Path("docs/results/variator.md"),
-        help="page whose measured block is rewritten (default: %(default)s)",
-    )
     parser.add_argument("--json", type=Path, help="write all rows to this file")
-    parser.add_argument(
-        "--readme", type=Path, default=Path("README.md"), help="page of the summary (default: %(default)s)"
-    )
-    parser.add_argument("--costs", action="store_true", help="only measure the costs of the first seed")
-    parser.add_argument("--report", action="store_true", help="only write the page")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
     study = Study(given.data, given.corpus, given.backbone, Runner(given.output, given.threads), given.residual_scale)
     if given.costs:
