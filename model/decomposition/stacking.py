@@ -60,6 +60,11 @@ class StackOrder:
         """Blocks of one matrix."""
         return self.chunks if role in FFN else 1
 
+    def shape(self, role: Role) -> tuple[int, int]:
+        """Of one matrix, (out, in)."""
+        long = self.count(role) * self.width
+        return (self.width, long) if role == "ffn_out" else (long, self.width)
+
     @property
     def blocks(self) -> int:
         """Blocks of one layer."""

@@ -130,6 +130,11 @@ def _prepared(model: Any, edit: DecompositionConfig) -> tuple[StackOrder, list[d
         for role, slot in roles.items():
             if not isinstance(slot.module, nn.Linear):
                 raise ModelError(f"Layer {i} has no dense {role} to decompose, found {type(slot.module).__name__}.")
+            if (found := tuple(slot.module.weight.shape)) != (wanted := order.shape(role)):
+                raise ModelError(
+                    f"Layer {i}'s {role} has shape {found}, not {wanted}: a bank is made of blocks that are all as "
+                    "wide as the model, so layers that lost heads or neurons cannot be decomposed."
+                )
     for name in ("rank_condim", "rank_dim"):
         if (rank := getattr(edit, name)) is not None and rank > order.width:
             raise ModelError(f"{name} {rank} is above the model's width, {order.width}.")

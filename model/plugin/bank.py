@@ -24,9 +24,9 @@ class PluginFFN(nn.Module):
         self.state = state
         self.masks_groups = masks_groups
 
-    def add(self, key: str, plugin: MuxLayer) -> None:
-        """Put a plugin into the bank, on the FFN's device and in its dtype."""
-        reference = next(self.base_layer.parameters())
+    def add(self, key: str, plugin: MuxLayer, like: Tensor) -> None:
+        """Put a plugin into the bank, on the FFN's device and in its dtype; of `like` where the FFN was pruned away."""
+        reference = next(self.base_layer.parameters(), like)
         self.bank[key] = plugin.to(device=reference.device, dtype=reference.dtype).train(self.training)
 
     def forward(self, hidden_states: Tensor) -> Tensor:

@@ -60,10 +60,11 @@ def fill_bank(model: Any, choices: Iterable[Choice], bottleneck: int, scale: flo
     """Add freshly initialised plugins for those of `choices` that the bank lacks."""
     width, state = spec_for(model).sizes(model.config).width, _state(model)
     assert state is not None
+    like = next(model.parameters())
     for choice in choices:
         if choice.key not in state.available:
             for ffn in plugin_layers(model):
-                ffn.add(choice.key, MuxLayer(width, choice.ratio, bottleneck, scale))
+                ffn.add(choice.key, MuxLayer(width, choice.ratio, bottleneck, scale), like)
             state.available.add(choice.key)
 
 

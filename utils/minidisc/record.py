@@ -20,12 +20,15 @@ PLOT_FILE = "schedule.png"
 CHOICE_FILE = "choice.json"
 
 
+def choice_values(choice: Choice, metric: str) -> dict[str, Any]:
+    """JSON form of a choice; in its table the selection metric is called `metric`."""
+    rows = [{"scale": s, metric: value, "tradeoff": score} for s, (value, score) in sorted(choice.table.items())]
+    return {"scale": choice.scale, "score": choice.score, "reason": choice.reason, "table": rows}
+
+
 def write_choice(folder: Path, choice: Choice) -> None:
     """Keep a choice beside the weights that belong to it."""
-    rows = [{"scale": s, "metric": metric, "tradeoff": score} for s, (metric, score) in sorted(choice.table.items())]
-    write_json(
-        folder / CHOICE_FILE, {"scale": choice.scale, "score": choice.score, "reason": choice.reason, "table": rows}
-    )
+    write_json(folder / CHOICE_FILE, choice_values(choice, "metric"))
 
 
 def read_choice(folder: Path) -> Choice:
@@ -66,16 +69,7 @@ class Record:
         values = {**result, "settings": asdict(self._flags)}
         if self._iterations:
             values["iterations"] = [
-                {
-                    "iteration": number,
-                    "scale": choice.scale,
-                    "score": choice.score,
-                    "reason": choice.reason,
-                    "table": [
-                        {"scale": scale, self._metric: metric, "tradeoff": score}
-                        for scale, (metric, score) in sorted(choice.table.items())
-                    ],
-                }
+                {"iteration": number, **choice_values(choice, self._metric)}
                 for number, choice in sorted(self._iterations.items())
             ]
         if self._best_path is not None:
