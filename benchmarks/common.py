@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ import torch
 from metric.cost import PairedTiming, interleaved_ratio
 from utils.engine import environment
 from utils.pages import write_measured
+
+#: Batch x length.
+SHAPES = ((8, 128), (1, 128))
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,27 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     return Settings(
         arguments.json, arguments.page, arguments.threads, arguments.repeats, torch.device(arguments.device)
     )
+
+
+def add_shape_flags(flags: argparse.ArgumentParser, base: Mapping[str, int]) -> None:
+    """Precision, batch shapes, and the sizes of the model, by default those of `base`."""
+    shown = " ".join(f"{batch}x{length}" for batch, length in SHAPES)
+    flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    flags.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES, metavar="BxL", help=f"default: {shown}")
+    for name, value in base.items():
+        flags.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="default: %(default)s")
+
+
+def sizes_from(arguments: argparse.Namespace, base: Mapping[str, int]) -> dict[str, int]:
+    """The sizes that were asked for, by the names of `base`."""
+    return {name: getattr(arguments, name) for name in base}
+
+
+def _shape(text: str) -> tuple[int, int]:
+    batch, _, length = text.partition("x")
+    if not (batch.isdigit() and length.isdigit() and int(batch) and int(length)):
+        raise argparse.ArgumentTypeError(f"expected batch x length such as 8x128, found {text!r}")
+    return int(batch), int(length)
 
 
 def compare(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertModel
 
-from benchmarks.common import compare, parser, report, settings_from
+from benchmarks.common import add_shape_flags, compare, parser, report, settings_from, sizes_from
 from metric.cost import count_macs
 from model import DecompositionConfig, apply_edit, optimize_for_inference
 
@@ -21,7 +21,6 @@ from model import DecompositionConfig, apply_edit, optimize_for_inference
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 #: (rank_layer, rank_dim); rank_condim is the same as rank_dim, as published.
 RANKS = ((72, 384), (36, 256), (36, 128), (144, 64))
-SHAPES = ((8, 128), (1, 128))
 
 
 def build(sizes: dict[str, int]) -> Any:
@@ -72,22 +71,18 @@ def _ranks(text: str) -> tuple[int, int]:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     flags = parser("decomposed_speed", "Wall-clock of a decomposed BERT encoder against the dense one.", repeats=15)
-    flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
-    flags.add_argument("--shapes", nargs="+", metavar="BxL", help="batch x length (default: 8x128 1x128)")
+    add_shape_flags(flags, BASE)
     flags.add_argument(
         "--ranks", nargs="+", type=_ranks, default=list(RANKS), metavar="LAYER,DIM", help="default: four"
     )
     flags.add_argument("--optimize", action="store_true", help="fix the plans by optimize_for_inference first")
-    for name, value in BASE.items():
-        flags.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="default: %(default)s")
     given = flags.parse_args(arguments)
     settings = settings_from(given)
-    sizes = {name: getattr(given, name) for name in BASE}
-    shapes = [tuple(map(int, s.split("x"))) for s in given.shapes] if given.shapes else SHAPES
+    sizes = sizes_from(given, BASE)
     dense, rows = build(sizes).to(settings.device), []
     for rank_layer, rank_dim in given.ranks:
         model = decomposed(dense, rank_layer, rank_dim)
-        for batch, length in shapes:
+        for batch, length in given.shapes:
             ids = torch.randint(2, 1000, (batch, length), device=settings.device)
             before, after = (forward_of(ids, given.precision, side) for side in (dense, model))
             if given.optimize:

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from transformers import T5Config, T5EncoderModel
 
-from benchmarks.common import compare, parser, report, settings_from
+from benchmarks.common import add_shape_flags, compare, parser, report, settings_from, sizes_from
 from metric.cost import count_macs, t5_encoder_macs
 from model import PluginConfig, apply_edit, set_ratio
 
 #: t5-base (weights are random: speed does not depend on them).
 BASE = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
 RATIOS = (2, 4, 8)
-SHAPES = ((8, 128), (1, 128))
 
 
 def build(ratios: tuple[int, ...], sizes: dict[str, int]) -> Any:
@@ -52,18 +51,14 @@ def macs(sizes: dict[str, int], length: int, ratio: int) -> int:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     flags = parser("plugin_speed", "Wall-clock of a T5 encoder with plugins against the dense one.", repeats=15)
-    flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
-    flags.add_argument("--shapes", nargs="+", metavar="BxL", help="batch x length (default: 8x128 1x128)")
+    add_shape_flags(flags, BASE)
     flags.add_argument("--ratios", nargs="+", type=int, default=list(RATIOS), help="default: 2 4 8")
-    for name, value in BASE.items():
-        flags.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="default: %(default)s")
     given = flags.parse_args(arguments)
     settings = settings_from(given)
-    sizes = {name: getattr(given, name) for name in BASE}
-    shapes = [tuple(map(int, s.split("x"))) for s in given.shapes] if given.shapes else SHAPES
+    sizes = sizes_from(given, BASE)
     model = build(tuple(given.ratios), sizes).to(settings.device)
     rows = []
-    for batch, length in shapes:
+    for batch, length in given.shapes:
         ids = torch.randint(2, 1000, (batch, length), device=settings.device)
         forward: Callable[[int], Any] = partial(run, model, ids, torch.ones_like(ids), given.precision)
         counted = count_macs(partial(forward, 1))

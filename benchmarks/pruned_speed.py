@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import compare, parser, report, settings_from
-from benchmarks.decomposed_speed import BASE, SHAPES, build, forward_of
+from benchmarks.common import add_shape_flags, compare, parser, report, settings_from, sizes_from
+from benchmarks.decomposed_speed import BASE, build, forward_of
 from benchmarks.sandwich import GRID, SIDES, random_importance, sandwich_step
 from metric.cost import count_macs
 from model import committed, optimize_for_inference, sparsify
@@ -30,8 +30,7 @@ def sorted_copy(dense: Any) -> Any:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     flags = parser("pruned_speed", "Wall-clock of pruned BERT encoders against the dense one.", repeats=15)
-    flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
-    flags.add_argument("--shapes", nargs="+", metavar="BxL", help="batch x length (default: 8x128 1x128)")
+    add_shape_flags(flags, BASE)
     flags.add_argument(
         "--sparsities", nargs="+", type=int, default=list(SPARSITIES), help="in percent (default: 50 70 90 95)"
     )
@@ -43,12 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--grid", nargs="+", type=int, default=list(GRID), help="its sparsities in percent, rising (default: 50 … 95)"
     )
     flags.add_argument("--memory-of", choices=SIDES, help="with --sandwich: only print the peak memory of one step")
-    for name, value in BASE.items():
-        flags.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="default: %(default)s")
     given = flags.parse_args(arguments)
     settings = settings_from(given)
-    sizes = {name: getattr(given, name) for name in BASE}
-    shapes = [tuple(map(int, s.split("x"))) for s in given.shapes] if given.shapes else SHAPES
+    sizes = sizes_from(given, BASE)
     if given.sandwich:
         sandwich_step(sizes, given, settings)
         return
@@ -56,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     whole = sorted_copy(dense)
     for percent in given.sparsities:
         model = committed(whole, percent / 100).eval()
-        for batch, length in shapes:
+        for batch, length in given.shapes:
             ids = torch.randint(2, 1000, (batch, length), device=settings.device)
             before, after = (forward_of(ids, given.precision, side) for side in (dense, model))
             ratio = count_macs(before) / count_macs(after)

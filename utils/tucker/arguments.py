@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from utils.arguments import HIDDEN, EvaluationArguments, OptimisationArguments, RunArguments, flag
+from utils.arguments import HIDDEN, EvaluationArguments, OptimisationArguments, RunArguments, flag, trainer_config
 from utils.engine import TrainerConfig
 from utils.engine.runtime import Precision
 from utils.errors import UserError
@@ -146,20 +146,5 @@ def bert_trainer_config(
     total = float(optimisation.training_step)
     if batches_per_epoch is not None:
         total = min(total, optimisation.epochs * -(-batches_per_epoch // accumulation))
-    return TrainerConfig(
-        epochs=optimisation.epochs,
-        max_steps=optimisation.training_step,
-        lr=optimisation.lr,
-        weight_decay=optimisation.weight_decay,
-        warmup_steps=optimisation.warmup_step or bert.warmup_proportion * total,
-        schedule=optimisation.schedule or "linear",
-        optimizer=optimisation.optimizer,
-        accumulation=accumulation,
-        clip_norm=optimisation.clip_grad,
-        inspect_step=evaluation.inspect_step,
-        valid_step=evaluation.valid_step,
-        save_step=evaluation.save_step,
-        patience=evaluation.patience,
-        keep_checkpoints=evaluation.keep_checkpoints,
-        max_bad_steps=optimisation.max_bad_steps,
-    )
+    shared = trainer_config(optimisation, evaluation, "linear")
+    return replace(shared, warmup_steps=optimisation.warmup_step or bert.warmup_proportion * total)
