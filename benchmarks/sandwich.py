@@ -163,6 +163,5 @@ def _fractions(given: argparse.Namespace) -> tuple[float, ...]:
 
 def _batch(given: argparse.Namespace, settings: Settings) -> Batch:
     """Rows without padding, and labels of two classes."""
-    shape = tuple(map(int, given.shapes[0].split("x"))) if given.shapes else (8, 128)
-    ids = torch.randint(2, 1000, shape, device=settings.device)
+    ids = torch.randint(2, 1000, given.shapes[0], device=settings.device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
