@@ -17,6 +17,7 @@ from tests.tiny import Tiny, run
 from utils.engine import Trainer, TrainerConfig
 from utils.engine.bad_steps import FP16_MOST
 from utils.engine.checkpoint import list_checkpoints
+from utils.engine.optimisation import build_optimizer
 from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -113,7 +114,8 @@ class Scaled:
         self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
         self.trainer.runtime.accelerator.scaler = self.scaler
         self.trainer.runtime.precision = "fp16"
-        self.trainer._stepper = AcceleratedOptimizer(self.trainer.optimizer, scaler=self.scaler)
+        optimizer = build_optimizer(self.trainer.module, config.lr, config.weight_decay, loss_scaling=True)
+        self.trainer.optimizer, self.trainer._stepper = optimizer, AcceleratedOptimizer(optimizer, scaler=self.scaler)
 
 
 def test_fp16_skips_and_counts(bench: Bench) -> None:

@@ -236,6 +236,6 @@ def _restore_optimizer(
     for combined, value in [*values.items(), *tensors.items()]:
         name, key = combined.rsplit("|", 1)
         parameter = parameters[name]
-        if isinstance(value, Tensor) and key != "step":
-            value = divided_like(value, parameter)
+        if isinstance(value, Tensor):  # of the step count, every process has the whole
+            value = divided_like(value, parameter) if key != "step" else value.to(parameter.device)
         optimizer.state[parameter][key] = value

@@ -67,7 +67,8 @@ class Trainer:
         self.evaluate, self.selection, self.save_best = evaluate, selection, save_best
         self.engine = engine_for(runtime.engine, runtime.accelerator, objective.to(runtime.device))
         self.module = self.engine.module
-        self.optimizer = build_optimizer(self.module, config.lr, config.weight_decay, config.optimizer)
+        fp16 = runtime.precision == "fp16"
+        self.optimizer = build_optimizer(self.module, config.lr, config.weight_decay, config.optimizer, fp16)
         self.progress = Progress()
         runtime.separate_randomness()
         newest = directory.newest_checkpoint()
@@ -76,7 +77,6 @@ class Trainer:
             self.progress = load_checkpoint(newest, self.module, self.optimizer, runtime.rank)
         self.engine.start()
         # In fp16 the optimizer must undo the loss scaling and skip overflows: Accelerate's wrapper does.
-        fp16 = runtime.precision == "fp16"
         self._stepper: Any = runtime.accelerator.prepare_optimizer(self.optimizer) if fp16 else self.optimizer
         self.log = RunLog(directory.path, runtime.is_main, self.progress.step)
         for warning in directory.remarks:
