@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from model.errors import ModelError
 from model.schedule.axis import ScaleAxis, find_scale
+from model.schedule.lookup import SharedLookup
 from model.schedule.tradeoff import Choice, choose
 
 Batch = dict[str, Tensor]
@@ -73,6 +76,7 @@ class Sandwich(nn.Module):
         self.lam, self.teacher_scale, self.last = lam, teacher_scale, last
         self.register_buffer("best_metric", torch.full((len(self.scales),), math.nan, dtype=torch.float64))
         self._targets: Any = None
+        self._lookup: SharedLookup | None = None
 
     @property
     def pieces(self) -> int:
@@ -82,7 +86,8 @@ class Sandwich(nn.Module):
     def forward(self, batch: Batch, piece: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of all scales, or with `piece` its summand of one; the parts are `loss@SCALE`.
 
-        The pieces of a batch are asked for in their order, from 0: the first runs the teacher for all of them.
+        The pieces of a batch are asked for in their order, from 0: the first runs the teacher for all of them. Each
+        goes backwards before the next: the last one's gradients of the student's embedding are those of all.
         """
         if piece is None:
             targets, losses, parts = self._parts().targets(batch), [], {}
@@ -92,11 +97,13 @@ class Sandwich(nn.Module):
                 parts.update(part)
             return torch.stack(losses).sum(), parts
         if piece == 0:
-            self._targets = self._parts().targets(batch)
+            self._targets, self._lookup = self._parts().targets(batch), self._shared_lookup()
+        is_last = piece + 1 == self.pieces
         # The largest sub-model comes last: the pass in which gradients are exchanged should reach all parameters.
-        result = self._at(self.scales[-1 - piece], batch, self._targets)
-        if piece + 1 == self.pieces:
-            self._targets = None
+        with nullcontext() if self._lookup is None else self._lookup.forward_pass(is_last):
+            result = self._at(self.scales[-1 - piece], batch, self._targets)
+        if is_last:
+            self._targets = self._lookup = None
         return result
 
     def update(self, metrics: Mapping[float, float]) -> Choice:
@@ -135,6 +142,10 @@ class Sandwich(nn.Module):
         for scale, metric in values["best_metric"]:
             place = self.scales.index(find_scale(self.scales, scale, "recorded scale"))
             self.best_metric[place] = math.nan if metric is None else metric
+
+    def _shared_lookup(self) -> SharedLookup | None:
+        student = getattr(self.objective, "student", None)
+        return SharedLookup(student.get_input_embeddings()) if isinstance(student, PreTrainedModel) else None
 
     def _parts(self) -> TwoPartObjective:
         return cast(TwoPartObjective, self.objective)
