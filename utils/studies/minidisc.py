@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset.tasks import get_task
 from utils.errors import run_as_script
 from utils.pages import write_measured
 from utils.studies import tucker
@@ -28,8 +27,8 @@ TEACHER = {
     **{task: tucker.TEACHER[task] for task in ("mrpc", "sst2")},
     "wnut17": "--num_train_epochs 8 --learning_rate 1e-4",
 }
-#: The Tucker study fine-tunes the same teachers, with this seed.
-_TUCKER_SEED = 1
+#: Of the one teacher of a task; other seeds vary the distillations.
+_TEACHER_SEED = 1
 DISTIL = {
     "mrpc": "--num_train_epochs 3 --learning_rate 2e-4",
     "sst2": "--max_steps 400 --eval_step 100 --learning_rate 2e-4",
@@ -61,8 +60,10 @@ class Study:
 
     def folder(self, task: str, seed: int, row: str) -> Path:
         """The folder of a row, of `teacher` or of `sparsification`."""
-        if row == "teacher" and seed == _TUCKER_SEED and (self.teachers / task / "evaluation.json").is_file():
-            return self.teachers / task
+        if row == "teacher":
+            shared = self.teachers / task
+            is_there = (shared / "evaluation.json").is_file()
+            return shared if is_there else self.runner.output / f"{task}-{_TEACHER_SEED}" / row
         return self.runner.output / f"{task}-{seed}" / row.replace(", ", "-").replace(" ", "-")
 
     def call(self, task: str, seed: int, row: str, arguments: str, done: str = "result.json") -> Path:
@@ -77,7 +78,7 @@ class Study:
     def run(self, task: str, seed: int, rows: Sequence[str]) -> None:
         """The teacher, the reordered teacher, and the rows."""
         tuned = f"--mode finetune --teacher_model {self.backbone} {TEACHER[task]} --do_eval --no-costs"
-        teacher = self.call(task, seed, "teacher", tuned, done="evaluation.json")
+        teacher = self.call(task, _TEACHER_SEED, "teacher", tuned, done="evaluation.json")
         sparse = self.call(task, seed, "sparsification", f"--mode sparsify --teacher_model {teacher} --grid {GRID}")
         for row in rows:
             made = self.call(task, seed, row, f"{ROWS[row]} --teacher_model {sparse} {DISTIL[task]}")
@@ -99,22 +100,22 @@ class Study:
 def table(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
     """Markdown of one task: metrics and retention over seeds, then size, latency and the cost of training."""
     metrics = METRICS[task]
-    found = {seed: read_result(study.folder(task, seed, "teacher") / "evaluation.json") for seed in seeds}
-    dense = {seed: teacher["metrics"] for seed, teacher in found.items() if teacher}
-    rows = {row: {s: made for s in dense if (made := _reached(study, task, s, row))} for row in ROWS}
-    if not any(rows.values()):
+    teacher = read_result(study.folder(task, _TEACHER_SEED, "teacher") / "evaluation.json")
+    rows = {row: [made for s in seeds if (made := _reached(study, task, s, row))] for row in ROWS}
+    most = max(map(len, rows.values()))
+    if teacher is None or not most:
         return []
     sizes = ["encoder parameters", "MACs / example", "latency p50, 8 x 128"]
-    teacher = [spread([values[m] for values in dense.values()]) for m in metrics]
+    dense = teacher["metrics"]
     lines = [["student", *metrics, "retention", *sizes, "training"]]
     lines.append(["---"] * len(lines[0]))
-    lines.append(["teacher", *teacher, "1", *_cost(study, task, seeds, "teacher"), ""])
+    lines.append(["teacher", *(f"{dense[m]:.3f}" for m in metrics), "1", *_cost(study, task, seeds, "teacher"), ""])
     for row, reached in rows.items():
         if reached:
-            of = f" ({len(reached)} of {len(dense)} seeds)" if len(reached) < len(dense) else ""
-            shown = [spread([values[m] for values, _ in reached.values()]) for m in metrics]
-            kept = statistics.mean(values[metrics[0]] / dense[s][metrics[0]] for s, (values, _) in reached.items())
-            spent = _spent([result for _, result in reached.values()])
+            of = f" ({len(reached)} of {most} seeds)" if len(reached) < most else ""
+            shown = [spread([values[m] for values, _ in reached]) for m in metrics]
+            kept = statistics.mean(values[metrics[0]] for values, _ in reached) / dense[metrics[0]]
+            spent = _spent([result for _, result in reached])
             lines.append([f"{row}{of}", *shown, f"{kept:.1%}", *_cost(study, task, seeds, row), spent])
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
@@ -164,7 +165,7 @@ def write_page(study: Study, tasks: Sequence[str], seeds: Sequence[int], page: P
     parts: list[str] = []
     for task in tasks:
         if lines := table(study, task, seeds):
-            made = [s for s in seeds if (study.folder(task, s, "teacher") / "evaluation.json").is_file()]
+            made = [s for s in seeds if any(_reached(study, task, s, row) for row in ROWS)]
             parts += [f"### {task.upper()}, seed(s) {', '.join(map(str, made))}", "", *lines, ""]
             if chosen := assistants(study, task, seeds):
                 parts += [*chosen, ""]
@@ -184,15 +185,15 @@ def write_summary(study: Study, tasks: Sequence[str], seeds: Sequence[int], page
     shown = ("pruned, labels only", "conventional", "MaxiDisc", "MiniDisc")
     lines = [f"| task, metric | teacher | {' | '.join(shown)} |", "|---|---|" + "---|" * len(shown)]
     for task in tasks:
-        metric, cells = get_task(task).selection_metric, []
+        metric, cells, most = METRICS[task][-1], [], 0
         for row in shown:
             values = [made[0][metric] for seed in seeds if (made := _reached(study, task, seed, row))]
+            most = max(most, len(values))
             cells.append(f"{statistics.mean(values):.3f}" if values else "not run")
-        teachers = [read_result(study.folder(task, seed, "teacher") / "evaluation.json") for seed in seeds]
-        dense = [made["metrics"][metric] for made in teachers if made]
-        if dense and any(cell != "not run" for cell in cells):
-            name = f"{task.upper()}, {metric}, {len(dense)} seed(s)"
-            lines.append(f"| {name} | {statistics.mean(dense):.3f} | {' | '.join(cells)} |")
+        teacher = read_result(study.folder(task, _TEACHER_SEED, "teacher") / "evaluation.json")
+        if teacher is not None and most:
+            name = f"{task.upper()}, {metric}, {most} seed(s)"
+            lines.append(f"| {name} | {teacher['metrics'][metric]:.3f} | {' | '.join(cells)} |")
     write_measured(page, lines, "minidisc")
 
 
@@ -210,7 +211,7 @@ def main() -> None:
         "--teachers",
         type=Path,
         default=teachers,
-        help=f"the Tucker study's, which serve for seed {_TUCKER_SEED} where they are there (default: %(default)s)",
+        help="the Tucker study's, which serve where they are there (default: %(default)s)",
     )
     given = parser.parse_args()
     study = Study(given.data, given.wnut, given.backbone, Runner(given.output, given.threads), given.teachers)
