@@ -78,7 +78,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in thousands of brackets
         raise ModelError(f"{path}: not JSON that can be read ({error}).") from None
     if _is_deeper(value, _DEEPEST_JSON):
-        raise ModelError(f"{path}: lists in lists more than {_DEEPEST_JSON} deep, which is none of the toolkit's files.")
+        raise ModelError(
+            f"{path}: lists in lists more than {_DEEPEST_JSON} deep, which is none of the toolkit's files."
+        )
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object, found {type(value).__name__}.")
     return value

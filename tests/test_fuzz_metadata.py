@@ -189,7 +189,9 @@ class _Scales(Sandwich):
 def test_best_metrics_of_a_schedule(count: int) -> None:
     """The best metric of every scale is a number, or the entry is refused."""
     values = {"best_metric": [[0.25, 0.75], [0.5, None]]}
-    fuzz(count, altered(values).filter(lambda value: isinstance(value, dict)), lambda v: _Scales().load_progress_state(v))
+    fuzz(
+        count, altered(values).filter(lambda value: isinstance(value, dict)), lambda v: _Scales().load_progress_state(v)
+    )
 
 
 # --- config.json -----------------------------------------------------------------------------------------------------

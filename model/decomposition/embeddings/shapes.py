@@ -11,7 +11,6 @@ from torch import Tensor
 
 from model.errors import ModelError
 
-
 #: Two to this power is more than any table has rows.
 LARGEST_ORDER = 32
 
