@@ -214,7 +214,7 @@ def test_edits_of_a_config(family: str, count: int) -> None:
     fuzz(count, st.sampled_from(stacks).flatmap(altered) | json_values, check)
 
 
-@costly_inputs
+@pytest.mark.parametrize("count", [20, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_saved_model_with_another_config(tmp_path: Path, count: int) -> None:
     """A directory whose config.json and weights do not agree is refused in one sentence."""
     model = tiny_t5()

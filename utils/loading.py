@@ -133,8 +133,8 @@ def loading_errors(source: str) -> Iterator[None]:
         raise
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"No model could be loaded from {source}: its pytorch_model.bin is damaged or holds more than plain tensors; "
-            "nothing in it was executed."
+            f"No model could be loaded from {source}: its pytorch_model.bin is damaged or holds more than plain "
+            "tensors; nothing in it was executed."
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"No model could be loaded from {source}: {_first_line(error)}") from error
