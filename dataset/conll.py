@@ -40,8 +40,8 @@ def read_conll(path: str | Path, tagged: bool = True) -> Iterator[ConllSentence]
         tagged: each token has to have a tag; without, a file may consist of tokens alone.
 
     Raises:
-        DataError: a line has too few columns or another number of columns than the file's first, or there is no
-            sentence; the message names file and line.
+        DataError: a line has too few columns or another number of columns than the file's first, a column is empty, or
+            there is no sentence; the message names file and line.
     """
     source = Path(path)
     rows: list[tuple[str, ...]] = []
@@ -57,6 +57,8 @@ def read_conll(path: str | Path, tagged: bool = True) -> Iterator[ConllSentence]
         if len(columns) != width or width < 1 + tagged:
             expected = width if width > tagged else "a token and its tag"
             raise DataError(f"{source}:{line.number}: {len(columns)} columns, expected {expected}")
+        if "" in columns:
+            raise DataError(f"{source}:{line.number}: column {columns.index('') + 1} is empty, expected a word in each")
         first = first if rows else line.number
         rows.append(columns)
         found += 1

@@ -78,11 +78,11 @@ def _from_tsv(task: Task, path: Path, split: Split) -> list[GlueExample]:
     examples: list[GlueExample] = []
     short_rows = 0
     rows = _tsv_rows(task, path, split)
-    header = next(rows)[1]
-    wanted = [_column(header, name, path) for name in task.file_columns]
+    at, header = next(rows)
+    wanted = [_column(header, name, f"{path}:{at}") for name in task.file_columns]
     label_at = header.index(task.file_label_column) if task.file_label_column in header else None
     if label_at is None and split != "test":
-        raise DataError(f"{path}:1: no column {task.file_label_column!r}, the header is {', '.join(header)}")
+        raise DataError(f"{path}:{at}: no column {task.file_label_column!r}, the header is {', '.join(header)}")
     needed = max([*wanted, -1 if label_at is None else label_at]) + 1
     for number, row in rows:
         if len(row) < needed:
@@ -113,9 +113,9 @@ def _tsv_rows(task: Task, path: Path, split: Split) -> Iterator[tuple[int, list[
         raise DataError(f"{path}: this file is empty")
 
 
-def _column(header: list[str], name: str, path: Path) -> int:
+def _column(header: list[str], name: str, where: str) -> int:
     if name not in header:
-        raise DataError(f"{path}:1: no column {name!r}, the header is {', '.join(header)}")
+        raise DataError(f"{where}: no column {name!r}, the header is {', '.join(header)}")
     return header.index(name)
 
 

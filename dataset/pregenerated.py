@@ -24,7 +24,7 @@ from dataset.errors import DataError
 from dataset.features import IGNORED, Feature
 from dataset.fingerprint import of_files
 from dataset.pregenerated_arrays import Row, build_in_memory, open_cache
-from dataset.sources import listing, read_lines
+from dataset.sources import listing, read_json, read_lines
 
 _POOL_BATCHES = 50  # as in dataset.batches: global batches that are sorted by length together
 
@@ -103,11 +103,17 @@ def _epoch_files(root: Path, number: int) -> EpochFiles:
     instances, metrics = root / f"epoch_{number}.json", root / f"epoch_{number}_metrics.json"
     if not metrics.is_file():
         raise DataError(f"{metrics}: missing; it says that {instances.name} is complete and how many lines it has")
-    try:
-        values = json.loads(metrics.read_text(encoding="utf-8"))
-        return EpochFiles(instances, metrics, int(values["num_training_examples"]), int(values["max_seq_len"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{metrics}: expected JSON with num_training_examples and max_seq_len ({error!r})") from error
+    values = read_json(metrics)
+    num_examples, max_seq_len = (_count(values, name, metrics) for name in ("num_training_examples", "max_seq_len"))
+    return EpochFiles(instances, metrics, num_examples, max_seq_len)
+
+
+def _count(values: Any, name: str, metrics: Path) -> int:
+    found = values.get(name) if isinstance(values, dict) else None
+    if type(found) is not int or found < 0:
+        told = found if isinstance(found, int | float) else type(found).__name__
+        raise DataError(f"{metrics}: expected JSON with {name}, a whole number, found {told}")
+    return found
 
 
 class EncodedEpoch(Sequence[PretrainingFeature]):
@@ -172,18 +178,23 @@ def _read(path: Path, vocabulary: Mapping[str, int], max_length: int | None) -> 
     for line in read_lines(path):
         try:
             record = json.loads(line.text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{line.number}: this line is cut off or no JSON ({error})") from error
         try:
             yield _encode(record, vocabulary, max_length)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, ValueError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise DataError(f"{path}:{line.number}: no instance of pre-training data: {reason}") from error
 
 
-def _encode(record: Mapping[str, Any], vocabulary: Mapping[str, int], max_length: int | None) -> Row:
-    tokens, segments = record["tokens"], record["segment_ids"]
-    positions, labels = record["masked_lm_positions"], record["masked_lm_labels"]
+def _encode(record: Any, vocabulary: Mapping[str, int], max_length: int | None) -> Row:
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, found {type(record).__name__}")
+    tokens, segments = _items(record, "tokens", str), _items(record, "segment_ids", int)
+    positions, labels = _items(record, "masked_lm_positions", int), _items(record, "masked_lm_labels", str)
+    random_next = record.get("is_random_next", False)
+    if not isinstance(random_next, bool):
+        raise ValueError(f"is_random_next: expected true or false, found {type(random_next).__name__}")
     second_at = segments.index(1) if 1 in segments else len(segments)
     if not tokens or len(segments) != len(tokens) or segments != [0] * second_at + [1] * (len(segments) - second_at):
         raise ValueError(f"segment_ids: expected zeros and then ones, as many as there are tokens ({len(tokens)})")
@@ -198,8 +209,15 @@ def _encode(record: Mapping[str, Any], vocabulary: Mapping[str, int], max_length
         min(second_at, len(ids)),
         [position for position, _ in masked],
         [label for _, label in masked],
-        bool(record.get("is_random_next", False)),
+        random_next,
     )
+
+
+def _items(record: Mapping[str, Any], name: str, kind: type) -> list[Any]:
+    items = record[name]
+    if not isinstance(items, list) or not set(map(type, items)) <= {kind}:
+        raise ValueError(f"{name}: expected a list of {'tokens' if kind is str else 'whole numbers'}")
+    return items
 
 
 def _ids(tokens: Sequence[str], vocabulary: Mapping[str, int]) -> list[int]:

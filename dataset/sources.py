@@ -1,5 +1,6 @@
 """Where data may lie: saved ``datasets`` folders, the hub, plain folders; shared by the readers."""
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,24 @@ def read_lines(path: Path, file: int = 0) -> Iterator[Line]:
         raise DataError(f"{path}:{number}: this line is not UTF-8 ({error.reason})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8 or not JSON (with the line), or nested beyond all measure.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in thousands of brackets
+        raise DataError(f"{path}: not JSON that can be read ({error})") from error
 
 
 def listing(folder: Path) -> str:

@@ -1,13 +1,12 @@
 """Reads SQuAD v1.1 from its JSON files, from saved ``datasets`` folders, or from the hub."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dataset.errors import DataError
-from dataset.sources import HUB, candidate_folders, is_saved_dataset, load_hub, load_saved, not_found
+from dataset.sources import HUB, candidate_folders, is_saved_dataset, load_hub, load_saved, not_found, read_json
 from dataset.tasks import TASKS, Split, known_split
 
 _HUB_REPOSITORY = "rajpurkar/squad"
@@ -64,13 +63,7 @@ def read_squad(data_path: str | Path, split: str) -> list[SquadExample]:
 
 
 def _from_json(path: Path) -> list[SquadExample]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason})") from error
-    examples = list(_questions(content, path))
+    examples = list(_questions(read_json(path), path))
     if not examples:
         raise DataError(f"{path}: this file holds no questions")
     return examples
@@ -99,7 +92,18 @@ def _value(parent: Any, key: str, kind: type, place: str) -> Any:
     value = parent.get(key) if isinstance(parent, dict) else None
     if not isinstance(value, kind):
         raise DataError(f"{place}: no {key!r} of type {kind.__name__}, which SQuAD v1.1 has here")
+    if isinstance(value, str) and not _is_unicode(value):
+        raise DataError(f"{place}: {key!r} holds half a character (a lone surrogate), expected Unicode text")
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether no tokenizer stumbles over it: JSON can spell half a character, and nothing else can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _from_saved(rows: Any, where: str) -> list[SquadExample]:

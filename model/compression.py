@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from model.errors import ModelError
 
 #: The order in which edits may be stacked: what changes the backbone's shapes first, what wraps it last.
 STACKING_ORDER = ("layer_drop", "pruning", "decomposition", "embedding", "lora", "plugin", "quantization")
+#: No width, rank or ratio of a model comes near; a file that names a larger one would only fill the memory.
+LARGEST_SETTING = 1 << 20
 
 
 Edit = TypeVar("Edit", bound="EditConfig")
@@ -76,14 +78,26 @@ class EditConfig(ABC):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`. An unknown field is an error, so that a typo never becomes the default."""
+        """Inverse of `to_dict`. An unknown field is an error, so that a typo never becomes the default.
+
+        Raises:
+            ModelError: a setting is unknown, or not what it must be.
+        """
         fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         given = {k: v for k, v in values.items() if k != "kind"}
         if unknown := sorted(set(given) - fields):
             raise ModelError(
                 f"The edit {cls.kind!r} has no setting {', '.join(unknown)}; it has: {', '.join(sorted(fields))}."
             )
+        if large := cls.settings_above(LARGEST_SETTING, given):
+            raise ModelError(f"The edit {cls.kind!r} has more than {LARGEST_SETTING} as {large[0]}: no model has that.")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+    @classmethod
+    def settings_above(cls, limit: int, values: Mapping[str, Any]) -> list[str]:
+        """Names of those `values` (JSON form) that are sizes, or hold some, and go beyond `limit`."""
+        sizes = (f.name for f in dataclasses.fields(cls) if f.type != "float")  # type: ignore[arg-type]
+        return [name for name in sizes if _largest_number(values.get(name)) > limit]
 
 
 def is_whole(value: object) -> bool:
@@ -92,8 +106,15 @@ def is_whole(value: object) -> bool:
 
 
 def is_positive(value: object) -> bool:
-    """Whether a setting is a finite number above 0."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    """Whether a setting is a finite number above 0 (a whole number that no float can hold is none)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+
+
+def _largest_number(value: Any) -> int:
+    """The largest whole number in a setting, at any depth; 0 if there is none."""
+    if isinstance(value, list | tuple):
+        return max(map(_largest_number, value), default=0)
+    return value if is_whole(value) else 0
 
 
 _REGISTRY: dict[str, type[EditConfig]] = {}
@@ -107,10 +128,16 @@ def register_edit(cls: type[Edit]) -> type[Edit]:
     return cls
 
 
-def edit_from_dict(values: dict[str, Any]) -> EditConfig:
-    """Build the edit that `config.json` describes."""
+def edit_from_dict(values: Any) -> EditConfig:
+    """Build the edit that `config.json` describes.
+
+    Raises:
+        ModelError: it describes none.
+    """
+    if not isinstance(values, dict):
+        raise ModelError(f"config.json describes an edit by a {type(values).__name__}, expected an object.")
     kind = values.get("kind")
-    if kind not in _REGISTRY:
+    if not isinstance(kind, str) or kind not in _REGISTRY:
         raise ModelError(f"config.json names the edit {kind!r}; this version knows {', '.join(sorted(_REGISTRY))}.")
     return _REGISTRY[kind].from_dict(values)
 
@@ -187,8 +214,17 @@ def extend_edit(model: PreTrainedModel, edit: EditConfig) -> None:
     _record(model, [edit if e.kind == edit.kind else e for e in present])
 
 
-def build_edits(model: PreTrainedModel, descriptions: Iterable[dict[str, Any]]) -> None:
-    """Give a freshly built model the structure that its config describes (weights are loaded afterwards)."""
+def build_edits(model: PreTrainedModel, descriptions: Any) -> None:
+    """Give a freshly built model the structure that its config describes (weights are loaded afterwards).
+
+    Args:
+        descriptions: a list of what `EditConfig.to_dict` gives.
+
+    Raises:
+        ModelError: it is none, or an edit does not go with this model.
+    """
+    if not isinstance(descriptions, list | tuple):
+        raise ModelError(f"config.json has a {type(descriptions).__name__} as compression, expected a list of edits.")
     edits = [edit_from_dict(values) for values in descriptions]
     check_stacking([e.kind for e in edits])
     for edit in edits:

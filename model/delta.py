@@ -23,6 +23,8 @@ from model.errors import ModelError
 from model.weights import read_json, read_safetensors
 
 FORMAT_VERSION = 1
+#: A setting up to this size needs no proof that the weights have it.
+_SOUND = 1024
 
 
 def delta_files(directory: Path, name: str) -> tuple[Path, Path]:
@@ -91,6 +93,7 @@ def load_delta(model: PreTrainedModel, kind: str, directory: Path, parts: Sequen
     for name in parts or delta_parts(directory, kind):  # all is read before the model is touched
         _check_backbone(model, _read_part(directory, name, kind)[1], directory, kind)
         state.update(read_safetensors(delta_files(directory, name)[0]))
+    _check_sizes(edit, state, directory)
     present = _carried(model, kind)
     if present is None:
         apply_edit(model, edit)
@@ -123,10 +126,22 @@ def _read_part(directory: Path, name: str, kind: str) -> tuple[EditConfig, dict[
 
 
 def _check_backbone(model: PreTrainedModel, content: dict[str, Any], directory: Path, kind: str) -> None:
-    expected, found = describe_backbone(model), content.get("backbone", {})
+    expected, found = describe_backbone(model), content.get("backbone")
+    if not isinstance(found, dict):
+        raise ModelError(f"{directory}: the description of this {kind} does not say for which backbone it was made.")
     if differing := [k for k in expected if found.get(k) != expected[k]]:
         details = ", ".join(f"{k} {found.get(k)!r} (the model has {expected[k]!r})" for k in differing)
         raise ModelError(f"{directory}: this {kind} was made for another backbone: {details}.")
+
+
+def _check_sizes(edit: EditConfig, state: dict[str, Tensor], directory: Path) -> None:
+    """Refuse settings that the weights cannot have, before memory is asked for by them."""
+    most = max([_SOUND, *(size for tensor in state.values() for size in tensor.shape)])
+    values = edit.to_dict()
+    if large := edit.settings_above(most, values):
+        raise ModelError(
+            f"{directory}: the {edit.kind} has {values[large[0]]!r} as {large[0]}, and no tensor in it is as large."
+        )
 
 
 def load_delta_state(

@@ -159,13 +159,13 @@ def test_truncated_backbone(tiny: Tiny, tmp_path: Path) -> None:
 
 
 class _TouchesMarker:
-    """Unpickling this would create a file."""
+    """Unpickling this would make a directory."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, (f"touch {self.marker}",)
+        return os.mkdir, (str(self.marker),)
 
 
 @pytest.mark.parametrize("form", ["torch", "pickle"])

@@ -5,27 +5,27 @@
     python -m utils.download bert                   -> models/bert-base-uncased/
 
 A download that breaks off is taken up where it stopped. A file appears under its name only when it is
-complete; beside it lies NAME.json with its address, size and SHA-256.
+complete; beside it lies NAME.json with its address, size and SHA-256, and a file that is not the recorded one any more
+is fetched again. Addresses begin with https; http is good for this machine itself only.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import hashlib
 import http.client
 import json
 import os
-import shutil
-import tarfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
+from utils.archives import unpack
 from utils.errors import UserError, run_as_script, writing
 
 PUBLISHED = "https://thunlp.oss-cn-qingdao.aliyuncs.com/Variator-Compression-Plugin"
@@ -39,6 +39,8 @@ BERT_FILES = ("config.json", "vocab.txt", "tokenizer_config.json", "model.safete
 _CHUNK = 1 << 20
 _TRIES = 5
 _TIMEOUT_S = 30.0
+#: Where nothing can be changed on the way: addresses for which http is good enough.
+_OWN_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 Say = Callable[[str], None]
 
@@ -56,19 +58,39 @@ class _Broken(Exception):
     """The connection ended before the file did; trying again may help."""
 
 
-def fetch(url: str, target: Path, *, say: Say = print, tries: int = _TRIES, pause_s: float = 1.0) -> Fetched:
+class _OnlySafely(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another address only if that is a safe one too."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """See the base class."""
+        _check_address(newurl, f"{req.full_url} leads to {newurl}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def fetch(
+    url: str, target: Path, *, say: Say = print, tries: int = _TRIES, pause_s: float = 1.0, sha256: str | None = None
+) -> Fetched:
     """Downloads `url` to `target`, going on where an earlier attempt stopped.
 
     What has arrived lies in `target`.partial until it is complete. `tries` counts attempts in a row that
-    bring nothing; between them it waits `pause_s` seconds, twice as long each time.
+    bring nothing; between them it waits `pause_s` seconds, twice as long each time. `sha256` is the checksum that
+    the file must have, if it is known.
 
     Raises:
-        UserError: the address does not exist, is no file (a web page), or cannot be reached; or the disk is full,
-            and the same call goes on when there is room.
+        UserError: the address is no https address, does not exist, is no file (a web page), or cannot be reached; the
+            file has another checksum; or the disk is full, and the same call goes on when there is room.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise UserError(f"{url}: not an http or https address")
-    if (there := _fetched_before(target)) is not None:
+    _check_address(url, url)
+    if (there := _fetched_before(target, say)) is not None:
+        _check_sum(there.sha256, sha256, target)
         say(f"reused {target} ({there.num_bytes:,} bytes, sha256 {there.sha256})")
         return there
     say(f"fetching {url}")
@@ -77,6 +99,12 @@ def fetch(url: str, target: Path, *, say: Say = print, tries: int = _TRIES, paus
         partial = target.with_name(f"{target.name}.partial")
         _fetch_all(url, partial, say, tries, pause_s)
         fetched = Fetched(target, _size(partial), _sha256(partial))
+        try:
+            _check_sum(fetched.sha256, sha256, target)
+        except UserError:  # what came is nothing to go on with
+            partial.unlink()
+            _state_of(partial).unlink(missing_ok=True)
+            raise
         _write_json(_record_of(target), {"url": url, "num_bytes": fetched.num_bytes, "sha256": fetched.sha256})
         os.replace(partial, target)
         _state_of(partial).unlink(missing_ok=True)
@@ -84,11 +112,31 @@ def fetch(url: str, target: Path, *, say: Say = print, tries: int = _TRIES, paus
     return fetched
 
 
-def _fetched_before(target: Path) -> Fetched | None:
+def _check_address(url: str, told: str) -> None:
+    try:
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    except ValueError:
+        scheme, host = "", None
+    if not (host and (scheme == "https" or (scheme == "http" and host in _OWN_HOSTS))):
+        raise UserError(f"{told}: not an https address, and over any other what arrives can be changed on the way")
+
+
+def _check_sum(found: str, wanted: str | None, target: Path) -> None:
+    if wanted is not None and found != wanted.lower():
+        raise UserError(
+            f"{target}: the file has the SHA-256 {found}, expected {wanted}: it is not the one that was meant"
+        )
+
+
+def _fetched_before(target: Path, say: Say) -> Fetched | None:
+    """The file as it was recorded, if it is there and the same still."""
     known = _read_json(_record_of(target))
     if not target.is_file() or known.get("num_bytes") != target.stat().st_size:
         return None
-    return Fetched(target, target.stat().st_size, str(known.get("sha256")))
+    if known.get("sha256") != (found := _sha256(target)):
+        say(f"{target} has changed since it was fetched (sha256 {found}); fetching it again")
+        return None
+    return Fetched(target, target.stat().st_size, found)
 
 
 def _fetch_all(url: str, partial: Path, say: Say, tries: int, pause_s: float) -> None:
@@ -119,7 +167,8 @@ def _fetch_rest(url: str, partial: Path) -> None:
         if begun.get("validator"):
             headers["If-Range"] = str(begun["validator"])
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S) as response:
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.build_opener(_OnlySafely).open(request, timeout=_TIMEOUT_S) as response:
             _receive(url, response, partial)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing left to send, or another file by now
@@ -173,42 +222,6 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         raise _broken(error) from error
 
 
-def unpack(archive: Path, folder: Path, *, say: Say = print) -> Path:
-    """Unpacks a tar archive that holds one folder of that name, or only files, as `folder`.
-
-    Members that would land outside of it, links that point out of it and devices are refused.
-
-    Raises:
-        UserError: no archive, a damaged one, one with such a member, or the disk is full.
-    """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with writing(folder):
-            partial.mkdir(parents=True)
-            _extract(archive, partial)
-            inner = partial / folder.name
-            os.replace(inner if inner.is_dir() else partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    say(f"unpacked {folder}")
-    return folder
-
-
-def _extract(archive: Path, folder: Path) -> None:
-    try:
-        with tarfile.open(archive) as members:
-            members.extractall(folder, filter="data")
-    except tarfile.FilterError as error:
-        raise UserError(f"{archive}: refused, {error}") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise  # the disk's fault, not the archive's
-        raise UserError(
-            f"{archive}: not a tar archive that can be read ({error}); delete it and fetch it again"
-        ) from error
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
@@ -249,7 +262,8 @@ def _address(args: argparse.Namespace, path: str) -> str:
 def fetch_plugin(args: argparse.Namespace) -> None:
     """The published plugins of one size."""
     name = PLUGIN_FILE.format(size=args.size)
-    fetch(_address(args, f"plugins/{name}"), (args.output or Path("checkpoints/plugins")) / name)
+    target = (args.output or Path("checkpoints/plugins")) / name
+    fetch(_address(args, f"plugins/{name}"), target, sha256=args.sha256)
     print(f"next: bash scripts/glue/glue-mux.sh {args.size} DATASET")
 
 
@@ -260,7 +274,7 @@ def fetch_corpus(args: argparse.Namespace) -> None:
     if folder.is_dir():
         print(f"reused {folder}")
         return
-    archive = fetch(_address(args, CORPUS_FILE), output / CORPUS_FILE)
+    archive = fetch(_address(args, CORPUS_FILE), output / CORPUS_FILE, sha256=args.sha256)
     unpack(archive.path, folder)
     print(f"next: bash scripts/wiki.sh base|large ({archive.path} may be deleted)")
 
@@ -291,6 +305,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         where = command.add_mutually_exclusive_group()
         where.add_argument("--url", help="the file's address, if it has moved")
         where.add_argument("--mirror", default=PUBLISHED, help=f"the release's address (default: {PUBLISHED})")
+        command.add_argument("--sha256", metavar="HEX", help="refuse a file with another checksum")
     bert = commands.add_parser("bert", help="a pre-trained BERT of the Hugging Face hub, as a directory")
     bert.add_argument("--model", default=BERT, metavar="ID", help=f"its name on the hub (default: {BERT})")
     bert.add_argument("--mirror", help="the hub's address (default: HF_ENDPOINT, or the hub's own)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,6 +131,11 @@ def loading_errors(source: str) -> Iterator[None]:
         raise UserError(f"{source}: {sizes or 'the weight file'} is not a whole safetensors file: {error}.") from error
     except ModelError:
         raise
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"No model could be loaded from {source}: its pytorch_model.bin is damaged or holds more than plain "
+            "tensors; nothing in it was executed."
+        ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"No model could be loaded from {source}: {_first_line(error)}") from error
 

@@ -14,6 +14,8 @@ from model.plugin.state import Choice
 from model.plugin.surgery import attach_modules, detach_modules, fill_bank, plugin_modules
 
 Compat = Literal["native", "grouping", "original"]
+#: Plugins per layer: far more than anyone trains, and few enough to be built in no time.
+LARGEST_BANK = 1024
 
 
 @register_edit
@@ -58,6 +60,8 @@ class PluginConfig(EditConfig):
         if not isinstance(names, tuple | list) or not names or not all(_is_task_name(name) for name in names):
             raise ModelError(f"Task names are words without '.', '-' or '/', found {names!r}.")
         object.__setattr__(self, "tasks", tuple(dict.fromkeys(names)))
+        if (size := len(self.ratios) * len(self.tasks)) > LARGEST_BANK:
+            raise ModelError(f"A bank holds at most {LARGEST_BANK} plugins per layer, found {size}.")
         if self.compat not in get_args(Compat):
             raise ModelError(f"compat is one of {', '.join(get_args(Compat))}, found {self.compat!r}.")
 

@@ -9,6 +9,7 @@ the memory is that of the largest sub-model alone.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol, cast
@@ -137,9 +138,12 @@ class Sandwich(nn.Module):
         """Inverse of `progress_state`.
 
         Raises:
-            ModelError: it is that of other scales.
+            ModelError: it is that of other scales, or none.
         """
-        for scale, metric in values["best_metric"]:
+        rows = values.get("best_metric")
+        if not isinstance(rows, list) or not all(map(_is_row, rows)):
+            raise ModelError("The checkpoint's best metrics are no list of scales and numbers.")
+        for scale, metric in rows:
             place = self.scales.index(find_scale(self.scales, scale, "recorded scale"))
             self.best_metric[place] = math.nan if metric is None else metric
 
@@ -154,3 +158,10 @@ class Sandwich(nn.Module):
         self.axis.select(scale)
         loss, _ = self._parts().loss(batch, targets)
         return loss / self.pieces, {f"loss@{scale:g}": loss.detach()}
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a value is a scale and its metric (None before the first)."""
+    if not isinstance(row, list) or len(row) != 2 or row[0] is None:
+        return False
+    return all(value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max) for value in row)

@@ -26,6 +26,7 @@ from utils.engine.engines import divided_like, full
 from utils.engine.files import atomic_directory, recover_directory
 from utils.engine.optimisation import trainable_parameters
 from utils.engine.random_state import RandomState
+from utils.engine.trainer_file import problem_in
 from utils.errors import UserError
 
 FORMAT_VERSION = 2
@@ -179,11 +180,16 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
             parameter.copy_(divided_like(weights[name], parameter))
     if isinstance(module, Remembers):
         module.load_progress_state(content["objective"])
-    _restore_optimizer(parameters, optimizer, content["optimizer"], read_safetensors(path / "optimizer.safetensors"))
+    optimizer_tensors = read_safetensors(path / "optimizer.safetensors")
+    _check_optimizer(parameters, content["optimizer"], optimizer_tensors, path)
+    _restore_optimizer(parameters, optimizer, content["optimizer"], optimizer_tensors)
     tensors = read_safetensors(path / "random.safetensors")
     if rank < content["world_size"]:
         own = {key.removeprefix(f"{rank}."): value for key, value in tensors.items() if key.startswith(f"{rank}.")}
-        random_state.restore(RandomState(content["random"][rank], own), _device(parameters))
+        try:
+            random_state.restore(RandomState(content["random"][rank], own), _device(parameters))
+        except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:  # whatever the generators say
+            raise UserError(f"{path}: the random state of process {rank} is damaged ({error}).") from error
     return Progress(**content["progress"])
 
 
@@ -201,6 +207,8 @@ def read_trainer_file(path: Path) -> dict[str, Any]:
         )
     if missing := {"progress", "optimizer", "world_size", "random", "objective"} - set(content):
         raise UserError(f"{path}/trainer.json has no entry {sorted(missing)[0]!r}.")
+    if problem := problem_in(content, Progress):
+        raise UserError(f"{path}/trainer.json is damaged: {problem}.")
     return content
 
 
@@ -225,6 +233,20 @@ def _optimizer_state(
             else:
                 values[f"{name}|{key}"] = value
     return values, tensors
+
+
+def _check_optimizer(
+    parameters: dict[str, nn.Parameter], values: dict[str, Any], tensors: dict[str, Tensor], path: Path
+) -> None:
+    """Refuse a state of other parameters, or of other shapes."""
+    for combined in (*values, *tensors):
+        name, _, key = combined.rpartition("|")
+        if name not in parameters:
+            raise UserError(f"{path}: the optimizer's state {combined!r} belongs to no parameter of this run.")
+        if combined in tensors:
+            expected = () if key == "step" else tuple(parameters[name].shape)
+            if (found := tuple(tensors[combined].shape)) != expected:
+                raise UserError(f"{path}: the optimizer's state {combined!r} has shape {found}, expected {expected}.")
 
 
 def _restore_optimizer(

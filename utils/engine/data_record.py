@@ -43,7 +43,10 @@ def check_data(directory: Path, found: Fingerprints, resumed: bool, allow_change
             raise UserError(
                 f"{file} has format version {recorded.get('format_version')!r}, this toolkit reads {FORMAT_VERSION}."
             )
-        changed = _first_difference(recorded.get("data", {}), found)
+        before = recorded.get("data")
+        if not isinstance(before, dict) or not all(isinstance(parts, dict) for parts in before.values()):
+            raise UserError(f"{file} is damaged: its entry 'data' holds no fingerprints.")
+        changed = _first_difference(before, found)
     if changed is not None and not allow_changes:
         raise UserError(
             f"--resume in {directory}: the data are not those that the run began with ({changed}): put them back, or "

@@ -132,9 +132,11 @@ class RunDirectory:
             )
 
     def _check_same(self, recorded: dict[str, Any], now: dict[str, Any]) -> None:
-        before = recorded.get("arguments", {})
+        before, processes = recorded.get("arguments", {}), recorded.get("world_size", 1)
+        if not isinstance(before, dict) or type(processes) is not int or processes < 1:
+            raise UserError(f"{self.path / ARGUMENTS_FILE} is damaged: --overwrite deletes this run and begins anew.")
         may_change = set(_MAY_CHANGE)
-        if (processes := recorded.get("world_size", 1)) != self._world_size:
+        if processes != self._world_size:
             self._check_same_batches(before, now, processes)
             may_change.add("batch_size")
         changed = [k for k in now if k not in may_change and before.get(k, now[k]) != now[k]]
@@ -143,7 +145,7 @@ class RunDirectory:
             raise UserError(f"--resume in {self.path} with other flags than the run began with: {details}.")
 
     def _check_same_batches(self, before: dict[str, Any], now: dict[str, Any], processes: int) -> None:
-        if "batch_size" not in before or "batch_size" not in now:
+        if not isinstance(before.get("batch_size"), int) or "batch_size" not in now:
             return
         rows, rows_now = before["batch_size"] * processes, now["batch_size"] * self._world_size
         if rows != rows_now:

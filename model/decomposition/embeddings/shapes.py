@@ -11,6 +11,9 @@ from torch import Tensor
 
 from model.errors import ModelError
 
+#: Two to this power is more than any table has rows.
+LARGEST_ORDER = 32
+
 
 def leaf_size(total: int, order: int) -> int:
     """The smallest size whose `order`-th power is at least `total`: ⌈total^(1/order)⌉, exactly."""
@@ -41,7 +44,7 @@ def check_settings(num_embeddings: int, embedding_dim: int, order: int, rank: in
     """Refuse what no factorisation can have.
 
     Raises:
-        ModelError: a size or the rank is below 1, or the order is below 2.
+        ModelError: a size or the rank is below 1, or the order is below 2 or above 32.
     """
     for name, value, least in (
         ("number of embeddings", num_embeddings, 1),
@@ -51,6 +54,8 @@ def check_settings(num_embeddings: int, embedding_dim: int, order: int, rank: in
     ):
         if value < least:
             raise ModelError(f"A factorised embedding's {name} must be at least {least}, found {value}.")
+    if order > LARGEST_ORDER:
+        raise ModelError(f"A factorised embedding's order must be at most {LARGEST_ORDER}, found {order}.")
 
 
 def four_sizes(leaves: Tensor) -> tuple[int, int, int, int]:

@@ -1,0 +1,416 @@
+"""Nothing of a stranger's is run, unpickled, unpacked or fetched unseen: a walk through the sources, and attempts."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from dataset.tasks import TASKS
+from tests.helpers_decomposition import tiny_config
+from tests.helpers_fuzz import damaged, fuzz, inputs, written
+from tests.helpers_security import findings_in, findings_in_shell
+from tests.tiny import backbone
+from utils import archives
+from utils.archives import unpack
+from utils.download import fetch
+from utils.errors import USER_ERRORS, UserError
+from utils.loading import load_t5
+from utils.tucker.loading import load_classifier
+
+ROOT = Path(__file__).resolve().parent.parent
+#: File -> the rules that it is there for: it does what they forbid everywhere else, and is tested below.
+ALLOWED = {
+    "utils/download.py": {"address"},
+    "utils/archives.py": {"archive"},
+}
+#: Tests make archives, serve them without encryption, unpickle what they pickled and run what the pages show.
+ALLOWED_IN_TESTS = {"unpickling", "code", "archive", "address"}
+CONTENT = b"some words of text\n" * 500
+
+
+def sources(ending: str) -> list[Path]:
+    """The files of the repository with this ending."""
+    left_out = {".venv", "outputs", "checkpoints", "data", "runs", "build", "dist"}
+    found = [path for path in ROOT.rglob(f"*{ending}") if not left_out & set(path.relative_to(ROOT).parts)]
+    assert found
+    return sorted(found)
+
+
+# --- the walk --------------------------------------------------------------------------------------------------------
+
+
+def test_sources_keep_the_rules() -> None:
+    """No free unpickling, no code out of text, no shell, no archive, address or YAML but by the safe way."""
+    broken = []
+    for path in sources(".py"):
+        name = path.relative_to(ROOT).as_posix()
+        allowed = ALLOWED.get(name, set()) | (ALLOWED_IN_TESTS if name.startswith("tests/") else set())
+        found = findings_in(path.read_text(encoding="utf-8"))
+        broken += [f"{name}:{line}: {what} ({rule})" for rule, line, what in found if rule not in allowed]
+    assert not broken, "\n".join(broken)
+
+
+def test_tests_read_no_weights_freely() -> None:
+    """What tests may unpickle is what they pickled themselves; weight files are none of it."""
+    for path in sources(".py"):
+        found = findings_in(path.read_text(encoding="utf-8"))
+        assert not [place for place in found if "torch.load" in place.found or "weights_only" in place.found], path
+
+
+def test_shell_scripts_keep_the_rules() -> None:
+    """No eval, nothing piped into a shell, no address without encryption."""
+    broken = [
+        f"{path.name}:{line}: {what}"
+        for path in sources(".sh")
+        for _, line, what in findings_in_shell(path.read_text(encoding="utf-8"))
+    ]
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize(
+    ("rule", "source"),
+    [
+        ("unpickling", "import pickle\npickle.load(f)"),
+        ("unpickling", "import pickle as p\nread = p.loads"),
+        ("unpickling", "from pickle import Unpickler"),
+        ("unpickling", "import torch\ntorch.load(f)"),
+        ("unpickling", "from torch import load\nload(f, weights_only=False)"),
+        ("unpickling", "import torch\ntorch.load(f, weights_only=careful)"),
+        ("unpickling", "import numpy as np\nnp.load(f, allow_pickle=True)"),
+        ("unpickling", "import joblib\njoblib.load(f)"),
+        ("unpickling", "model.save_pretrained(d, safe_serialization=False)"),
+        ("code", "eval(text)"),
+        ("code", "exec(text)"),
+        ("code", "from builtins import eval as look"),
+        ("code", "AutoModel.from_pretrained(d, trust_remote_code=True)"),
+        ("shell", "import subprocess\nsubprocess.run(text, shell=True)"),
+        ("shell", "run(text, shell=flag)"),
+        ("shell", "from os import system"),
+        ("yaml", "import yaml\nyaml.load(f)"),
+        ("archive", "import tarfile\ntarfile.open(f).extractall(d)"),
+        ("archive", "archive.extractall(d)"),
+        ("archive", "import zipfile\nzipfile.ZipFile(f).read('a')"),
+        ("archive", "import shutil\nshutil.unpack_archive(f)"),
+        ("address", "import urllib.request\nurllib.request.urlopen(u)"),
+        ("address", "import requests"),
+        ("address", "session.get(u, verify=False)"),
+        ("address", "URL = 'http://example.org/file'"),
+        ("address", "import ssl\nssl._create_unverified_context()"),
+        ("temporary", "import tempfile\ntempfile.mktemp()"),
+    ],
+)
+def test_the_walk_finds(rule: str, source: str) -> None:
+    """The walk is not blind: each of these breaks its rule."""
+    assert rule in {found.rule for found in findings_in(source)}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle\ntry: pass\nexcept pickle.UnpicklingError: pass",
+        "import torch\ntorch.load(f, weights_only=True)",
+        "import json\njson.load(f)",
+        "import re\nre.compile('a')\nmodel.eval()",
+        "import subprocess\nsubprocess.run(['ls'], check=True)",
+        "import yaml\nyaml.safe_load(f)",
+        "import zipfile\nzipfile.ZipFile(f, 'w')",
+        "URL = 'https://example.org'\nHERE = 'http://127.0.0.1:1/'",
+    ],
+)
+def test_the_walk_lets_pass(source: str) -> None:
+    """The safe way of each is no finding."""
+    assert not findings_in(source)
+
+
+@pytest.mark.parametrize(
+    ("line", "bad"),
+    [
+        ('eval "$1"', True),
+        ("true; eval x", True),
+        ("curl -s https://a.b/c | bash", True),
+        ("curl http://a.b/c", True),
+        ("wget --no-check-certificate https://a.b", True),
+        ("# eval and http://a.b", False),
+        ("python -m utils.evaluate --eval", False),
+        ("curl https://a.b/c -o file", False),
+    ],
+)
+def test_the_walk_through_shell_scripts_finds(line: str, bad: bool) -> None:
+    """As above, for shell scripts."""
+    assert bool(findings_in_shell(line)) == bad
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+class _TouchesMarker:
+    """Unpickling this would make a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("family", ["t5", "bert"])
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_model_directory_with_a_malicious_pickle(tmp_path: Path, family: str, form: str) -> None:
+    """pytorch_model.bin in the place of model.safetensors is refused by Transformers' loader too, and has not run."""
+    folder, marker = tmp_path / "model", tmp_path / "marker"
+    if family == "t5":
+        backbone(folder)
+    else:
+        BertForSequenceClassification(tiny_config()).save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    evil = {"shared.weight": _TouchesMarker(marker)}
+    if form == "torch":
+        torch.save(evil, folder / "pytorch_model.bin")
+    else:
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(evil))
+    with pytest.raises(USER_ERRORS):
+        if family == "t5":
+            load_t5(str(folder), None, tokenizer=False)
+        else:
+            load_classifier(str(folder), TASKS["sst2"], trained=False)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(evil))  # unpickled carelessly it does what was refused
+    assert marker.exists()
+
+
+# --- archives --------------------------------------------------------------------------------------------------------
+
+
+def member(name: str, content: bytes = b"x", kind: bytes = tarfile.REGTYPE, target: str = "") -> tuple[Any, bytes]:
+    """A member of an archive and what it holds."""
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, target
+    entry.size = len(content) if kind == tarfile.REGTYPE else 0
+    return entry, content
+
+
+def archive_of(*members: tuple[Any, bytes], mode: Any = "w:gz") -> bytes:
+    """The bytes of an archive."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        for entry, content in members:
+            archive.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def quiet(_: str) -> None:
+    """Says nothing."""
+
+
+def everything_below(folder: Path) -> set[str]:
+    """The paths of all that lies in a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_plain_archive_is_unpacked(tmp_path: Path, mode: str) -> None:
+    """Folders and files arrive, whatever the compression; permissions do not."""
+    entry, content = member("corpus/deep/train.txt", CONTENT)
+    entry.mode = 0o7777
+    members = (member("corpus", kind=tarfile.DIRTYPE), (entry, content), member("corpus/valid.txt"))
+    unpack(written(tmp_path / "a", archive_of(*members, mode=mode)), tmp_path / "corpus", say=quiet)
+    assert everything_below(tmp_path / "corpus") == {"deep", "deep/train.txt", "valid.txt"}
+    found = tmp_path / "corpus" / "deep" / "train.txt"
+    assert found.read_bytes() == CONTENT and not found.stat().st_mode & 0o7111
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (member("../out.txt"), "leads out of the folder"),
+        (member("corpus/../../out.txt"), "leads out of the folder"),
+        (member("/tmp/toolkit-out.txt"), "leads out of the folder"),
+        (member("corpus/link", kind=tarfile.SYMTYPE, target="/etc"), "a link or a device"),
+        (member("corpus/link", kind=tarfile.SYMTYPE, target="train.txt"), "a link or a device"),
+        (member("corpus/link", kind=tarfile.LNKTYPE, target="corpus/train.txt"), "a link or a device"),
+        (member("corpus/pipe", kind=tarfile.FIFOTYPE), "a link or a device"),
+        (member("corpus/disk", kind=tarfile.BLKTYPE), "a link or a device"),
+    ],
+)
+def test_a_hostile_member_is_refused(tmp_path: Path, bad: tuple[Any, bytes], told: str) -> None:
+    """Behind good ones too: nothing of the archive stays, and nothing lies outside of it."""
+    content = archive_of(member("corpus/train.txt"), bad)
+    with pytest.raises(UserError, match=f"a: refused, .*{told}"):
+        unpack(written(tmp_path / "a", content), tmp_path / "inner" / "corpus", say=quiet)
+    assert everything_below(tmp_path) == {"a", "inner"} and not Path("/tmp/toolkit-out.txt").exists()
+
+
+def test_one_file_does_not_replace_another(tmp_path: Path) -> None:
+    """Two members of one name, or a file where a folder is: no honest archive has them."""
+    for second in ("corpus/train.txt", "corpus/train.txt/deeper"):
+        content = archive_of(member("corpus/train.txt"), member(second))
+        with pytest.raises(UserError, match="not a tar archive that can be read"):
+            unpack(written(tmp_path / "a", content), tmp_path / "corpus", say=quiet)
+        assert everything_below(tmp_path) == {"a"}
+
+
+def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that grows far more than text does is refused before it is written; text of that length is not."""
+    monkeypatch.setattr(archives, "ALWAYS_BYTES", 1 << 16)
+    bomb = written(tmp_path / "bomb", archive_of(member("corpus/train.txt", bytes(10_000_000))))
+    assert bomb.stat().st_size * archives.MOST_EXPANSION < 10_000_000
+    with pytest.raises(UserError, match=r"bomb: refused, it holds more than [\d,]+ bytes"):
+        unpack(bomb, tmp_path / "corpus", say=quiet)
+    assert everything_below(tmp_path) == {"bomb"}
+    text = b"".join(b"%d words of text " % number for number in range(200_000))
+    unpack(written(tmp_path / "a", archive_of(member("corpus/train.txt", text))), tmp_path / "corpus", say=quiet)
+
+
+def test_many_small_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits are the archive's, not each member's: of bytes and of files."""
+    monkeypatch.setattr(archives, "ALWAYS_BYTES", 1 << 12)
+    monkeypatch.setattr(archives, "MOST_EXPANSION", 1)
+    parts = [member(f"corpus/{number}", os.urandom(1000) + bytes(1000)) for number in range(40)]
+    with pytest.raises(UserError, match=r"refused, it holds more than .* bytes"):
+        unpack(written(tmp_path / "a", archive_of(*parts)), tmp_path / "corpus", say=quiet)
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 39)
+    monkeypatch.setattr(archives, "MOST_EXPANSION", 1000)
+    with pytest.raises(UserError, match="refused, it holds more than 39 files"):
+        unpack(written(tmp_path / "a", archive_of(*parts)), tmp_path / "corpus", say=quiet)
+
+
+def test_a_header_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    """A name of a gigabyte: what a header promises is not read at once."""
+    entry = tarfile.TarInfo("././@PaxHeader")
+    entry.type, entry.size = tarfile.XHDTYPE, 1 << 30
+    content = entry.tobuf(tarfile.USTAR_FORMAT) + bytes(1 << 12)
+    with pytest.raises(UserError, match="refused, a header in it is larger than any name"):
+        unpack(written(tmp_path / "a", content), tmp_path / "corpus", say=quiet)
+
+
+@inputs
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_damaged_archives(tmp_path: Path, mode: str, count: int) -> None:
+    """Whatever the bytes, either files arrive in the folder or one sentence says why not; nothing else is left."""
+    members = (member("corpus/train.txt", CONTENT), member("corpus/a/b.txt"), member("c", kind=tarfile.DIRTYPE))
+    whole = archive_of(*members, mode=mode)
+    outer = tmp_path / "outer"
+
+    def check(content: bytes) -> None:
+        archive, folder = written(tmp_path / "a", content), outer / "corpus"
+        shutil.rmtree(outer, ignore_errors=True)
+        try:
+            unpack(archive, folder, say=quiet)
+        finally:
+            left = set(os.listdir(outer)) if outer.is_dir() else set()
+            assert left <= {"corpus"} and set(os.listdir(tmp_path)) <= {"a", "outer"}
+
+    fuzz(count, damaged(whole), check)
+
+
+# --- downloads -------------------------------------------------------------------------------------------------------
+
+
+class _Server(ThreadingHTTPServer):
+    """Serves CONTENT, or sends elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.elsewhere: str | None = None
+        self.asked = 0
+
+    @property
+    def url(self) -> str:
+        """The address of a file."""
+        return f"http://127.0.0.1:{self.server_address[1]}/file"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        self.send_response(302 if self.server.elsewhere else 200)
+        if self.server.elsewhere:
+            self.send_header("Location", self.server.elsewhere)
+        body = b"" if self.server.elsewhere else CONTENT
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[_Server]:
+    """A server on this machine."""
+    with _Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "http://example.org/file",
+            "ftp://example.org/file",
+            "file:///etc/hostname",
+            "example.org/file",
+            "https:///file",
+        ),
+        *("http://127.0.0.1.example.org/file", "http://localhost@example.org/file", "http://[::1/file"),
+    ],
+)
+def test_only_encrypted_addresses_are_fetched(tmp_path: Path, url: str) -> None:
+    """Any other is refused before a connection is made; names that only look like this machine's too."""
+    with pytest.raises(UserError, match="not an https address"):
+        fetch(url, tmp_path / "file", say=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("elsewhere", ["http://example.org/file", "file:///etc/hostname", "ftp://example.org/file"])
+def test_a_server_cannot_lead_to_an_unsafe_address(server: _Server, tmp_path: Path, elsewhere: str) -> None:
+    """The address that it leads to is held to the same rule (or to urllib's own), and named."""
+    server.elsewhere = elsewhere
+    with pytest.raises(UserError, match=rf"leads to {elsewhere}: not an https address|{elsewhere}' is not allowed"):
+        fetch(server.url, tmp_path / "file", say=quiet)
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_file_with_another_checksum_is_refused(server: _Server, tmp_path: Path) -> None:
+    """Neither the file nor a part of it stays; with the right checksum it is taken, when it is reused too."""
+    right, wrong = hashlib.sha256(CONTENT).hexdigest(), "0" * 64
+    with pytest.raises(UserError, match=f"has the SHA-256 {right}, expected {wrong}"):
+        fetch(server.url, tmp_path / "file", say=quiet, sha256=wrong)
+    assert not list(tmp_path.iterdir())
+    for _ in range(2):
+        assert fetch(server.url, tmp_path / "file", say=quiet, sha256=right.upper()).sha256 == right
+    assert server.asked == 2
+    with pytest.raises(UserError, match=f"expected {wrong}"):
+        fetch(server.url, tmp_path / "file", say=quiet, sha256=wrong)
+
+
+def test_a_file_that_changed_on_the_disk_is_fetched_again(server: _Server, tmp_path: Path) -> None:
+    """Its recorded checksum is compared, not its size alone."""
+    fetch(server.url, tmp_path / "file", say=quiet)
+    (tmp_path / "file").write_bytes(CONTENT[:-1] + b"?")
+    said: list[str] = []
+    fetch(server.url, tmp_path / "file", say=said.append)
+    assert (tmp_path / "file").read_bytes() == CONTENT and any(
+        "has changed since it was fetched" in line for line in said
+    )
+    assert json.loads((tmp_path / "file.json").read_text())["sha256"] == hashlib.sha256(CONTENT).hexdigest()
