@@ -68,6 +68,7 @@ class GeneralJob:
             bert.no_cuda,
             engine=run.engine,
             rank_timeout_s=run.rank_timeout,
+            cpu_offload=run.cpu_offload,
         )
         self.student_source = general.student_model or general.teacher_model
         if (warning := unused_request(self.student_source, command.decomposition)) is not None:

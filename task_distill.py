@@ -54,6 +54,7 @@ class TaskJob:
             bert.no_cuda,
             engine=run.engine,
             rank_timeout_s=run.rank_timeout,
+            cpu_offload=run.cpu_offload,
         )
         self.request = DataRequest(
             self.task,

@@ -57,7 +57,14 @@ class Job:
         self.optimisation, self.evaluation = optimisation, evaluation
         if run.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the library warns of forks otherwise
-        self.runtime = Runtime(run.precision, "t5", run.random_seed, engine=run.engine, rank_timeout_s=run.rank_timeout)
+        self.runtime = Runtime(
+            run.precision,
+            "t5",
+            run.random_seed,
+            engine=run.engine,
+            rank_timeout_s=run.rank_timeout,
+            cpu_offload=run.cpu_offload,
+        )
         arguments = as_json(task, plugin, optimisation, evaluation, run)
         self.loaded: Loaded = load_t5(task.model_config, task.checkpoint)
         self.model: Any = self.loaded.model
