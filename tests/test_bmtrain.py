@@ -1,8 +1,9 @@
-"""What every engine promises, of DDP in one process and of BMTrain's adapter around a stub of BMTrain; and its traps."""
+"""What every engine promises, of DDP in one process and of BMTrain's adapter around a stub of it; and its traps."""
 
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,9 @@ from torch import nn
 
 from tests import stub_bmtrain
 from tests.helpers_contract import STEPS, VARIANTS, losses_of, objective, plain_loop, trainer_of, weights_of
-from tests.tiny import Tiny, run, tensors_under
+from tests.helpers_engines import assert_equal_runs
+from tests.helpers_ranks import run_ranks, run_several
+from tests.tiny import Tiny, rows_of, run, tensors_under, write_sst2
 from utils import installation
 from utils.engine import Trainer
 from utils.engine.bmtrain_blocks import BlockLayer
@@ -65,8 +68,10 @@ def test_accumulated_gradients_are_those_of_a_plain_loop(engine: EngineName, tmp
     assert_weights(trainer, weights)
 
 
-@pytest.mark.parametrize(("first", "second"), [("ddp", "bmtrain"), ("bmtrain", "ddp"), ("bmtrain", "bmtrain")])
-@pytest.mark.parametrize("variant", ["whole", "plugins"])
+@pytest.mark.parametrize(
+    ("first", "second", "variant"),
+    [("ddp", "bmtrain", "whole"), ("bmtrain", "ddp", "whole"), ("bmtrain", "bmtrain", "plugins")],
+)
 def test_a_checkpoint_goes_on_under_either_engine(
     first: EngineName, second: EngineName, variant: str, tmp_path: Path
 ) -> None:
@@ -185,7 +190,7 @@ def test_an_offloaded_checkpoint_goes_on_without(tmp_path: Path) -> None:
     trainer_of("bmtrain", "whole", tmp_path, steps=2, cpu_offload=True).fit()
     trainer = trainer_of("ddp", "whole", tmp_path, resume=True)
     trainer.fit()
-    losses, weights = plain_loop("whole")
+    _, weights = plain_loop("whole")
     assert_weights(trainer, weights)
 
 
@@ -199,9 +204,49 @@ def test_train_t5_trains_plugins_with_it(tiny: Tiny, tmp_path: Path) -> None:
     assert losses_of(tmp_path / "bmtrain") == pytest.approx(losses_of(tmp_path / "ddp"), rel=1e-4)
 
 
+TWO_PROCESSES = {
+    "whole": ("--grad-accumulation", 2),
+    "lora": ("--delta-tuning",),
+    "plugins": ("--distil", "hidden", "--mux-num", 2, 4, "--residual-scale", 1),
+}
+
+
+def install_on_rank(rank: int) -> None:
+    """BMTrain's stub in a process of its own."""
+    stub_bmtrain.install()
+    installation.has_cuda = lambda: True
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tiny: Tiny, tmp_path: Path) -> None:
+    """Odd numbers of rows, shares that end inside of parameters, a resume: losses, weights and metrics are those of
+    DDP in one process, and the checkpoint of two goes on in one.
+    """
+    write_sst2(tmp_path / "glue", train=27, valid=11)
+
+    def line(name: str, engine: str, processes: int, *more: object) -> str:
+        fixed = ("--data-path", tmp_path / "glue", "--batch-size", 4 // processes, "--engine", engine)
+        flags = (*TWO_PROCESSES[name], "--save-step", 2, "--random-seed", 3, *more)
+        return shlex.join(["train_t5", *tiny.sst2(tmp_path / f"{name}-{engine}", *flags, *map(str, fixed))])
+
+    twos = [
+        line(name, "bmtrain", 2, *more) for name in TWO_PROCESSES for more in (("--training-step", 2), ("--resume",))
+    ]
+    ended = run_ranks(twos, tmp_path / "output", install_on_rank, script=run_several)
+    assert ended.codes == [0, 0], ended.errors
+    run_several(
+        [line(name, "ddp", 1, *more) for name in TWO_PROCESSES for more in (("--training-step", 2), ("--resume",))]
+    )
+    for name in TWO_PROCESSES:
+        assert_equal_runs(tmp_path / f"{name}-bmtrain", tmp_path / f"{name}-ddp")
+        assert rows_of(tmp_path / f"{name}-bmtrain")[-1]["step"] > 2
+
+
 def test_bertadam_is_refused(tmp_path: Path) -> None:
     """It needs each tensor's norm."""
-    with pytest.raises(UserError, match=r"^--optimizer bertadam needs the norm of each tensor's gradient.*use adamw\.$"):
+    with pytest.raises(
+        UserError, match=r"^--optimizer bertadam needs the norm of each tensor's gradient.*use adamw\.$"
+    ):
         trainer_of("bmtrain", "whole", tmp_path, optimizer="bertadam")
 
 

@@ -123,7 +123,7 @@ def load_bmtrain() -> Any:
     except (ImportError, OSError, AttributeError) as error:
         failure = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if missing:
-        raise UserError(f"--engine bmtrain needs {' and '.join(missing)}; {_OTHERS}.")
+        raise UserError(f"--engine bmtrain needs {', and '.join(missing)}; {_OTHERS}.")
     if failure:
         raise UserError(
             f"--engine bmtrain: BMTrain is installed but cannot be imported ({failure}); docs/distributed.md says how "

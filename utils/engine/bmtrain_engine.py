@@ -1,8 +1,8 @@
 """BMTrain, the engine of the original Variator, for machines with NVIDIA GPUs that have it installed.
 
-What it is used for, of its documented interface: `init_distributed`, `rank`, `Block` and `DistributedParameter` (ZeRO-3),
-`optim.OptimManager` (scale of the loss, overflows, waiting for messages), `optim.AdamOffloadOptimizer`, and
-`distributed.all_reduce`. Weights, optimizer and clipping are those of the other engines, so that runs and checkpoints are.
+Used of its documented interface: `init_distributed`, `rank`, `Block` and `DistributedParameter` (ZeRO-3),
+`optim.OptimManager` (scale of the loss, overflows, waiting for messages), `optim.AdamOffloadOptimizer`,
+`distributed.all_reduce`. AdamW and clipping are those of the other engines, so that runs and checkpoints are theirs.
 """
 
 from __future__ import annotations

@@ -173,9 +173,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
     with torch.no_grad():
         for name, parameter in parameters.items():
             if (shape := whole_shape(parameter)) != weights[name].shape:
-                raise UserError(
-                    f"{path}: {name} has shape {tuple(weights[name].shape)}, the model has {tuple(shape)}."
-                )
+                raise UserError(f"{path}: {name} has shape {tuple(weights[name].shape)}, the model has {tuple(shape)}.")
             parameter.copy_(divided_like(weights[name], parameter))
     if isinstance(module, Remembers):
         module.load_progress_state(content["objective"])

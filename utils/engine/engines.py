@@ -147,9 +147,7 @@ class ShardedEngine(Engine):
             parameter.data = parameter.new_empty(0)
 
 
-def engine_for(
-    name: EngineName, accelerator: Accelerator, objective: nn.Module, cpu_offload: bool = False
-) -> Engine:
+def engine_for(name: EngineName, accelerator: Accelerator, objective: nn.Module, cpu_offload: bool = False) -> Engine:
     """The engine of that name; one process needs neither `ddp` nor `fsdp`.
 
     Args:
