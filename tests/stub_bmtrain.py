@@ -201,14 +201,14 @@ class Block(nn.Module):
         trained = any(kind.parameters[0].requires_grad for kind in self.kinds)
         self.open()
         if indices:
-            tensors = _Before.apply(self, *(given[i] for i in indices))  # type: ignore[no-untyped-call]
+            tensors = _Before.apply(self, *(given[i] for i in indices))
             for i, tensor in zip(indices, tensors, strict=True):
                 given[i] = tensor
         outputs = self.inner(*given)
         if not indices and trained and torch.is_grad_enabled() and isinstance(outputs, tuple):
             raise TypeError("OneStepNoGradFunc.backward() takes 2 positional arguments but 4 were given")
         row = outputs if isinstance(outputs, tuple) else (outputs,)
-        row = _After.apply(self, *row)  # type: ignore[no-untyped-call]
+        row = _After.apply(self, *row)
         return row if isinstance(outputs, tuple) else row[0]
 
     def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
