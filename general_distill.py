@@ -16,8 +16,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load, which takes seconds: no traceback
+if __name__ == "__main__":
+    from utils.installation import import_torch
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # Ctrl-C while the libraries load, which takes seconds: no traceback
+    import_torch()  # one sentence where something else's NCCL has overwritten torch's
 
 from dataset.collate import Batch
 from dataset.pregenerated import PregeneratedBatches, PretrainingCollator
@@ -68,6 +74,7 @@ class GeneralJob:
             bert.no_cuda,
             engine=run.engine,
             rank_timeout_s=run.rank_timeout,
+            cpu_offload=run.cpu_offload,
         )
         self.student_source = general.student_model or general.teacher_model
         if (warning := unused_request(self.student_source, command.decomposition)) is not None:

@@ -16,8 +16,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load, which takes seconds: no traceback
+if __name__ == "__main__":
+    from utils.installation import import_torch
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # Ctrl-C while the libraries load, which takes seconds: no traceback
+    import_torch()  # one sentence where something else's NCCL has overwritten torch's
 
 from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
 from utils.engine import Runtime, write_json
@@ -54,6 +60,7 @@ class TaskJob:
             bert.no_cuda,
             engine=run.engine,
             rank_timeout_s=run.rank_timeout,
+            cpu_offload=run.cpu_offload,
         )
         self.request = DataRequest(
             self.task,

@@ -14,8 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load, which takes seconds: no traceback
+if __name__ == "__main__":
+    from utils.installation import import_torch
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # Ctrl-C while the libraries load, which takes seconds: no traceback
+    import_torch()  # one sentence where something else's NCCL has overwritten torch's
 
 from model import PluginConfig, find_edit
 from model.compression import apply_edit, edits_of
@@ -57,7 +63,14 @@ class Job:
         self.optimisation, self.evaluation = optimisation, evaluation
         if run.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the library warns of forks otherwise
-        self.runtime = Runtime(run.precision, "t5", run.random_seed, engine=run.engine, rank_timeout_s=run.rank_timeout)
+        self.runtime = Runtime(
+            run.precision,
+            "t5",
+            run.random_seed,
+            engine=run.engine,
+            rank_timeout_s=run.rank_timeout,
+            cpu_offload=run.cpu_offload,
+        )
         arguments = as_json(task, plugin, optimisation, evaluation, run)
         self.loaded: Loaded = load_t5(task.model_config, task.checkpoint)
         self.model: Any = self.loaded.model

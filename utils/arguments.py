@@ -44,7 +44,11 @@ class RunArguments:
     engine: EngineName = flag(
         "ddp",
         "How several processes train: ddp holds the whole model in each, fsdp (FSDP2) divides its parameters among "
-        "them. A run may go on with the other one. One process needs none.",
+        "them, and so does bmtrain (T5 on NVIDIA GPUs with BMTrain installed: docs/distributed.md). A run may go on "
+        "with another one. One process needs none.",
+    )
+    cpu_offload: bool = flag(
+        False, "With --engine bmtrain: keep the optimizer's state, and work on it, in the CPU's memory."
     )
     resume: Resume = flag(
         False,

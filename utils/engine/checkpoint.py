@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from model.weights import read_json, read_safetensors
 from utils.engine import random_state
-from utils.engine.engines import divided_like, full
+from utils.engine.engines import divided_like, full, whole_shape
 from utils.engine.files import atomic_directory, recover_directory
 from utils.engine.optimisation import trainable_parameters
 from utils.engine.random_state import RandomState
@@ -91,7 +91,7 @@ class TrainingState(NamedTuple):
 def training_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
     """The same for any engine: divided tensors are put together, for which all processes have to call at once."""
     parameters = trainable_parameters(module)
-    weights = {name: _whole(parameter) for name, parameter in parameters.items()}
+    weights = {name: _whole(parameter, parameter) for name, parameter in parameters.items()}
     return TrainingState(weights, *_optimizer_state(parameters, optimizer))
 
 
@@ -173,10 +173,8 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            if parameter.shape != weights[name].shape:
-                raise UserError(
-                    f"{path}: {name} has shape {tuple(weights[name].shape)}, the model has {tuple(parameter.shape)}."
-                )
+            if (shape := whole_shape(parameter)) != weights[name].shape:
+                raise UserError(f"{path}: {name} has shape {tuple(weights[name].shape)}, the model has {tuple(shape)}.")
             parameter.copy_(divided_like(weights[name], parameter))
     if isinstance(module, Remembers):
         module.load_progress_state(content["objective"])
@@ -216,8 +214,8 @@ def _device(parameters: dict[str, nn.Parameter]) -> torch.device:
     return next(iter(parameters.values())).device
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    return full(tensor.detach()).cpu().contiguous()
+def _whole(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    return full(tensor.detach(), parameter).cpu().contiguous()
 
 
 def _optimizer_state(
@@ -229,7 +227,7 @@ def _optimizer_state(
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"{name}|{key}"] = _whole(value)
+                tensors[f"{name}|{key}"] = _whole(value, parameter)
             else:
                 values[f"{name}|{key}"] = value
     return values, tensors

@@ -1,4 +1,7 @@
-"""How an objective is spread over the processes: replicated by DDP, or divided among them by FSDP2."""
+"""How an objective is spread over the processes: replicated by DDP, or divided among them by FSDP2.
+
+A third engine, BMTrain, which needs a GPU and a library of its own, is in `utils.engine.bmtrain_engine`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +19,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-EngineName = Literal["ddp", "fsdp"]
+from utils.engine.optimisation import OptimizerName, build_optimizer
+
+EngineName = Literal["ddp", "fsdp", "bmtrain"]
+#: Attribute of a parameter that is divided by other means than a DTensor: its `Division`.
+_DIVISION = "_division"
 
 
 class Engine:
@@ -46,6 +53,22 @@ class Engine:
         """Around a forward and backward pass: whether its gradients and those summed up before are exchanged."""
         return nullcontext() if now else self.accelerator.no_sync(self._wrapped)
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, a process's share of the whole, to those of the parameters."""
+        self.accelerator.backward(loss)
+
+    def optimizer(self, lr: float, weight_decay: float, name: OptimizerName) -> torch.optim.Optimizer:
+        """The optimizer of the trained parameters; see `build_optimizer`."""
+        return build_optimizer(self.module, lr, weight_decay, name, self.accelerator.mixed_precision == "fp16")
+
+    def stepper(self, optimizer: torch.optim.Optimizer) -> Any:
+        """What makes the optimizer's steps (`step`, `zero_grad`); in fp16, `step_was_skipped` says of the last one
+        that it changed nothing, as its gradients were not finite.
+        """
+        # In fp16 the optimizer must undo the loss scaling and skip overflows: Accelerate's wrapper does.
+        fp16 = self.accelerator.mixed_precision == "fp16"
+        return self.accelerator.prepare_optimizer(optimizer) if fp16 else optimizer
+
     @property
     def waits_for_all(self) -> bool:
         """Whether processes wait for the gradient of every trained parameter, even of one that nothing depends on."""
@@ -74,10 +97,8 @@ class ShardedEngine(Engine):
     is_divided = True
 
     def __init__(self, accelerator: Accelerator, objective: nn.Module) -> None:
-        super().__init__(accelerator, copy.deepcopy(objective))
+        super().__init__(accelerator, copy_of(objective))
         self._original = objective
-        for mine, theirs in zip(self.module.modules(), objective.modules(), strict=True):
-            mine._buffers = theirs._buffers
         divide(self.module)
         # T5's layers give their attention bias as a view, which nothing changes in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
@@ -119,18 +140,34 @@ class ShardedEngine(Engine):
         with torch.no_grad():
             present = dict(self.module.named_parameters())
             for name, parameter in self._original.named_parameters():
-                parameter.data = full(present[name].detach())
+                parameter.data = full(present[name].detach(), present[name])
 
     def _empty(self) -> None:
         for parameter in self._original.parameters():
             parameter.data = parameter.new_empty(0)
 
 
-def engine_for(name: EngineName, accelerator: Accelerator, objective: nn.Module) -> Engine:
-    """The engine of that name; one process needs none."""
+def engine_for(name: EngineName, accelerator: Accelerator, objective: nn.Module, cpu_offload: bool = False) -> Engine:
+    """The engine of that name; one process needs neither `ddp` nor `fsdp`.
+
+    Args:
+        cpu_offload: see `BMTrainEngine`; of no other engine.
+    """
+    if name == "bmtrain":
+        from utils.engine.bmtrain_engine import BMTrainEngine  # which imports this file
+
+        return BMTrainEngine(accelerator, objective, cpu_offload)
     if name == "fsdp" and accelerator.num_processes > 1:
         return ShardedEngine(accelerator, objective)
     return Engine(accelerator, objective)
+
+
+def copy_of(objective: nn.Module) -> nn.Module:
+    """A copy with parameters of its own and the same buffers."""
+    made = copy.deepcopy(objective)
+    for mine, theirs in zip(made.modules(), objective.modules(), strict=True):
+        mine._buffers = theirs._buffers
+    return made
 
 
 def divide(module: nn.Module) -> None:
@@ -139,16 +176,20 @@ def divide(module: nn.Module) -> None:
     Layers that share a parameter with something outside them, as those of a matrix bank, belong to the rest: two groups
     would make two parameters of it.
     """
+    for layer in own_layers(module):
+        fully_shard(layer)
+    fully_shard(module)
+
+
+def own_layers(module: nn.Module) -> list[nn.Module]:
+    """The transformer layers inside that share no parameter with anything outside them."""
     homes: dict[int, set[int]] = defaultdict(set)
     layers = _layers(module)
     inside = {id(part): number for number, layer in enumerate(layers) for part in layer.modules()}
     for part in module.modules():
         for parameter in part.parameters(recurse=False):
             homes[id(parameter)].add(inside.get(id(part), -1))
-    for layer in layers:
-        if all(len(homes[id(parameter)]) == 1 for parameter in layer.parameters()):
-            fully_shard(layer)
-    fully_shard(module)
+    return [layer for layer in layers if all(len(homes[id(parameter)]) == 1 for parameter in layer.parameters())]
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
@@ -157,14 +198,55 @@ def _layers(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.modules() if type(part).__name__ in names]
 
 
-def full(tensor: Tensor) -> Tensor:
-    """All of a divided tensor, on every process, which have to ask for it together; any other tensor as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+class Division(Protocol):
+    """How a parameter lies among the processes, and whatever is as large as it, as the optimizer's state is."""
+
+    #: Of the whole parameter.
+    shape: torch.Size
+
+    def whole(self, part: Tensor) -> Tensor:
+        """All of a tensor of which this process has `part`; all processes have to call together."""
+        ...
+
+    def part(self, whole: Tensor) -> Tensor:
+        """This process's part of a tensor that each of them has."""
+        ...
+
+
+def mark_divided(parameter: nn.Parameter, division: Division) -> None:
+    """From here on `full`, `divided_like` and `whole_shape` know that a process has a part of `parameter`."""
+    setattr(parameter, _DIVISION, division)
+
+
+def is_divided(parameter: nn.Parameter) -> bool:
+    """Whether a process has only a part of `parameter`."""
+    return isinstance(parameter, DTensor) or hasattr(parameter, _DIVISION)
+
+
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """Shape of all of a parameter, divided or not."""
+    division: Division | None = getattr(parameter, _DIVISION, None)
+    return parameter.shape if division is None else division.shape
+
+
+def full(tensor: Tensor, parameter: nn.Parameter | None = None) -> Tensor:
+    """All of a divided tensor, on every process, which have to ask for it together; any other tensor as it is.
+
+    Args:
+        parameter: that it is, or whose optimizer state it is.
+    """
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    division: Division | None = getattr(parameter, _DIVISION, None)
+    return tensor if division is None or tensor.dim() == 0 else division.whole(tensor)
 
 
 def divided_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """`tensor` on the device of `parameter` and divided like it, if it is; every process gives the same one."""
     tensor = tensor.to(parameter.device)
+    division: Division | None = getattr(parameter, _DIVISION, None)
+    if division is not None:
+        return division.part(tensor)
     if not isinstance(parameter, DTensor):
         return tensor
     return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -21,6 +21,7 @@ from utils.errors import UserError, writing
 _MAY_CHANGE = {
     "output_path",
     "engine",
+    "cpu_offload",
     "resume",
     "overwrite",
     "debug",

@@ -19,10 +19,13 @@ from utils.engine.engines import EngineName
 from utils.engine.launch import adopt_ranks
 from utils.engine.watch import DEFAULT_TIMEOUT_S, group_timeout, watch_ranks
 from utils.errors import USER_ERROR_CODE, UserError, mark_own
+from utils.installation import load_bmtrain
 
 T = TypeVar("T")
 Precision = Literal["fp32", "bf16", "fp16"]
 
+#: Families that `--engine bmtrain` can divide.
+_BMTRAIN_FAMILIES = ("t5",)
 #: Families whose activations overflow half precision, with the reason that the user reads.
 _NO_FP16 = {"t5": "T5's residual stream overflows in fp16"}
 
@@ -37,9 +40,10 @@ class Runtime:
         cpu: leave GPUs alone.
         engine: how several processes train; see `utils.engine.engines`.
         rank_timeout_s: longest wait for another process; the one that waited ends then, see `utils.engine.watch`.
+        cpu_offload: keep the optimizer's state in the CPU's memory; of `bmtrain` alone.
 
     Raises:
-        UserError: the precision cannot work with this backbone or device.
+        UserError: the precision or the engine cannot work with this backbone or device.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Runtime:
         cpu: bool = False,
         engine: EngineName = "ddp",
         rank_timeout_s: float = DEFAULT_TIMEOUT_S,
+        cpu_offload: bool = False,
     ) -> None:
         if precision == "fp16":
             if family in _NO_FP16:
@@ -58,16 +63,27 @@ class Runtime:
                 raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
         quiet_libraries()
         adopt_ranks()
+        _check_engine(engine, family, cpu_offload)
         # Accelerate takes several processes without GPUs for as many runs of one process, unless it is told of the CPU.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self.accelerator = Accelerator(
             cpu=cpu or (several and not torch.cuda.is_available()),
             mixed_precision="no" if precision == "fp32" else precision,
             dataloader_config=DataLoaderConfiguration(),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=group_timeout(rank_timeout_s))],
+            kwargs_handlers=[
+                # BMTrain wants the GPUs' messages for itself: the loop's own few numbers go by the CPU.
+                InitProcessGroupKwargs(
+                    backend="gloo" if engine == "bmtrain" and several else None,
+                    timeout=group_timeout(rank_timeout_s),
+                )
+            ],
         )
         self._watch = watch_ranks(self.rank, self.world_size, rank_timeout_s, lambda own: list(gather_object(own)))
-        self.precision, self.engine = precision, engine
+        if engine == "bmtrain":
+            from utils.engine.bmtrain_engine import start_bmtrain  # for those who have chosen it
+
+            start_bmtrain(seed)
+        self.precision, self.engine, self.cpu_offload = precision, engine, cpu_offload
         self.seed = seed
         seed_everything(seed)
 
@@ -107,6 +123,9 @@ class Runtime:
 
     def barrier(self) -> None:
         """Wait for the other processes."""
+        if self.engine == "bmtrain":
+            self.gather_numbers([])
+            return
         self.tick()
         self.accelerator.wait_for_everyone()
 
@@ -119,7 +138,9 @@ class Runtime:
         """All processes' numbers, a row each: float64 (processes, n) on the CPU, the same on every process."""
         self.tick()
         own = torch.tensor([list(numbers)], dtype=torch.float64)
-        return self.accelerator.gather(own.to(self.device)).cpu() if self.world_size > 1 else own
+        if self.engine != "bmtrain":
+            own = own.to(self.device)
+        return self.accelerator.gather(own).cpu() if self.world_size > 1 else own
 
     def together(self, work: Callable[[], T]) -> T:
         """Do `work` on every process and go on when all have done it; where it fails on one, all stop.
@@ -152,6 +173,16 @@ class Runtime:
         if self.is_main:
             raise error
         raise SystemExit(getattr(error, "exit_code", USER_ERROR_CODE))
+
+
+def _check_engine(engine: EngineName, family: str, cpu_offload: bool) -> None:
+    """What would fail later, or be ignored, is told before anything is loaded."""
+    if cpu_offload and engine != "bmtrain":
+        raise UserError(f"--cpu-offload belongs to --engine bmtrain, found --engine {engine}.")
+    if engine == "bmtrain":
+        if family not in _BMTRAIN_FAMILIES:
+            raise UserError("--engine bmtrain trains T5 alone, with train_t5.py; use --engine ddp or fsdp here.")
+        load_bmtrain()
 
 
 def quiet_libraries() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from utils.engine.data_record import fingerprints_of
 from utils.engine.engines import engine_for
 from utils.engine.files import atomic_directory
 from utils.engine.logs import RunLog
-from utils.engine.optimisation import build_optimizer, schedule_factor, trainable_parameters
+from utils.engine.optimisation import schedule_factor, trainable_parameters
 from utils.engine.run_directory import RunDirectory
 from utils.engine.runtime import Runtime
 from utils.engine.shares import add_shares
@@ -65,10 +65,10 @@ class Trainer:
             raise UserError("Nothing is left to train: every parameter is frozen.")
         self.runtime, self.source, self.config, self.directory = runtime, source, config, directory
         self.evaluate, self.selection, self.save_best = evaluate, selection, save_best
-        self.engine = engine_for(runtime.engine, runtime.accelerator, objective.to(runtime.device))
+        objective = objective.to(runtime.device)
+        self.engine = engine_for(runtime.engine, runtime.accelerator, objective, runtime.cpu_offload)
         self.module = self.engine.module
-        fp16 = runtime.precision == "fp16"
-        self.optimizer = build_optimizer(self.module, config.lr, config.weight_decay, config.optimizer, fp16)
+        self.optimizer = self.engine.optimizer(config.lr, config.weight_decay, config.optimizer)
         self.progress = Progress()
         runtime.separate_randomness()
         newest = directory.newest_checkpoint()
@@ -76,8 +76,7 @@ class Trainer:
         if newest is not None:
             self.progress = load_checkpoint(newest, self.module, self.optimizer, runtime.rank)
         self.engine.start()
-        # In fp16 the optimizer must undo the loss scaling and skip overflows: Accelerate's wrapper does.
-        self._stepper: Any = runtime.accelerator.prepare_optimizer(self.optimizer) if fp16 else self.optimizer
+        self._stepper = self.engine.stepper(self.optimizer)
         self.log = RunLog(directory.path, runtime.is_main, self.progress.step)
         for warning in directory.remarks:
             self.log.line(f"warning: {warning}")
@@ -177,7 +176,7 @@ class Trainer:
         An objective of several `pieces` is called once per piece (`forward(batch, piece)`), each with a backward pass
         of its own: its loss is the sum of theirs, and only one of their graphs is in memory at a time.
         """
-        accelerator, world_size = self.runtime.accelerator, self.runtime.world_size
+        world_size = self.runtime.world_size
         totals: dict[str, Tensor] = {}
         tokens, pieces = 0, int(getattr(self.module, "pieces", 1))
         add_shares(self.runtime, group)
@@ -192,7 +191,7 @@ class Trainer:
                     loss, parts = self.engine.forward(batch, piece) if pieces > 1 else self.engine.forward(batch)
                     if is_last and self.engine.waits_for_all:
                         loss = loss + _nothing(self.module)
-                    accelerator.backward(loss * share)
+                    self.engine.backward(loss * share)
                 for key, value in {"loss": loss.detach(), **parts}.items():
                     totals[key] = totals.get(key, torch.zeros_like(value)) + value * share
         return totals, tokens
