@@ -238,7 +238,7 @@ def test_a_plain_archive_is_unpacked(tmp_path: Path, mode: str) -> None:
     [
         (member("../out.txt"), "leads out of the folder"),
         (member("corpus/../../out.txt"), "leads out of the folder"),
-        (member("/tmp/toolkit-out.txt"), "leads out of the folder"),
+        (member("/out.txt"), "leads out of the folder"),
         (member("corpus/link", kind=tarfile.SYMTYPE, target="/etc"), "a link or a device"),
         (member("corpus/link", kind=tarfile.SYMTYPE, target="train.txt"), "a link or a device"),
         (member("corpus/link", kind=tarfile.LNKTYPE, target="corpus/train.txt"), "a link or a device"),
@@ -248,10 +248,12 @@ def test_a_plain_archive_is_unpacked(tmp_path: Path, mode: str) -> None:
 )
 def test_a_hostile_member_is_refused(tmp_path: Path, bad: tuple[Any, bytes], told: str) -> None:
     """Behind good ones too: nothing of the archive stays, and nothing lies outside of it."""
+    if bad[0].name.startswith("/"):
+        bad[0].name = str(tmp_path / "out.txt")
     content = archive_of(member("corpus/train.txt"), bad)
     with pytest.raises(UserError, match=f"a: refused, .*{told}"):
         unpack(written(tmp_path / "a", content), tmp_path / "inner" / "corpus", say=quiet)
-    assert everything_below(tmp_path) == {"a", "inner"} and not Path("/tmp/toolkit-out.txt").exists()
+    assert everything_below(tmp_path) == {"a", "inner"}
 
 
 def test_one_file_does_not_replace_another(tmp_path: Path) -> None:
