@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-
 #: Of NumPy's generator; a position beyond them would be read from whatever lies behind.
 _NUMPY_WORDS = 624
 
