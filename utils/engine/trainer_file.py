@@ -7,6 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+#: Of NumPy's generator; a position beyond them would be read from whatever lies behind.
+_NUMPY_WORDS = 624
+
 
 def problem_in(content: Mapping[str, Any], progress: type[Any]) -> str | None:
     """What is wrong in trainer.json, as the end of a sentence; None if nothing is.
@@ -62,14 +65,21 @@ def _is_optimizer_entry(name: str, value: Any) -> bool:
 
 
 def _is_random_state(values: Any) -> bool:
-    """Whether `values` have the form that `random_state.capture` gives; the numbers are checked when they are used."""
+    """Whether `values` have the form that `random_state.capture` gives, and numbers that NumPy believes unseen.
+
+    The others are checked when they are used.
+    """
     python, numpy = (values.get(name) if isinstance(values, dict) else None for name in ("python", "numpy"))
     return (
         isinstance(python, list)
         and len(python) == 3
         and isinstance(python[1], list)
         and all(_is_count(word) for word in python[1])
+        and (python[2] is None or _is_number(python[2]))
         and isinstance(numpy, list)
         and len(numpy) == 3
-        and all(map(_is_number, numpy))
+        and _is_count(numpy[0])
+        and numpy[0] <= _NUMPY_WORDS
+        and numpy[1] in (0, 1)
+        and _is_number(numpy[2])
     )
