@@ -156,7 +156,8 @@ def test_what_lies_in_blocks(tmp_path: Path) -> None:
     divided = {name for name, parameter in engine.module.named_parameters() if is_divided(parameter)}
     whole = {name for name, _ in engine.module.named_parameters()} - divided
     assert all(".block." in name for name in divided) and len(divided) > 30
-    assert whole and all("bank" in n or "shared" in n or "final_layer_norm" in n for n in whole)
+    assert all(".bank." in name or "shared" in name or "final_layer_norm" in name for name in whole)
+    assert not any(".bank." in name for name in divided)
     trained = {name for name, p in engine.module.named_parameters() if p.requires_grad}
     assert trained and all(".bank." in name for name in trained)
     model = engine.module.model

@@ -65,14 +65,15 @@ class BlockLayer(nn.Module):
 class Shard:
     """`Division` of a parameter in a Block: each process has a stretch of its numbers, in the order of processes."""
 
-    def __init__(self, shape: torch.Size, start: int, length: int, add_up: Sum) -> None:
-        self.shape, self.start, self.length = shape, start, length
-        self._add_up = add_up
+    def __init__(self, shape: torch.Size, start: int, parameter: nn.Parameter, add_up: Sum) -> None:
+        self.shape, self.start, self.length = shape, start, parameter.numel()
+        self._device, self._add_up = parameter.device, add_up
 
     def whole(self, part: Tensor) -> Tensor:
         """See `Division`: everyone's stretch in a tensor of zeros, added up."""
-        own = part.new_zeros(self.shape.numel())
-        own[self.start : self.start + self.length] = part.flatten()
+        # Offloaded state lies in the CPU's memory, where BMTrain sends nothing from.
+        own = torch.zeros(self.shape.numel(), dtype=part.dtype, device=self._device)
+        own[self.start : self.start + self.length] = part.flatten().to(self._device)
         return self._add_up(own).view(self.shape)
 
     def part(self, whole: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ def put_into_blocks(objective: nn.Module, bmt: Any, add_up: Sum) -> dict[str, nn
     divided = {name: parameter for name, parameter in present.items() if parameter is not before[name]}
     starts = _starts([parameter.numel() for parameter in divided.values()], bmt.rank())
     for (name, parameter), start in zip(divided.items(), starts, strict=True):
-        mark_divided(parameter, Shard(before[name].shape, start, parameter.numel(), add_up))
+        mark_divided(parameter, Shard(before[name].shape, start, parameter, add_up))
     return present
 
 

@@ -124,7 +124,7 @@ class Runtime:
     def barrier(self) -> None:
         """Wait for the other processes."""
         if self.engine == "bmtrain":
-            self.gather_numbers([])
+            self.gather_numbers([0.0])
             return
         self.tick()
         self.accelerator.wait_for_everyone()
