@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -253,3 +255,13 @@ def test_versions_and_seed_are_recorded(tmp_path: Path) -> None:
     recorded = json.loads((tmp_path / "run" / "arguments.json").read_text())
     assert recorded["seed"] == 7 and recorded["versions"]["torch"] == torch.__version__
     assert {"transformers", "accelerate", "safetensors"} <= recorded["versions"].keys()
+
+
+def test_a_run_that_is_over_holds_no_model(bench: Bench) -> None:
+    """A schedule trains one model after the other in a process: nothing may keep those of before in memory."""
+    trainer = bench.trainer(TrainerConfig(epochs=1))
+    trainer.fit()
+    module, accelerator = weakref.ref(trainer.module), trainer.runtime.accelerator
+    del trainer
+    gc.collect()
+    assert module() is None and accelerator is not None

@@ -242,7 +242,7 @@ def _check_optimizer(
         if name not in parameters:
             raise UserError(f"{path}: the optimizer's state {combined!r} belongs to no parameter of this run.")
         if combined in tensors:
-            expected = () if key == "step" else tuple(parameters[name].shape)
+            expected = () if key == "step" else tuple(whole_shape(parameters[name]))
             if (found := tuple(tensors[combined].shape)) != expected:
                 raise UserError(f"{path}: the optimizer's state {combined!r} has shape {found}, expected {expected}.")
 

@@ -83,7 +83,8 @@ class Engine:
         return nullcontext()
 
     def finish(self) -> None:
-        """Leave the model whole."""
+        """Leave the model whole, and let go of it: a process may train several, and Accelerate holds on to each."""
+        self.accelerator.free_memory()
 
 
 class ShardedEngine(Engine):
