@@ -20,7 +20,8 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load, which takes seconds: no traceback
 
 from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
-from utils.engine import Runtime, write_json
+from utils.arguments import runtime_for
+from utils.engine import write_json
 from utils.errors import run_as_script
 from utils.minidisc.arguments import selection_of
 from utils.minidisc.job import ScheduleJob
@@ -47,14 +48,7 @@ class TaskJob:
         self.selection = selection_of(command.schedule, self.task)
         self.output: Path = command.run.output_path
         run, bert = command.run, command.bert
-        self.runtime = Runtime(
-            precision_of(run, bert),
-            "bert",
-            run.random_seed,
-            bert.no_cuda,
-            engine=run.engine,
-            rank_timeout_s=run.rank_timeout,
-        )
+        self.runtime = runtime_for(run, "bert", precision_of(run, bert), bert.no_cuda)
         self.request = DataRequest(
             self.task,
             self.arguments.data_dir,

@@ -83,8 +83,17 @@ class Sandwich(nn.Module):
         """The mean loss of all scales, or with `piece` its summand of one; the parts are `loss@SCALE`.
 
         The pieces of a batch are asked for in their order, from 0: the first runs the teacher for all of them.
+
+        Raises:
+            ModelError: without `piece`, several scales under gradient checkpointing: layers that run again would all
+                be of the last scale.
         """
         if piece is None:
+            if self.pieces > 1 and torch.is_grad_enabled() and _runs_layers_again(self.objective):
+                raise ModelError(
+                    f"With gradient checkpointing, {self.pieces} scales need a backward pass each: "
+                    "ask for forward(batch, piece) one by one."
+                )
             targets, losses, parts = self._parts().targets(batch), [], {}
             for scale in reversed(self.scales):
                 loss, part = self._at(scale, batch, targets)
@@ -143,3 +152,8 @@ class Sandwich(nn.Module):
         self.axis.select(scale)
         loss, _ = self._parts().loss(batch, targets)
         return loss / self.pieces, {f"loss@{scale:g}": loss.detach()}
+
+
+def _runs_layers_again(module: nn.Module) -> bool:
+    """Whether a backward pass through `module` runs Transformers' layers again (gradient checkpointing)."""
+    return any(part.training and getattr(part, "gradient_checkpointing", False) for part in module.modules())

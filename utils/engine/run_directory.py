@@ -21,6 +21,8 @@ from utils.errors import UserError, writing
 _MAY_CHANGE = {
     "output_path",
     "engine",
+    "cpu_offload",
+    "gradient_checkpointing",
     "resume",
     "overwrite",
     "debug",

@@ -37,9 +37,11 @@ class Runtime:
         cpu: leave GPUs alone.
         engine: how several processes train; see `utils.engine.engines`.
         rank_timeout_s: longest wait for another process; the one that waited ends then, see `utils.engine.watch`.
+        cpu_offload: FSDP's shares lie in the machine's memory instead of the GPU's.
+        gradient_checkpointing: trained models run their layers again in the backward pass.
 
     Raises:
-        UserError: the precision cannot work with this backbone or device.
+        UserError: the precision cannot work with this backbone or device, or there is nothing to offload.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Runtime:
         cpu: bool = False,
         engine: EngineName = "ddp",
         rank_timeout_s: float = DEFAULT_TIMEOUT_S,
+        cpu_offload: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         if precision == "fp16":
             if family in _NO_FP16:
@@ -60,14 +64,17 @@ class Runtime:
         adopt_ranks()
         # Accelerate takes several processes without GPUs for as many runs of one process, unless it is told of the CPU.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if cpu_offload:
+            _check_offload(engine, several, precision)
         self.accelerator = Accelerator(
             cpu=cpu or (several and not torch.cuda.is_available()),
             mixed_precision="no" if precision == "fp32" else precision,
             dataloader_config=DataLoaderConfiguration(),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=group_timeout(rank_timeout_s))],
+            kwargs_handlers=[_process_group(rank_timeout_s, cpu_offload and torch.cuda.is_available() and not cpu)],
         )
         self._watch = watch_ranks(self.rank, self.world_size, rank_timeout_s, lambda own: list(gather_object(own)))
         self.precision, self.engine = precision, engine
+        self.cpu_offload, self.gradient_checkpointing = cpu_offload, gradient_checkpointing
         self.seed = seed
         seed_everything(seed)
 
@@ -152,6 +159,25 @@ class Runtime:
         if self.is_main:
             raise error
         raise SystemExit(getattr(error, "exit_code", USER_ERROR_CODE))
+
+
+def _check_offload(engine: EngineName, several: bool, precision: Precision) -> None:
+    """Refuse what `--cpu-offload` cannot work with."""
+    if engine != "fsdp" or not several:
+        found = f"--engine {engine} in {'several processes' if several else 'one process'}"
+        raise UserError(f"--cpu-offload needs --engine fsdp in several processes, found {found}.")
+    if precision == "fp16":
+        raise UserError(
+            "--cpu-offload is refused with fp16, whose loss scaling needs gradients on the GPU: use --precision bf16."
+        )
+
+
+def _process_group(rank_timeout_s: float, both: bool) -> InitProcessGroupKwargs:
+    """How processes talk: NCCL or gloo as the device wants it; both where GPUs compute and the CPUs hold the shares."""
+    timeout = group_timeout(rank_timeout_s)
+    if both:
+        return InitProcessGroupKwargs(backend="cpu:gloo,cuda:nccl", timeout=timeout)
+    return InitProcessGroupKwargs(timeout=timeout)
 
 
 def quiet_libraries() -> None:
