@@ -28,8 +28,7 @@ if __name__ == "__main__":
 from dataset.collate import Batch
 from dataset.pregenerated import PregeneratedBatches, PretrainingCollator
 from model.distillation import GeneralDistillation
-from utils.arguments import as_json
-from utils.engine import Runtime
+from utils.arguments import as_json, runtime_for
 from utils.errors import run_as_script
 from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
 from utils.tucker.evaluation import NEGATIVE_LOSS, DistillationEvaluator
@@ -67,15 +66,7 @@ class GeneralJob:
         general, bert, run = command.general, command.bert, command.run
         assert general.teacher_model is not None
         self.command = command
-        self.runtime = Runtime(
-            precision_of(run, bert),
-            "bert",
-            run.random_seed,
-            bert.no_cuda,
-            engine=run.engine,
-            rank_timeout_s=run.rank_timeout,
-            cpu_offload=run.cpu_offload,
-        )
+        self.runtime = runtime_for(run, "bert", precision_of(run, bert), bert.no_cuda)
         self.student_source = general.student_model or general.teacher_model
         if (warning := unused_request(self.student_source, command.decomposition)) is not None:
             self.say(f"warning: {warning}")

@@ -26,7 +26,8 @@ if __name__ == "__main__":
     import_torch()  # one sentence where something else's NCCL has overwritten torch's
 
 from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
-from utils.engine import Runtime, write_json
+from utils.arguments import runtime_for
+from utils.engine import write_json
 from utils.errors import run_as_script
 from utils.minidisc.arguments import selection_of
 from utils.minidisc.job import ScheduleJob
@@ -53,15 +54,7 @@ class TaskJob:
         self.selection = selection_of(command.schedule, self.task)
         self.output: Path = command.run.output_path
         run, bert = command.run, command.bert
-        self.runtime = Runtime(
-            precision_of(run, bert),
-            "bert",
-            run.random_seed,
-            bert.no_cuda,
-            engine=run.engine,
-            rank_timeout_s=run.rank_timeout,
-            cpu_offload=run.cpu_offload,
-        )
+        self.runtime = runtime_for(run, "bert", precision_of(run, bert), bert.no_cuda)
         self.request = DataRequest(
             self.task,
             self.arguments.data_dir,

@@ -28,8 +28,15 @@ from model.compression import apply_edit, edits_of
 from model.delta import save_delta
 from model.lora import LoraConfig
 from model.plugin.objective import PluginObjective, freeze_for
-from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments, as_json, trainer_config
-from utils.engine import RunDirectory, Runtime, Trainer, write_json
+from utils.arguments import (
+    EvaluationArguments,
+    OptimisationArguments,
+    RunArguments,
+    as_json,
+    runtime_for,
+    trainer_config,
+)
+from utils.engine import RunDirectory, Trainer, write_json
 from utils.engine.optimisation import Schedule
 from utils.errors import run_as_script
 from utils.hints import python
@@ -63,14 +70,7 @@ class Job:
         self.optimisation, self.evaluation = optimisation, evaluation
         if run.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the library warns of forks otherwise
-        self.runtime = Runtime(
-            run.precision,
-            "t5",
-            run.random_seed,
-            engine=run.engine,
-            rank_timeout_s=run.rank_timeout,
-            cpu_offload=run.cpu_offload,
-        )
+        self.runtime = runtime_for(run, "t5")
         arguments = as_json(task, plugin, optimisation, evaluation, run)
         self.loaded: Loaded = load_t5(task.model_config, task.checkpoint)
         self.model: Any = self.loaded.model

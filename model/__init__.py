@@ -6,6 +6,7 @@ from model.decomposition import DecompositionConfig, optimize_for_inference, rel
 from model.decomposition.embeddings import EmbeddingConfig
 from model.enct5 import EncT5Config, EncT5ForSequenceClassification, EncT5ForTokenClassification, enct5_from_t5
 from model.errors import ModelError
+from model.gradient_checkpointing import enable_gradient_checkpointing
 from model.lora import LoraConfig
 from model.plugin import PluginConfig, available_ratios, current_ratio, set_ratio, use_ratio
 from model.pruning import (
@@ -43,6 +44,7 @@ __all__ = [
     "committed",
     "current_ratio",
     "edits_of",
+    "enable_gradient_checkpointing",
     "enct5_from_t5",
     "find_edit",
     "first_layers",

@@ -281,3 +281,18 @@ def infinite_loss_on_the_second(rank: int) -> None:
         return totals, tokens
 
     Trainer._backward = infinite  # type: ignore[method-assign]
+
+
+def only_offloaded(rank: int) -> None:
+    """Nothing may be divided without the policy that puts the shares into the machine's memory."""
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    from utils.engine import engines
+
+    original = engines.fully_shard
+
+    def checked(module: Any, *arguments: Any, **options: Any) -> Any:
+        assert isinstance(options["offload_policy"], CPUOffloadPolicy)
+        return original(module, *arguments, **options)
+
+    engines.fully_shard = checked

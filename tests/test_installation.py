@@ -149,9 +149,3 @@ def test_other_scripts_refuse_it(script: object, words: str, tmp_path: Path) -> 
     """They train BERTs, of which nothing was tried."""
     with pytest.raises(UserError, match=r"^--engine bmtrain trains T5 alone, with train_t5\.py; use --engine ddp or f"):
         script([*words.format(out=tmp_path / "out").split(), "--engine", "bmtrain"])  # type: ignore[operator]
-
-
-def test_cpu_offload_needs_bmtrain(tiny: Tiny, tmp_path: Path) -> None:
-    """A flag that would be ignored is an error."""
-    with pytest.raises(UserError, match=r"^--cpu-offload belongs to --engine bmtrain, found --engine ddp\.$"):
-        run(tiny.sst2(tmp_path / "run", "--cpu-offload"))

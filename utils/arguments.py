@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser
 
-from utils.engine import NO_STEP_LIMIT, TrainerConfig
+from utils.engine import NO_STEP_LIMIT, Precision, Runtime, TrainerConfig
 from utils.engine.engines import EngineName
 from utils.engine.resume import Resume
 from utils.errors import UserError
@@ -47,8 +47,16 @@ class RunArguments:
         "them, and so does bmtrain (T5 on NVIDIA GPUs with BMTrain installed: docs/distributed.md). A run may go on "
         "with another one. One process needs none.",
     )
+    gradient_checkpointing: bool = flag(
+        False,
+        "Keep only what goes into each layer of the trained model, and run the layer again on the way back: less "
+        "memory, about a third more time, the same gradients.",
+    )
     cpu_offload: bool = flag(
-        False, "With --engine bmtrain: keep the optimizer's state, and work on it, in the CPU's memory."
+        False,
+        "With --engine fsdp: parameters, gradients and optimizer state stay in the machine's memory, and the optimizer "
+        "runs there; a GPU gets the layers that it needs at the moment. With --engine bmtrain: the optimizer's state "
+        "alone.",
     )
     resume: Resume = flag(
         False,
@@ -178,6 +186,19 @@ def too_small(groups: Iterable[object], at_least: Mapping[str, float]) -> list[s
     ]
 
 
+def for_training_only(run: RunArguments, found: str) -> list[str]:
+    """One sentence for every flag that was given and has no effect where nothing is trained.
+
+    Args:
+        found: what is done instead.
+    """
+    return [
+        f"--{name.replace('_', '-')} is for training and has no effect in {found}: leave it out"
+        for name in ("gradient_checkpointing", "cpu_offload")
+        if getattr(run, name)
+    ]
+
+
 def parse(
     types: Sequence[type],
     description: str,
@@ -284,6 +305,29 @@ def as_json(*groups: Any) -> dict[str, Any]:
     """All arguments as JSON values."""
     merged = {k: v for group in groups for k, v in dataclasses.asdict(group).items()}
     return {k: str(v) if isinstance(v, Path) else v for k, v in merged.items()}
+
+
+def runtime_for(run: RunArguments, family: str, precision: Precision | None = None, cpu: bool = False) -> Runtime:
+    """The processes and devices that the shared flags ask for.
+
+    Args:
+        family: the backbone's.
+        precision: instead of `--precision`.
+        cpu: leave GPUs alone.
+
+    Raises:
+        UserError: they cannot work together.
+    """
+    return Runtime(
+        precision or run.precision,
+        family,
+        run.random_seed,
+        cpu,
+        engine=run.engine,
+        rank_timeout_s=run.rank_timeout,
+        cpu_offload=run.cpu_offload,
+        gradient_checkpointing=run.gradient_checkpointing,
+    )
 
 
 def trainer_config(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -33,6 +33,21 @@ class _Batch(threading.local):
     choice: Choice | None = None
     mask: Tensor | None = None
     length: int | None = None
+
+
+class _AsNow:
+    """A block, to be entered any number of times, inside which a thread has in flight what this one has now."""
+
+    def __init__(self, batch: _Batch, choice: Choice) -> None:
+        self._batch, self._now = batch, (choice, batch.mask)
+        self._before: list[tuple[Choice | None, Tensor | None]] = []
+
+    def __enter__(self) -> None:
+        self._before.append((self._batch.choice, self._batch.mask))
+        self._batch.choice, self._batch.mask = self._now
+
+    def __exit__(self, *error: object) -> None:
+        self._batch.choice, self._batch.mask = self._before.pop()
 
 
 class PluginState:
@@ -69,6 +84,10 @@ class PluginState:
             yield
         finally:
             self._batch.choice = before
+
+    def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """What a layer that runs twice needs around its runs (torch's `context_fn`): the second is like the first."""
+        return nullcontext(), _AsNow(self._batch, self.choice)
 
     def begin(self, mask: Tensor | None, length: int | None) -> None:
         """A forward of the encoder starts: its mask, and its length if padding was added."""

@@ -58,7 +58,7 @@ def attach_modules(model: Any, compat: str) -> None:
 
 def fill_bank(model: Any, choices: Iterable[Choice], bottleneck: int, scale: float) -> None:
     """Add freshly initialised plugins for those of `choices` that the bank lacks."""
-    width, state = spec_for(model).sizes(model.config).width, _state(model)
+    width, state = spec_for(model).sizes(model.config).width, plugin_state(model)
     assert state is not None
     like = next(model.parameters())
     for choice in choices:
@@ -80,7 +80,7 @@ def detach_modules(model: Any) -> None:
 
 def available_ratios(model: Any, task: str = "") -> tuple[int, ...]:
     """The ratios that `set_ratio` accepts for a task: 1 and those of the bank."""
-    state = _state(model)
+    state = plugin_state(model)
     keys = state.available if state else set()
     ratios = (int(key.rpartition("-")[2]) for key in keys if key.rpartition("-")[0] == task)
     return (1, *sorted(ratios))
@@ -88,7 +88,7 @@ def available_ratios(model: Any, task: str = "") -> tuple[int, ...]:
 
 def current_ratio(model: Any) -> int:
     """The ratio in use in this thread (1 when plugins are off or absent)."""
-    state = _state(model)
+    state = plugin_state(model)
     return state.choice.ratio if state else 1
 
 
@@ -129,13 +129,14 @@ def _ffn_slots(model: Any) -> list[Slot]:
     return found
 
 
-def _state(model: Any) -> PluginState | None:
+def plugin_state(model: Any) -> PluginState | None:
+    """What all plugin layers of `model` read; None without plugins."""
     runtime: PluginRuntime | None = getattr(model, _RUNTIME, None)
     return runtime.state if runtime else None
 
 
 def _checked(model: Any, ratio: int, task: str) -> tuple[Choice, PluginState | None]:
-    choice, state = Choice(ratio, task), _state(model)
+    choice, state = Choice(ratio, task), plugin_state(model)
     if ratio != 1 and (state is None or choice.key not in state.available):
         allowed = ", ".join(map(str, available_ratios(model, task)))
         named = f" of task {task!r}" if task else ""

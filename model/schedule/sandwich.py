@@ -89,8 +89,17 @@ class Sandwich(nn.Module):
 
         The pieces of a batch are asked for in their order, from 0: the first runs the teacher for all of them. Each
         goes backwards before the next: the last one's gradients of the student's embedding are those of all.
+
+        Raises:
+            ModelError: without `piece`, several scales under gradient checkpointing: layers that run again would all
+                be of the last scale.
         """
         if piece is None:
+            if self.pieces > 1 and torch.is_grad_enabled() and _runs_layers_again(self.objective):
+                raise ModelError(
+                    f"With gradient checkpointing, {self.pieces} scales need a backward pass each: "
+                    "ask for forward(batch, piece) one by one."
+                )
             targets, losses, parts = self._parts().targets(batch), [], {}
             for scale in reversed(self.scales):
                 loss, part = self._at(scale, batch, targets)
@@ -165,3 +174,8 @@ def _is_row(row: Any) -> bool:
     if not isinstance(row, list) or len(row) != 2 or row[0] is None:
         return False
     return all(value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max) for value in row)
+
+
+def _runs_layers_again(module: nn.Module) -> bool:
+    """Whether a backward pass through `module` runs Transformers' layers again (gradient checkpointing)."""
+    return any(part.training and getattr(part, "gradient_checkpointing", False) for part in module.modules())

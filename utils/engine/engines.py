@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
@@ -93,14 +93,17 @@ class ShardedEngine(Engine):
     A copy of the objective is divided and trained. The objective itself, to which evaluators and savers hold on, has
     empty parameters meanwhile and gets the present ones inside `whole`: neither of them calls for all processes at the
     same time, as a forward pass of divided parameters has to.
+
+    Args:
+        cpu_offload: the shares lie in the machine's memory, where the optimizer runs too; see `offload_policy`.
     """
 
     is_divided = True
 
-    def __init__(self, accelerator: Accelerator, objective: nn.Module) -> None:
+    def __init__(self, accelerator: Accelerator, objective: nn.Module, cpu_offload: bool = False) -> None:
         super().__init__(accelerator, copy_of(objective))
         self._original = objective
-        divide(self.module)
+        divide(self.module, offload_policy(accelerator.device) if cpu_offload else None)
         # T5's layers give their attention bias as a view, which nothing changes in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         self._empty()
@@ -141,7 +144,7 @@ class ShardedEngine(Engine):
         with torch.no_grad():
             present = dict(self.module.named_parameters())
             for name, parameter in self._original.named_parameters():
-                parameter.data = full(present[name].detach(), present[name])
+                parameter.data = full(present[name].detach(), present[name]).to(self.accelerator.device)
 
     def _empty(self) -> None:
         for parameter in self._original.parameters():
@@ -152,14 +155,14 @@ def engine_for(name: EngineName, accelerator: Accelerator, objective: nn.Module,
     """The engine of that name; one process needs neither `ddp` nor `fsdp`.
 
     Args:
-        cpu_offload: see `BMTrainEngine`; of no other engine.
+        cpu_offload: see `ShardedEngine` and `BMTrainEngine`; of no other engine.
     """
     if name == "bmtrain":
         from utils.engine.bmtrain_engine import BMTrainEngine  # which imports this file
 
         return BMTrainEngine(accelerator, objective, cpu_offload)
     if name == "fsdp" and accelerator.num_processes > 1:
-        return ShardedEngine(accelerator, objective)
+        return ShardedEngine(accelerator, objective, cpu_offload)
     return Engine(accelerator, objective)
 
 
@@ -171,19 +174,25 @@ def copy_of(objective: nn.Module) -> nn.Module:
     return made
 
 
-def divide(module: nn.Module) -> None:
-    """Divide all parameters among the processes, in place: layer by layer, then the rest.
+def offload_policy(device: torch.device) -> OffloadPolicy:
+    """Shares in the machine's memory, pinned where a GPU fetches them; for processes on CPUs that is where they are."""
+    return CPUOffloadPolicy(pin_memory=device.type != "cpu")
+
+
+def divide(module: nn.Module, policy: OffloadPolicy | None = None) -> None:
+    """Divide all parameters among the processes, in place: layer by layer, then the rest."""
+    kept = policy or OffloadPolicy()
+    for layer in own_layers(module):
+        fully_shard(layer, offload_policy=kept)
+    fully_shard(module, offload_policy=kept)
+
+
+def own_layers(module: nn.Module) -> list[nn.Module]:
+    """The layers whose parameters are gathered together, each when it runs; the rest of `module` is one group more.
 
     Layers that share a parameter with something outside them, as those of a matrix bank, belong to the rest: two groups
     would make two parameters of it.
     """
-    for layer in own_layers(module):
-        fully_shard(layer)
-    fully_shard(module)
-
-
-def own_layers(module: nn.Module) -> list[nn.Module]:
-    """The transformer layers inside that share no parameter with anything outside them."""
     homes: dict[int, set[int]] = defaultdict(set)
     layers = _layers(module)
     inside = {id(part): number for number, layer in enumerate(layers) for part in layer.modules()}
@@ -244,10 +253,11 @@ def full(tensor: Tensor, parameter: nn.Parameter | None = None) -> Tensor:
 
 def divided_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """`tensor` on the device of `parameter` and divided like it, if it is; every process gives the same one."""
-    tensor = tensor.to(parameter.device)
     division: Division | None = getattr(parameter, _DIVISION, None)
     if division is not None:
-        return division.part(tensor)
+        return division.part(tensor.to(parameter.device))
     if not isinstance(parameter, DTensor):
-        return tensor
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        return tensor.to(parameter.device)
+    mesh = parameter.device_mesh
+    divided = distribute_tensor(tensor.to(mesh.device_type), mesh, parameter.placements, src_data_rank=None)
+    return divided.to(parameter.device)  # with `--cpu-offload`, shares of a GPU's tensors lie elsewhere

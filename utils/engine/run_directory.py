@@ -22,6 +22,7 @@ _MAY_CHANGE = {
     "output_path",
     "engine",
     "cpu_offload",
+    "gradient_checkpointing",
     "resume",
     "overwrite",
     "debug",

@@ -40,10 +40,11 @@ class Runtime:
         cpu: leave GPUs alone.
         engine: how several processes train; see `utils.engine.engines`.
         rank_timeout_s: longest wait for another process; the one that waited ends then, see `utils.engine.watch`.
-        cpu_offload: keep the optimizer's state in the CPU's memory; of `bmtrain` alone.
+        cpu_offload: FSDP's shares, or BMTrain's optimizer state, lie in the machine's memory instead of the GPU's.
+        gradient_checkpointing: trained models run their layers again in the backward pass.
 
     Raises:
-        UserError: the precision or the engine cannot work with this backbone or device.
+        UserError: the precision or the engine cannot work with this backbone or device, or there is nothing to offload.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Runtime:
         engine: EngineName = "ddp",
         rank_timeout_s: float = DEFAULT_TIMEOUT_S,
         cpu_offload: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         if precision == "fp16":
             if family in _NO_FP16:
@@ -63,19 +65,17 @@ class Runtime:
                 raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
         quiet_libraries()
         adopt_ranks()
-        _check_engine(engine, family, cpu_offload)
+        _check_engine(engine, family)
         # Accelerate takes several processes without GPUs for as many runs of one process, unless it is told of the CPU.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if cpu_offload:
+            _check_offload(engine, several, precision)
         self.accelerator = Accelerator(
             cpu=cpu or (several and not torch.cuda.is_available()),
             mixed_precision="no" if precision == "fp32" else precision,
             dataloader_config=DataLoaderConfiguration(),
             kwargs_handlers=[
-                # BMTrain wants the GPUs' messages for itself: the loop's own few numbers go by the CPU.
-                InitProcessGroupKwargs(
-                    backend="gloo" if engine == "bmtrain" and several else None,
-                    timeout=group_timeout(rank_timeout_s),
-                )
+                _process_group(engine, several, rank_timeout_s, cpu_offload and torch.cuda.is_available() and not cpu)
             ],
         )
         self._watch = watch_ranks(self.rank, self.world_size, rank_timeout_s, lambda own: list(gather_object(own)))
@@ -83,7 +83,8 @@ class Runtime:
             from utils.engine.bmtrain_engine import start_bmtrain  # for those who have chosen it
 
             start_bmtrain(seed)
-        self.precision, self.engine, self.cpu_offload = precision, engine, cpu_offload
+        self.precision, self.engine = precision, engine
+        self.cpu_offload, self.gradient_checkpointing = cpu_offload, gradient_checkpointing
         self.seed = seed
         seed_everything(seed)
 
@@ -175,14 +176,35 @@ class Runtime:
         raise SystemExit(getattr(error, "exit_code", USER_ERROR_CODE))
 
 
-def _check_engine(engine: EngineName, family: str, cpu_offload: bool) -> None:
-    """What would fail later, or be ignored, is told before anything is loaded."""
-    if cpu_offload and engine != "bmtrain":
-        raise UserError(f"--cpu-offload belongs to --engine bmtrain, found --engine {engine}.")
+def _check_engine(engine: EngineName, family: str) -> None:
+    """What would fail later is told before anything is loaded."""
     if engine == "bmtrain":
         if family not in _BMTRAIN_FAMILIES:
             raise UserError("--engine bmtrain trains T5 alone, with train_t5.py; use --engine ddp or fsdp here.")
         load_bmtrain()
+
+
+def _check_offload(engine: EngineName, several: bool, precision: Precision) -> None:
+    """Refuse what `--cpu-offload` cannot work with."""
+    if engine == "bmtrain":
+        return
+    if engine != "fsdp" or not several:
+        found = f"--engine {engine} in {'several processes' if several else 'one process'}"
+        raise UserError(f"--cpu-offload needs --engine fsdp in several processes, or --engine bmtrain; found {found}.")
+    if precision == "fp16":
+        raise UserError(
+            "--cpu-offload is refused with fp16, whose loss scaling needs gradients on the GPU: use --precision bf16."
+        )
+
+
+def _process_group(engine: EngineName, several: bool, rank_timeout_s: float, both: bool) -> InitProcessGroupKwargs:
+    """How processes talk: NCCL or gloo as the device wants it; both where GPUs compute and the CPUs hold the shares."""
+    timeout, backend = group_timeout(rank_timeout_s), None
+    if engine == "bmtrain":  # which wants the GPUs' messages for itself: the loop's own few numbers go by the CPU
+        backend = "gloo" if several else None
+    elif both:
+        backend = "cpu:gloo,cuda:nccl"
+    return InitProcessGroupKwargs(backend=backend, timeout=timeout)
 
 
 def quiet_libraries() -> None:

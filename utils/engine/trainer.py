@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset import BatchSource
+from model.gradient_checkpointing import enable_for_trained
 from utils.engine import random_state
 from utils.engine.bad_steps import FOLDER as BAD_BATCHES
 from utils.engine.bad_steps import FP16_MOST, not_finite, save_batches
@@ -65,8 +66,9 @@ class Trainer:
             raise UserError("Nothing is left to train: every parameter is frozen.")
         self.runtime, self.source, self.config, self.directory = runtime, source, config, directory
         self.evaluate, self.selection, self.save_best = evaluate, selection, save_best
-        objective = objective.to(runtime.device)
-        self.engine = engine_for(runtime.engine, runtime.accelerator, objective, runtime.cpu_offload)
+        if runtime.gradient_checkpointing:
+            enable_for_trained(objective)
+        self.engine = engine_for(runtime.engine, runtime.accelerator, objective.to(runtime.device), runtime.cpu_offload)
         self.module = self.engine.module
         self.optimizer = self.engine.optimizer(config.lr, config.weight_decay, config.optimizer)
         self.progress = Progress()

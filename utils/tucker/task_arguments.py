@@ -16,6 +16,7 @@ from utils.arguments import (
     RunArguments,
     as_json,
     flag,
+    for_training_only,
     parse,
     too_small,
 )
@@ -238,6 +239,8 @@ def _check(command: TaskCommand, plan: Plan) -> None:
         problems.append(f"--temperature must be above 0, found {task.temperature}")
     problems += too_small(command, _AT_LEAST) + range_problems(command.bert, command.optimisation)
     problems += unused_problems(run, command.evaluation)
+    if not plan.stages and plan.schedule in (None, "sparsify"):
+        problems += for_training_only(run, f"--mode {plan.schedule or _mode_of(plan)}")
     if command.schedule.patience_epochs and command.evaluation.patience:
         problems.append("--patience counts evaluations and --patience_epochs epochs: give one of them")
     if plan.schedule is None:

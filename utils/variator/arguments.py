@@ -12,6 +12,7 @@ from utils.arguments import (
     OptimisationArguments,
     RunArguments,
     flag,
+    for_training_only,
     parse,
     too_small,
 )
@@ -114,6 +115,8 @@ def parse_arguments(
             "name a loss (--distil hidden), or use --mode valid"
         )
     problems += _without_effect(task, plugin) + _out_of_range(*parsed)
+    if task.mode == "valid":
+        problems += for_training_only(run, "--mode valid")
     if problems:
         raise UserError("; ".join(problems) + ".")
     return parsed
