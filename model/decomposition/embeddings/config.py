@@ -56,7 +56,7 @@ class EmbeddingConfig(EditConfig):
     rank: int | None = None
 
     def __post_init__(self) -> None:
-        if self.embedding_type not in TYPES:
+        if not isinstance(self.embedding_type, str) or self.embedding_type not in TYPES:
             near = difflib.get_close_matches(str(self.embedding_type).lower(), TYPES, n=1, cutoff=0.4)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ModelError(f"embedding_type is one of {', '.join(TYPES)}, found {self.embedding_type!r}{hint}.")
