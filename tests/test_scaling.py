@@ -146,6 +146,7 @@ def test_a_process_needs_what_the_formula_says() -> None:
         ("--tokens-per-second 10", "name it with --setup"),
         ("--setup t5-large --tokens-per-second -1", "--tokens-per-second must be above 0, found -1"),
         ("--setup t5-large --tokens-per-second 1 --measure", "give one of them"),
+        ("--gmacs-per-second 5 --measure", "give one of them"),
         ("--link-between 0", "--link-between must be above 0, found 0"),
     ],
 )

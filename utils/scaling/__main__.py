@@ -1,7 +1,8 @@
-"""Memory per GPU and step time of large trainings, from shapes and one device's throughput.
+"""Memory per GPU and step time of large trainings, from shapes and one device's throughput: docs/scaling.md.
 
+python -m utils.scaling --help
 python -m utils.scaling --setup t5-3b --gpus 8 64 512 --tokens-per-second 9000
-python -m utils.scaling --measure --page docs/scaling.md
+python -m utils.scaling --gmacs-per-second 57 --page docs/scaling.md
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument(
         "--tokens-per-second", type=float, help="measured on one GPU for the one --setup: tokens_per_second in its log"
     )
+    made.add_argument("--gmacs-per-second", type=float, help="10^9 multiply-accumulates per second of a training step")
     made.add_argument("--measure", action="store_true", help="take the rate of a small step on this machine's CPU")
     made.add_argument("--link-inside", type=float, default=300.0, help="assumed GB/s and GPU inside a machine")
     made.add_argument("--link-between", type=float, default=25.0, help="assumed GB/s and GPU between machines")
@@ -51,15 +53,14 @@ def _check(given: argparse.Namespace) -> None:
     for name, value in counted:
         if value < 1:
             raise UserError(f"--{name} must be at least 1, found {value}.")
-    rates = {"link-inside": given.link_inside, "link-between": given.link_between}
-    if given.tokens_per_second is not None:
-        rates["tokens-per-second"] = given.tokens_per_second
-        if len(given.setup) != 1:
-            raise UserError("--tokens-per-second is the rate of one training: name it with --setup.")
-        if given.measure:
-            raise UserError("--tokens-per-second and --measure both say how fast a device is: give one of them.")
-    for name, rate in rates.items():
-        if not rate > 0:
+    if given.tokens_per_second is not None and len(given.setup) != 1:
+        raise UserError("--tokens-per-second is the rate of one training: name it with --setup.")
+    devices = {"tokens-per-second": given.tokens_per_second, "gmacs-per-second": given.gmacs_per_second}
+    if sum(rate is not None for rate in devices.values()) + given.measure > 1:
+        names = "--tokens-per-second, --gmacs-per-second and --measure"
+        raise UserError(f"{names} all say how fast a device is: give one of them.")
+    for name, rate in {"link-inside": given.link_inside, "link-between": given.link_between, **devices}.items():
+        if rate is not None and not rate > 0:
             raise UserError(f"--{name} must be above 0, found {rate:g}.")
 
 
@@ -67,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Work out, print, and write where asked."""
     given = parse(arguments)
     links = Links(given.link_inside * 1e9, given.link_between * 1e9, given.gpus_per_machine)
-    rate = Rate(tokens=given.tokens_per_second)
+    rate = Rate(given.tokens_per_second, (given.gmacs_per_second or 0.0) * 1e9)
     if given.measure:
         rate = Rate(macs=macs_per_second())
-        print(f"a small step on this CPU: {rate.macs / 1e9:.1f} G MACs/s")
+        print(f"a small step on this CPU: {rate.macs / 1e9:.1f} G MACs/s", flush=True)
     for name in given.setup:
         worked = work_out(_changed(SETUPS[name], given), given.precision == "bf16")
         lines = _lines(worked, given, rate, links)

@@ -17,7 +17,7 @@ _FEW, _MORE = 2, 3
 _KINDS: tuple[tuple[EngineName, bool], ...] = (("ddp", False), ("fsdp", False), ("fsdp", True))
 _HEAD = (
     "| GPUs | engine | parameters | gradients, AdamW | gathered, buffers | activations (checkpointing) | "
-    "GiB per GPU (checkpointing) | host | sent, GB | step, s (checkpointing) |"
+    "GiB per GPU (checkpointing) | host | sent, GB | messages, s | step, s (checkpointing) |"
 )
 
 
@@ -68,7 +68,7 @@ def _whole(setup: Setup, bf16: bool, checkpointing: bool) -> Trace:
 
 def table(worked: Worked, gpus: Sequence[int], rate: Rate, links: Links) -> list[str]:
     """A row for one GPU, and for every number of GPUs one per engine; GiB are 2^30 bytes, GB 10^9."""
-    lines = [_HEAD, "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [_HEAD, "|---|---|---|---|---|---|---|---|---|---|---|"]
     for number in dict.fromkeys((1, *gpus)):
         for engine, offload in _KINDS if number > 1 else _KINDS[:1]:
             lines.append(_row(worked, number, engine, offload, rate, links))
@@ -83,7 +83,8 @@ def _row(worked: Worked, gpus: int, engine: EngineName, offload: bool, rate: Rat
     cells = [
         *(str(gpus), name, _gib(plain.frozen + plain.trained), _gib(plain.gradients + plain.optimizer)),
         *(_gib(plain.gathered), _both(plain.activations, again.activations), _both(plain.total, again.total)),
-        *(_gib(plain.host), f"{sent / 1e9:.2f}", _times(worked, sent, gpus, rate, links)),
+        *(_gib(plain.host), f"{sent / 1e9:.2f}", f"{sent / links.rate(gpus):.2g}"),
+        _times(worked, sent, gpus, rate, links),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -95,8 +96,12 @@ def _times(worked: Worked, sent: float, gpus: int, rate: Rate, links: Links) -> 
         if compute is None:
             return "not known"
         low, high = step_seconds(compute, sent, gpus, links)
-        texts.append(f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} - {high:.3g}")
+        texts.append(" - ".join(dict.fromkeys((_seconds(low), _seconds(high)))))
     return f"{texts[0]} ({texts[1]})"
+
+
+def _seconds(time: float) -> str:
+    return f"{time:.3g}" if time < 100 else f"{time:,.0f}"
 
 
 def _gib(size: float) -> str:
