@@ -88,8 +88,18 @@ def test_every_group_gets_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("engine", "processes", "precision", "said"),
     [
-        ("ddp", 2, "fp32", "needs --engine fsdp in several processes, found --engine ddp in several processes"),
-        ("fsdp", 1, "fp32", "needs --engine fsdp in several processes, found --engine fsdp in one process"),
+        (
+            "ddp",
+            2,
+            "fp32",
+            "needs --engine fsdp in several processes, or --engine bmtrain; found --engine ddp in several processes",
+        ),
+        (
+            "fsdp",
+            1,
+            "fp32",
+            "needs --engine fsdp in several processes, or --engine bmtrain; found --engine fsdp in one process",
+        ),
         ("ddp", 1, "bf16", "found --engine ddp in one process"),
         ("fsdp", 2, "fp16", "refused with fp16"),
     ],
