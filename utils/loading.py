@@ -136,6 +136,12 @@ def loading_errors(source: str) -> Iterator[None]:
             f"No model could be loaded from {source}: its pytorch_model.bin is damaged or holds more than plain "
             "tensors; nothing in it was executed."
         ) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise UserError(
+            f"No model could be loaded from {source}: its weights have other shapes than its config.json says."
+        ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"No model could be loaded from {source}: {_first_line(error)}") from error
 
