@@ -9,7 +9,6 @@ The text is made by `python -m utils.pregenerate_training_data`; the student goe
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -17,13 +16,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from utils.installation import import_torch
+    from utils.startup import begin
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # Ctrl-C while the libraries load, which takes seconds: no traceback
-    import_torch()  # one sentence where something else's NCCL has overwritten torch's
+    begin()  # before the libraries load
 
 from dataset.collate import Batch
 from dataset.pregenerated import PregeneratedBatches, PretrainingCollator

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from utils.engine.bmtrain_blocks import put_into_blocks
 from utils.engine.bmtrain_offload import OffloadedAdamW
-from utils.engine.engines import Engine, copy_of, full, is_divided
+from utils.engine.engines import DividedEngine, is_divided
 from utils.engine.optimisation import OptimizerName, trainable_parameters
 from utils.errors import UserError
 from utils.installation import load_bmtrain
@@ -41,11 +41,9 @@ def start_bmtrain(seed: int) -> None:
         bmt.init_distributed(seed=seed)
 
 
-class BMTrainEngine(Engine):
+class BMTrainEngine(DividedEngine):
     """ZeRO-3: each process holds its share of the T5 layers' parameters, frozen ones included, and of all that belongs
     to them; embeddings, final norms and plugins it holds whole.
-
-    As under FSDP, a copy of the objective is trained, and the objective itself is empty but inside `whole`.
 
     Args:
         offload: whether the optimizer's state lies in the CPU's memory, where BMTrain's own optimizer keeps it.
@@ -54,32 +52,20 @@ class BMTrainEngine(Engine):
         UserError: BMTrain is missing, or there is no T5 layer to divide.
     """
 
-    is_divided = True
-
     def __init__(self, accelerator: Accelerator, objective: nn.Module, offload: bool = False) -> None:
-        super().__init__(accelerator, copy_of(objective))
+        super().__init__(accelerator, objective)
         self._bmt: Any = load_bmtrain()
-        self._original, self._offload = objective, offload
+        self._offload = offload
         named = put_into_blocks(self.module, self._bmt, self._add_up)
         # Blocks put a word of their own, or none, into the names of what is inside.
         self.module.named_parameters = partial(_named, named)  # type: ignore[method-assign]
         self._replicated = [p for p in trainable_parameters(self.module).values() if not is_divided(p)]
-        self._named = named
         if not any(is_divided(p) for p in named.values()):
             raise UserError("--engine bmtrain found no T5 layer in this model to divide; use --engine ddp or fsdp.")
         fp16 = accelerator.mixed_precision == "fp16"
         self._manager = self._bmt.optim.OptimManager(loss_scale=FIRST_SCALE if fp16 else None)
         self.norm_is_finite = True
         self._empty()
-
-    def start(self) -> None:
-        """See `Engine`."""
-        self._wrapped = self.module
-
-    def forward(self, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Engine`."""
-        with self.accelerator.autocast():
-            return super().forward(*arguments)
 
     def exchange(self, now: bool) -> AbstractContextManager[Any]:
         """See `Engine`; Blocks exchange the gradients of every pass."""
@@ -122,25 +108,6 @@ class BMTrainEngine(Engine):
             for gradient in gradients:
                 gradient.fill_(math.nan)
         return norm
-
-    @contextmanager
-    def whole(self) -> Iterator[None]:
-        """See `Engine`."""
-        self.finish()
-        try:
-            yield
-        finally:
-            self._empty()
-
-    def finish(self) -> None:
-        """See `Engine`."""
-        with torch.no_grad():
-            for name, parameter in self._original.named_parameters():
-                parameter.data = full(self._named[name].detach(), self._named[name])
-
-    def _empty(self) -> None:
-        for parameter in self._original.parameters():
-            parameter.data = parameter.new_empty(0)
 
     def _add_up(self, tensor: Tensor) -> Tensor:
         with torch.no_grad():

@@ -87,26 +87,19 @@ class Engine:
         self.accelerator.free_memory()
 
 
-class ShardedEngine(Engine):
-    """FSDP2: each process holds its share of every parameter, frozen ones included, of gradients and optimizer state.
+class DividedEngine(Engine):
+    """An engine whose processes each hold a part of the parameters.
 
     A copy of the objective is divided and trained. The objective itself, to which evaluators and savers hold on, has
     empty parameters meanwhile and gets the present ones inside `whole`: neither of them calls for all processes at the
-    same time, as a forward pass of divided parameters has to.
-
-    Args:
-        cpu_offload: the shares lie in the machine's memory, where the optimizer runs too; see `offload_policy`.
+    same time, as a forward pass of divided parameters has to. Subclasses divide `module` and then call `_empty`.
     """
 
     is_divided = True
 
-    def __init__(self, accelerator: Accelerator, objective: nn.Module, cpu_offload: bool = False) -> None:
+    def __init__(self, accelerator: Accelerator, objective: nn.Module) -> None:
         super().__init__(accelerator, copy_of(objective))
         self._original = objective
-        divide(self.module, offload_policy(accelerator.device) if cpu_offload else None)
-        # T5's layers give their attention bias as a view, which nothing changes in place.
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
-        self._empty()
 
     def start(self) -> None:
         """See `Engine`."""
@@ -116,6 +109,45 @@ class ShardedEngine(Engine):
         """See `Engine`."""
         with self.accelerator.autocast():
             return super().forward(*arguments)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """See `Engine`."""
+        self._fill()
+        try:
+            yield
+        finally:
+            self._empty()
+
+    def finish(self) -> None:
+        """See `Engine`."""
+        self._fill()
+        super().finish()
+
+    def _fill(self) -> None:
+        with torch.no_grad():
+            present = dict(self.module.named_parameters())
+            for name, parameter in self._original.named_parameters():
+                parameter.data = full(present[name].detach(), present[name]).to(self.accelerator.device)
+
+    def _empty(self) -> None:
+        for parameter in self._original.parameters():
+            parameter.data = parameter.new_empty(0)
+
+
+class ShardedEngine(DividedEngine):
+    """FSDP2: each process holds its share of every parameter, frozen ones included, of gradients and optimizer state.
+
+    Args:
+        cpu_offload: the shares lie in the machine's memory, where the optimizer runs too; see `offload_policy`.
+    """
+
+    def __init__(self, accelerator: Accelerator, objective: nn.Module, cpu_offload: bool = False) -> None:
+        super().__init__(accelerator, objective)
+        divide(self.module, offload_policy(accelerator.device) if cpu_offload else None)
+        # T5's layers give their attention bias as a view, which nothing changes in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        self._empty()
 
     @contextmanager
     def exchange(self, now: bool) -> Iterator[None]:
@@ -129,26 +161,6 @@ class ShardedEngine(Engine):
         norm = full(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return norm
-
-    @contextmanager
-    def whole(self) -> Iterator[None]:
-        """See `Engine`."""
-        self.finish()
-        try:
-            yield
-        finally:
-            self._empty()
-
-    def finish(self) -> None:
-        """See `Engine`."""
-        with torch.no_grad():
-            present = dict(self.module.named_parameters())
-            for name, parameter in self._original.named_parameters():
-                parameter.data = full(present[name].detach(), present[name]).to(self.accelerator.device)
-
-    def _empty(self) -> None:
-        for parameter in self._original.parameters():
-            parameter.data = parameter.new_empty(0)
 
 
 def engine_for(name: EngineName, accelerator: Accelerator, objective: nn.Module, cpu_offload: bool = False) -> Engine:
