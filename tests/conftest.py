@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.helpers_server import Server
 from tests.tiny import Tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +68,17 @@ def _cases_in(directory: Path) -> set[str]:
 def goldens(request: pytest.FixtureRequest) -> Path:
     """The folder of golden cases."""
     return Path(request.config.getoption("--goldens")).resolve()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A file server on this machine."""
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,14 @@ from utils.pregenerate import generate
 from utils.pregenerate_training_data import main
 
 Run = Callable[..., Path]
+#: A line of a pregenerated file.
+INSTANCE: dict[str, Any] = {
+    "tokens": ["[CLS]", "a", "[MASK]", "[SEP]", "b", "[SEP]"],
+    "segment_ids": [0, 0, 0, 0, 1, 1],
+    "is_random_next": False,
+    "masked_lm_positions": [2],
+    "masked_lm_labels": ["a"],
+}
 
 
 @pytest.fixture(scope="module")

@@ -268,19 +268,19 @@ def full_disk_on_the_first(rank: int) -> None:
         checkpoint.save_file = full  # type: ignore[assignment]
 
 
-def infinite_loss_on_the_second(rank: int) -> None:
-    """Process 1 alone sees an infinite loss in the third step; its gradients stay finite."""
+def spoil_the_second(value: float, rank: int) -> None:
+    """Process 1 alone sees a loss of infinity or nan in the third step; its gradients stay finite."""
     from utils.engine import Trainer
 
     original = Trainer._backward
 
-    def infinite(self: Any, group: Any) -> Any:
+    def spoiled(self: Any, group: Any) -> Any:
         totals, tokens = original(self, group)
         if rank == 1 and self.progress.step == 2:
-            totals["loss"] = totals["loss"] * torch.inf
+            totals["loss"] = totals["loss"] * value
         return totals, tokens
 
-    Trainer._backward = infinite  # type: ignore[method-assign]
+    Trainer._backward = spoiled  # type: ignore[method-assign]
 
 
 def only_offloaded(rank: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 
 from tests.helpers_engine import Batch, Bench, metrics_of, weights
-from tests.helpers_ranks import run_ranks
+from tests.helpers_ranks import run_ranks, spoil_the_second
 from tests.tiny import Tiny, run
 from utils.engine import Trainer, TrainerConfig
 from utils.engine.bad_steps import FP16_MOST
@@ -153,23 +155,10 @@ def test_fp16_on_a_gpu_skips_the_steps_that_find_the_scale(bench: Bench) -> None
     assert progress.step == 16 and progress.skipped >= 3 and weights(trainer).isfinite().all()
 
 
-def nan_on_the_second(rank: int) -> None:
-    """Process 1 sees a loss that is not a number in the third step."""
-    original = Trainer._backward
-
-    def spoiled(self: Any, group: Any) -> Any:
-        totals, tokens = original(self, group)
-        if rank == 1 and self.progress.step == 2:
-            totals["loss"] = totals["loss"] * torch.nan
-        return totals, tokens
-
-    Trainer._backward = spoiled  # type: ignore[method-assign]
-
-
 @pytest.mark.slow
 def test_every_process_saves_its_share(tiny: Tiny, tmp_path: Path) -> None:
     """Two processes stop together, with a file each."""
-    ended = run_ranks(tiny.sst2(tmp_path / "run"), tmp_path / "output", nan_on_the_second)
+    ended = run_ranks(tiny.sst2(tmp_path / "run"), tmp_path / "output", partial(spoil_the_second, math.nan))
     assert ended.codes == [2, 2] and "The loss became nan at step 3: " in ended.errors[0], ended.errors
     folder = tmp_path / "run" / "bad_batches" / "step-00000003"
     rows = [load_file(folder / f"rank{rank}.safetensors")["0.index"].tolist() for rank in (0, 1)]

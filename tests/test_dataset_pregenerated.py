@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dataset import Batch, DataError
 from dataset.pregenerated import PregeneratedBatches, PretrainingCollator, find_epochs
+from tests.helpers_pregenerate import INSTANCE
 from tests.helpers_wordpiece import SPECIAL, NumberedText, write_tokenizer
 from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig
 from utils.pregenerate.tokens import load_pieces
@@ -96,13 +97,7 @@ def same(left: Iterator[Batch], right: Iterator[Batch]) -> bool:
 
 def test_features_are_the_originals(tmp_path: Path) -> None:
     """The original's example, padded to ten: ids, mask, segments, labels at masked positions, next-sentence label."""
-    row = {
-        "tokens": ["[CLS]", "a", "[MASK]", "[SEP]", "b", "[SEP]"],
-        "segment_ids": [0, 0, 0, 0, 1, 1],
-        "is_random_next": True,
-        "masked_lm_positions": [2],
-        "masked_lm_labels": ["hidden"],
-    }
+    row = INSTANCE | {"is_random_next": True, "masked_lm_labels": ["hidden"]}
     batch = only_batch(tmp_path, row, {"[CLS]": 2, "a": 6, "[MASK]": 4, "[SEP]": 3, "b": 64, "hidden": 5})
     assert batch["input_ids"].tolist() == [[2, 6, 4, 3, 64, 3, 0, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1] * 6 + [0] * 4]

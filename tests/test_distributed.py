@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,13 @@ from tests.helpers_ranks import (
     Prepare,
     free_port,
     full_disk_on_the_first,
-    infinite_loss_on_the_second,
     open_mpi_variables,
     run_ranks,
     sigterm_at_different_steps,
     sigterm_to_the_first,
     sigterm_to_the_second,
     sigterm_while_evaluating,
+    spoil_the_second,
 )
 from tests.tiny import Tiny, assert_same_run, result_of, rows_of, run, write_sst2
 from utils.engine import RunDirectory
@@ -173,7 +175,7 @@ def test_a_signal_to_any_process_stops_all_at_the_same_step(
     ("prepare", "told"),
     [
         (full_disk_on_the_first, "error: Could not write .*step-00000006: No space left on device"),
-        (infinite_loss_on_the_second, "error: The loss became inf at step 3"),
+        (partial(spoil_the_second, math.inf), "error: The loss became inf at step 3"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -8,76 +8,16 @@ import json
 import subprocess
 import sys
 import tarfile
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.helpers_server import CONTENT, Server
 from utils import download, save_data
 from utils.download import fetch, unpack
 from utils.errors import UserError
 
-CONTENT = bytes(range(256)) * 4096  # 1 MiB
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `content` at every path; breaks off each of the first answers after `break_after` bytes."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = CONTENT
-        self.etag = '"one"'
-        self.content_type = "application/octet-stream"
-        self.status = 200
-        self.breaks: list[int] = []
-        self.ranges: list[str | None] = []
-        self.paths: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server = self.server
-        wanted = self.headers.get("Range")
-        server.ranges.append(wanted)
-        server.paths.append(self.path)
-        if server.status != 200:
-            self.send_error(server.status)
-            return
-        start = 0
-        if wanted and self.headers.get("If-Range", server.etag) == server.etag:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
-        self.send_header("Content-Type", server.content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", server.etag)
-        self.end_headers()
-        self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
 
 
 def quiet(_: str) -> None:

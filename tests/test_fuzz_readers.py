@@ -15,6 +15,7 @@ from dataset.squad import read_squad
 from dataset.tasks import SPLITS, TASKS, Split, Task
 from dataset.tokens import read_tagged
 from tests.helpers_fuzz import fuzz, inputs, json_files, text_files, written
+from tests.helpers_pregenerate import INSTANCE
 
 GLUE = [task for task in TASKS.values() if task.hub_name]
 TAGGED = [task for task in TASKS.values() if task.kind == "token_classification"]
@@ -35,13 +36,6 @@ SQUAD = {
             ],
         }
     ],
-}
-INSTANCE = {
-    "tokens": ["[CLS]", "a", "[MASK]", "[SEP]", "b", "[SEP]"],
-    "segment_ids": [0, 0, 0, 0, 1, 1],
-    "is_random_next": False,
-    "masked_lm_positions": [2],
-    "masked_lm_labels": ["a"],
 }
 METRICS = {"num_training_examples": 2, "max_seq_len": 6}
 

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,44 +47,27 @@ def _sleep() -> None:
     time.sleep(1000)
 
 
+def _be_slow() -> None:
+    time.sleep(0.7 * _TIMEOUT_S)
+
+
 def _bug() -> None:
     raise ZeroDivisionError("a bug")
 
 
-def second_killed(rank: int) -> None:
-    """SIGKILL to process 1 before step 5."""
-    if rank == 1:
-        _at_step(4, _kill)
+def at_step_5(victim: int, what: Callable[[], None], rank: int) -> None:
+    """Before step 5 of one process, something happens in its main thread."""
+    if rank == victim:
+        _at_step(4, what)
 
 
-def first_killed(rank: int) -> None:
-    """SIGKILL to process 0, which keeps the watch's store."""
-    if rank == 0:
-        _at_step(4, _kill)
-
-
-def second_fails(rank: int) -> None:
-    """An exception in process 1 alone."""
-    if rank == 1:
-        _at_step(4, _bug)
-
-
-def second_sleeps(rank: int) -> None:
-    """The main thread of process 1 hangs."""
-    if rank == 1:
-        _at_step(4, _sleep)
-
-
-def first_sleeps(rank: int) -> None:
-    """The main thread of process 0 hangs."""
-    if rank == 0:
-        _at_step(4, _sleep)
-
-
-def second_stopped(rank: int) -> None:
-    """Process 1 is stopped as a whole."""
-    if rank == 1:
-        _at_step(4, _stop)
+second_killed = partial(at_step_5, 1, _kill)
+first_killed = partial(at_step_5, 0, _kill)  # it keeps the watch's store
+second_fails = partial(at_step_5, 1, _bug)
+second_sleeps = partial(at_step_5, 1, _sleep)
+first_sleeps = partial(at_step_5, 0, _sleep)
+second_stopped = partial(at_step_5, 1, _stop)  # as a whole
+first_is_slow = partial(at_step_5, 0, _be_slow)
 
 
 def second_sleeps_in_evaluation(rank: int) -> None:
@@ -91,12 +76,6 @@ def second_sleeps_in_evaluation(rank: int) -> None:
 
     if rank == 1:
         Evaluator.at_ratios = lambda self, ratios: time.sleep(1000)  # type: ignore[assignment,method-assign,return-value]
-
-
-def first_is_slow(rank: int) -> None:
-    """Process 0 works alone for long, but not too long."""
-    if rank == 0:
-        _at_step(4, lambda: time.sleep(0.7 * _TIMEOUT_S))
 
 
 def command(tiny: Tiny, root: Path, output: Path, *more: object) -> list[str]:
@@ -136,7 +115,7 @@ def test_a_killed_process_is_named_and_the_run_goes_on(tiny: Tiny, tmp_path: Pat
         pytest.param(second_stopped, 1, r"rank 1 of 2 gives no sign of life, rank 0 has", marks=pytest.mark.slow),
         pytest.param(second_sleeps_in_evaluation, 1, r"rank 1 of 2 hangs, rank 0 has", marks=pytest.mark.slow),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
+    ids=["asleep", "first_killed", "fails", "first_asleep", "stopped", "asleep_in_evaluation"],
 )
 def test_a_lost_process_is_named(prepare: Prepare, lost: int, told: str, tiny: Tiny, tmp_path: Path) -> None:
     """Dead by a signal or an exception, asleep in a step or in evaluation, stopped: code 3 and its number."""

@@ -6,9 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from transformers import BertForSequenceClassification
 from dataset.tasks import TASKS
 from tests.helpers_decomposition import tiny_config
 from tests.helpers_security import findings_in, findings_in_shell
+from tests.helpers_server import CONTENT, Server
 from tests.tiny import backbone
 from utils.download import fetch
 from utils.errors import USER_ERRORS, UserError
@@ -33,7 +31,6 @@ ALLOWED = {
 }
 #: Tests make archives, serve them without encryption, unpickle what they pickled and run what the pages show.
 ALLOWED_IN_TESTS = {"unpickling", "code", "archive", "address"}
-CONTENT = b"some words of text\n" * 500
 
 
 def sources(ending: str) -> list[Path]:
@@ -193,48 +190,6 @@ def quiet(_: str) -> None:
     """Says nothing."""
 
 
-class _Server(ThreadingHTTPServer):
-    """Serves CONTENT, or sends elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.elsewhere: str | None = None
-        self.asked = 0
-
-    @property
-    def url(self) -> str:
-        """The address of a file."""
-        return f"http://127.0.0.1:{self.server_address[1]}/file"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
-    def do_GET(self) -> None:
-        self.server.asked += 1
-        self.send_response(302 if self.server.elsewhere else 200)
-        if self.server.elsewhere:
-            self.send_header("Location", self.server.elsewhere)
-        body = b"" if self.server.elsewhere else CONTENT
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[_Server]:
-    """A server on this machine."""
-    with _Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -256,33 +211,33 @@ def test_only_encrypted_addresses_are_fetched(tmp_path: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", ["http://example.org/file", "file:///etc/hostname", "ftp://example.org/file"])
-def test_a_server_cannot_lead_to_an_unsafe_address(server: _Server, tmp_path: Path, elsewhere: str) -> None:
+def test_a_server_cannot_lead_to_an_unsafe_address(server: Server, tmp_path: Path, elsewhere: str) -> None:
     """The address that it leads to is held to the same rule (or to urllib's own), and named."""
     server.elsewhere = elsewhere
     with pytest.raises(UserError, match=rf"leads to {elsewhere}: not an https address|{elsewhere}' is not allowed"):
-        fetch(server.url, tmp_path / "file", say=quiet)
+        fetch(f"{server.url}/file", tmp_path / "file", say=quiet)
     assert not (tmp_path / "file").exists()
 
 
-def test_a_file_with_another_checksum_is_refused(server: _Server, tmp_path: Path) -> None:
+def test_a_file_with_another_checksum_is_refused(server: Server, tmp_path: Path) -> None:
     """Neither the file nor a part of it stays; with the right checksum it is taken, when it is reused too."""
     right, wrong = hashlib.sha256(CONTENT).hexdigest(), "0" * 64
     with pytest.raises(UserError, match=f"has the SHA-256 {right}, expected {wrong}"):
-        fetch(server.url, tmp_path / "file", say=quiet, sha256=wrong)
+        fetch(f"{server.url}/file", tmp_path / "file", say=quiet, sha256=wrong)
     assert not list(tmp_path.iterdir())
     for _ in range(2):
-        assert fetch(server.url, tmp_path / "file", say=quiet, sha256=right.upper()).sha256 == right
-    assert server.asked == 2
+        assert fetch(f"{server.url}/file", tmp_path / "file", say=quiet, sha256=right.upper()).sha256 == right
+    assert len(server.paths) == 2
     with pytest.raises(UserError, match=f"expected {wrong}"):
-        fetch(server.url, tmp_path / "file", say=quiet, sha256=wrong)
+        fetch(f"{server.url}/file", tmp_path / "file", say=quiet, sha256=wrong)
 
 
-def test_a_file_that_changed_on_the_disk_is_fetched_again(server: _Server, tmp_path: Path) -> None:
+def test_a_file_that_changed_on_the_disk_is_fetched_again(server: Server, tmp_path: Path) -> None:
     """Its recorded checksum is compared, not its size alone."""
-    fetch(server.url, tmp_path / "file", say=quiet)
+    fetch(f"{server.url}/file", tmp_path / "file", say=quiet)
     (tmp_path / "file").write_bytes(CONTENT[:-1] + b"?")
     said: list[str] = []
-    fetch(server.url, tmp_path / "file", say=said.append)
+    fetch(f"{server.url}/file", tmp_path / "file", say=said.append)
     assert (tmp_path / "file").read_bytes() == CONTENT and any(
         "has changed since it was fetched" in line for line in said
     )
