@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
 from model import LoraConfig, PluginConfig, apply_edit, available_ratios, find_edit
@@ -25,6 +26,18 @@ def test_parameters_are_float32_whatever_the_file_holds(tiny: Tiny, tmp_path: Pa
     AutoModelForSeq2SeqLM.from_pretrained(tiny.model).half().save_pretrained(tmp_path / "half")
     model = load_t5(str(tmp_path / "half"), None, tokenizer=False).model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_directory_that_lacks_weights_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    """A tensor that its config.json calls for and no file holds would be random: the first is named."""
+    shutil.copytree(tiny.model, tmp_path / "t5")
+    weights = load_file(tmp_path / "t5" / "model.safetensors")
+    del weights["encoder.block.1.layer.1.DenseReluDense.wo.weight"]
+    save_file(weights, tmp_path / "t5" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"t5 lacks 1 tensors of .*, encoder\.block\.1\.layer\.1\.Dense.*wo\.weight for"
+    ):
+        load_t5(str(tmp_path / "t5"), None, tokenizer=False)
 
 
 def test_lora_of_an_original_checkpoint_is_loaded(tiny: Tiny, tmp_path: Path) -> None:

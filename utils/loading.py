@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
+from transformers.utils import logging
 
 from model import LoraConfig, ModelError, apply_edit, find_edit
 from model.delta import is_delta, load_delta, load_delta_state
@@ -114,7 +115,33 @@ def _from_directory(source: str) -> Any:
         if hasattr(config, "dropout_rate"):
             config.dropout_rate = 0.0  # the original trains without dropout, and so do all golden numbers
         # Parameters are float32 whatever the file holds: lower precision is autocast's (`--precision`).
-        return AutoModelForSeq2SeqLM.from_pretrained(source, config=config, dtype=torch.float32)
+        with without_report():
+            model, info = AutoModelForSeq2SeqLM.from_pretrained(
+                source, config=config, dtype=torch.float32, output_loading_info=True
+            )
+    check_complete(source, info["missing_keys"])
+    return model
+
+
+def check_complete(source: str, missing: Iterable[str]) -> None:
+    """Refuse a model of which tensors were not found, and which Transformers has therefore drawn at random.
+
+    Raises:
+        UserError: with their number, and the first.
+    """
+    if names := sorted(missing):
+        raise UserError(f"{source} lacks {len(names)} tensors of the model in its config.json, {names[0]} for one.")
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Without Transformers' table of missing and superfluous tensors: what matters of it is checked here."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextmanager

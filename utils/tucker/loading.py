@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from transformers import (
     BertTokenizerFast,
     PreTrainedModel,
 )
-from transformers.utils import logging
 
 from dataset import Task
 from model.backbone import BERT, ENCT5, T5, family_of
@@ -28,7 +25,7 @@ from model.decomposition import is_original, load_original
 from model.enct5 import enct5_from_t5
 from model.weights import read_json
 from utils.errors import UserError
-from utils.loading import load_tokenizer, loading_errors
+from utils.loading import check_complete, load_tokenizer, loading_errors, without_report
 from utils.tucker.data import is_tagged
 
 #: Families that can classify; a plain T5 becomes an EncT5.
@@ -88,7 +85,7 @@ def load_encoder(source: str, dense: bool = False) -> PreTrainedModel:
     config = read_config(directory)
     if not dense and is_original(Path(directory)):
         return load_original(Path(directory), AutoModel)
-    with loading_errors(directory), _without_report():
+    with loading_errors(directory), without_report():
         model, info = AutoModel.from_pretrained(directory, config=config, dtype=torch.float32, output_loading_info=True)
     _check_complete(directory, info)
     return model
@@ -132,7 +129,7 @@ def classifier_class(task: Task) -> Any:
 
 def _enct5(directory: str, task: Task) -> Any:
     """An EncT5 that begins from a plain T5."""
-    with loading_errors(directory), _without_report():
+    with loading_errors(directory), without_report():
         model = enct5_from_t5(directory, task.num_labels, "token" if is_tagged(task) else "sequence")
     set_classes(model.config, task)
     return model.float()  # whatever the file holds
@@ -140,7 +137,7 @@ def _enct5(directory: str, task: Task) -> Any:
 
 def _classifier(directory: str, config: Any, task: Task) -> tuple[Any, bool]:
     """A Hugging Face model, and whether its classifier is new."""
-    with loading_errors(directory), _without_report():
+    with loading_errors(directory), without_report():
         model, info = classifier_class(task).from_pretrained(
             directory, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -197,22 +194,8 @@ def has_tokenizer(source: str) -> bool:
     return not root.is_dir() or any((root / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
 
 
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Without Transformers' table of missing and superfluous tensors: what matters of it is checked here."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 def _check_complete(directory: str, info: dict[str, Any]) -> None:
-    if missing := sorted(key for key in info["missing_keys"] if not key.startswith(_HEAD)):
-        raise UserError(
-            f"{directory} lacks {len(missing)} tensors of the model in its config.json, {missing[0]} for one."
-        )
+    check_complete(directory, (key for key in info["missing_keys"] if not key.startswith(_HEAD)))
     wrong = [str(key) for key in info["mismatched_keys"] if "classifier." not in str(key)]
     if wrong:
         raise UserError(f"{directory}: a tensor has another shape than config.json gives it: {wrong[0]}.")
