@@ -1,5 +1,6 @@
 """Models and the edits that compress them. Importing this package registers the compressed model types."""
 
+from model import quiet as _quiet  # noqa: F401  # before anything that imports Transformers
 from model.auto import register
 from model.compression import EditConfig, apply_edit, edits_of, find_edit, undo_edit
 from model.decomposition import DecompositionConfig, optimize_for_inference, relative_errors

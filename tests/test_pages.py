@@ -12,6 +12,7 @@ from tests.helpers_decomposition import decomposed, decompositions
 from tests.test_decomposition_originals import write_original
 from tests.tiny import backbone
 from tests.tiny_bert import save_bert
+from utils import api_page
 from utils.download import parse as parse_download
 from utils.tucker.general_arguments import parse_general_arguments
 from utils.tucker.task_arguments import parse_task_arguments
@@ -76,3 +77,8 @@ def test_the_table_of_published_sizes_is_what_the_formula_gives() -> None:
         count = 2 * width * rank + layer * rank**2 + blocks * layer
         assert float(millions) == pytest.approx(count / 1e6, abs=0.005)
         assert float(share) == pytest.approx(blocks * width**2 / count, abs=0.5 if "." not in share else 0.05)
+
+
+def test_the_page_of_public_names_is_up_to_date() -> None:
+    """docs/api.md is what the docstrings give now."""
+    assert api_page.PAGE.read_text(encoding="utf-8") == api_page.page(), "run: python -m utils.api_page"
