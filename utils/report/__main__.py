@@ -31,7 +31,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="(default: %(default)s)")
     parser.add_argument("--title", default="Runs side by side", help="(default: %(default)s)")
     parser.add_argument("--metric", help="shown where it was measured (default: the one that selects)")
-    parser.add_argument("--x", choices=list(AXES), default="macs", help="first axis of the chart (default: %(default)s)")
+    parser.add_argument(
+        "--x", choices=list(AXES), default="macs", help="first axis of the chart (default: %(default)s)"
+    )
     parser.add_argument(
         "--dense",
         nargs="+",

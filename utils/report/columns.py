@@ -30,7 +30,7 @@ class Column(NamedTuple):
 def spread_text(row: Row) -> str:
     """`0.815 ± 0.003 (n = 3)`."""
     if row.mean is None:
-        return MISSING if row.is_finished else f"{MISSING} (not finished)"
+        return MISSING
     deviation = "" if row.deviation is None else f" ± {row.deviation:.3f}"
     return f"{row.mean:.3f}{deviation} (n = {len(row.values)})"
 
@@ -55,7 +55,7 @@ def _minutes(row: Row) -> float | None:
 
 
 COLUMNS = (
-    Column("name", "run", lambda row: row.name),
+    Column("name", "run", lambda row: row.name + ("" if row.is_finished else " (not finished)")),
     Column("task", "task", lambda row: row.task),
     Column("edits", "edits", lambda row: row.edits),
     Column("metric_name", "metric", lambda row: row.metric or MISSING),
@@ -67,9 +67,7 @@ COLUMNS = (
         lambda row: row.retention,
         "share of the dense model's value",
     ),
-    Column(
-        "num_params", "parameters", _measured("{:,.0f}", lambda row: row.num_params), lambda row: row.num_params
-    ),
+    Column("num_params", "parameters", _measured("{:,.0f}", lambda row: row.num_params), lambda row: row.num_params),
     Column(
         "macs",
         "MACs (M)",
@@ -77,9 +75,7 @@ COLUMNS = (
         lambda row: row.macs,
         "millions of multiply-accumulates per example at its real length",
     ),
-    Column(
-        "latency_ms", "latency (ms)", _latency, lambda row: row.latency_ms, "median of one forward (rows × tokens)"
-    ),
+    Column("latency_ms", "latency (ms)", _latency, lambda row: row.latency_ms, "median of one forward (rows × tokens)"),
     Column(
         "memory",
         "memory (MB)",

@@ -62,7 +62,9 @@ def _embedded(values: Any) -> str:
 
 def _data(rows: Sequence[Row], x: str) -> dict[str, Any]:
     axes = [{"key": key, "title": title, "unit": unit, "percent": False} for key, (title, unit) in AXES.items()]
-    return {"axes": axes, "x": x, "rows": [_values(index, row) for index, row in enumerate(rows)]}
+    tasks = {row.task for row in rows if getattr(row, x) is not None}
+    y = "retention" if len(tasks) > 1 else "metric"  # what can be compared between tasks
+    return {"axes": axes, "x": x, "y": y, "rows": [_values(index, row) for index, row in enumerate(rows)]}
 
 
 def _values(index: int, row: Row) -> dict[str, Any]:
@@ -102,11 +104,11 @@ def _cell(row: Row, column: Column) -> str:
     kinds = ["text" if column.number is None else "number"]
     kinds += ["name"] if column.key == "name" else []
     kinds += ["missing"] if text.startswith(MISSING) else []
-    inner = _details(row) if column.key == "name" else escape(text)
+    inner = _details(row, text) if column.key == "name" else escape(text)
     return f'<td class="{" ".join(kinds)}" data-sort="{escape(key)}">{inner}</td>'
 
 
-def _details(row: Row) -> str:
+def _details(row: Row, name: str) -> str:
     """The row's name, behind which its commands and versions unfold."""
     commands = "".join(
         f"<pre>{escape(command or f'# {folder}: no arguments recorded')}</pre>" for folder, command in row.commands
@@ -117,4 +119,4 @@ def _details(row: Row) -> str:
     told = f"{spread_text(row)}: {values}{seeds}" if values else spread_text(row)
     about = f"<dl><dt>{escape(row.metric or 'metric')}</dt><dd>{escape(told)}</dd>"
     about += f"<dt>versions</dt><dd>{escape(versions)}</dd></dl>"
-    return f"<details><summary>{escape(row.name)}</summary>{about}{commands}</details>"
+    return f"<details><summary>{escape(name)}</summary>{about}{commands}</details>"

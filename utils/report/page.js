@@ -2,11 +2,12 @@
 // Draws the chart, filters and sorts. All text goes in as text nodes, never as markup.
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
-  const BOX = { left: 64, right: 20, top: 16, bottom: 48, width: 860, height: 440 };
+  const BOX = { left: 64, right: 20, top: 16, bottom: 48, width: 860, height: 440 }; // width and height: see `fit`
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const plot = byId("plot"), tip = byId("tip"), body = byId("runs").tBodies[0];
-  const methods = [...new Set(data.rows.map((row) => row.method))];
+  const methods = [...new Set(data.rows.map((row) => row.method))].sort((a, b) =>
+    (b === "dense") - (a === "dense") || a.localeCompare(b, "en"));
   const tasks = [...new Set(data.rows.map((row) => row.task))];
 
   function make(name, attributes, text) {
@@ -82,7 +83,7 @@
     const room = isLog ? (high / low) ** 0.06 || 1.1 : (high - low) * 0.06 || Math.abs(high) * 0.05 || 1;
     [low, high] = isLog ? [low / Math.max(room, 1.05), high * Math.max(room, 1.05)] : [low - room, high + room];
     const place = (value) => from + ((map(value) - map(low)) / (map(high) - map(low))) * (to - from);
-    return { place, ticks: isLog ? logTicks(low, high) : ticks(low, high, 6) };
+    return { place, ticks: isLog ? logTicks(low, high) : ticks(low, high, Math.abs(to - from) / 90) };
   }
 
   const short = (value, axis) =>
@@ -156,12 +157,20 @@
     for (const row of body.querySelectorAll(".lit")) row.classList.remove("lit");
   }
 
+  // One unit of the drawing is one pixel, so that text is as large on a phone.
+  function fit() {
+    BOX.width = Math.max(300, plot.parentElement.clientWidth);
+    BOX.height = Math.round(Math.max(300, Math.min(460, 0.55 * BOX.width)));
+    plot.setAttribute("viewBox", `0 0 ${BOX.width} ${BOX.height}`);
+  }
+
   function draw(rows) {
     const xAxis = data.axes.find((axis) => axis.key === byId("x").value), yKey = byId("y").value;
-    const names = [...new Set(rows.map((row) => row.metric_name).filter((name) => name))];
+    const drawn = rows.filter((row) => row[xAxis.key] !== null && row[yKey] !== null);
+    const names = [...new Set(drawn.map((row) => row.metric_name))];
     const title = yKey === "metric" ? names.join(", ") : "share of the dense model's metric";
     const yAxis = { title, unit: 1, percent: yKey === "retention" };
-    const drawn = rows.filter((row) => row[xAxis.key] !== null && row[yKey] !== null);
+    fit();
     plot.replaceChildren();
     silence();
     const left = rows.length - drawn.length;
@@ -208,6 +217,7 @@
     option.value = axis.key;
   }
   byId("x").value = data.x;
+  byId("y").value = data.y;
   filterBoxes("methods", methods, (value) => make("circle", { r: 7, class: `method-${methods.indexOf(value) % 8}` }));
   filterBoxes("tasks", tasks, (value) => {
     const shape = outline(value, 0, 0, 6);
@@ -217,6 +227,7 @@
   for (const id of ["x", "y", "log"]) byId(id).addEventListener("change", refresh);
   for (const [index, header] of [...byId("runs").tHead.rows[0].cells].entries())
     header.querySelector("button").addEventListener("click", () => sortBy(header, index));
+  window.addEventListener("resize", refresh);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") silence(); });
   refresh();
   document.documentElement.dataset.ready = "yes";

@@ -165,13 +165,20 @@ def read_run(folder: Path) -> Run:
         ModelError: one of its files is damaged.
     """
     if not is_run(folder):
-        raise UserError(f"{folder} is no run directory: it has no {ARGUMENTS_FILE}, {RESULT_FILE} or {EVALUATION_FILE}.")
+        raise UserError(
+            f"{folder} is no run directory: it has no {ARGUMENTS_FILE}, {RESULT_FILE} or {EVALUATION_FILE}."
+        )
     own = _read(folder / RESULT_FILE)
     stages = [_read(folder / stage / RESULT_FILE) for stage in _STAGES if (folder / stage).is_dir()]
     last = next((folder / stage for stage in reversed(_STAGES) if (folder / stage).is_dir()), folder)
     result = own or (stages[-1] if stages else {})
     evaluations = [found for name in _EVALUATIONS if (found := _read(folder / name / EVALUATION_FILE))]
-    said = {name: str(found[name]) for found in reversed(evaluations) for name in ("edits", "task", "model") if name in found}
+    said = {
+        name: str(found[name])
+        for found in reversed(evaluations)
+        for name in ("edits", "task", "model")
+        if name in found
+    }
     return Run(
         folder,
         _read(folder / ARGUMENTS_FILE) or _read(last / ARGUMENTS_FILE),

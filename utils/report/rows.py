@@ -6,6 +6,7 @@ import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ _DATA = {"data_path", "data_dir", "pregenerated_data", "valid_data"}
 _SOURCES = ("teacher_model", "checkpoint")
 #: Distillations in a row from a student back to its dense teacher.
 _LONGEST_CHAIN = 5
+#: The compressions of a run that has made no model yet.
+_UNKNOWN = "unknown"
 #: A folder with this name only measures costs; the row has the name of the run beside it.
 _COSTS = "costs"
 
@@ -160,9 +163,7 @@ def _starred(run: Run, root: Path) -> str:
 # --- what the row says -----------------------------------------------------------------------------------------------
 
 
-def _row(
-    group: Sequence[Reading], root: Path, dense: Sequence[float], named: set[str], metric: str | None
-) -> Row:
+def _row(group: Sequence[Reading], root: Path, dense: Sequence[float], named: set[str], metric: str | None) -> Row:
     by_seed: dict[int | None, list[Reading]] = {}
     for reading in group:
         by_seed.setdefault(reading.run.seed, []).append(reading)
@@ -207,9 +208,14 @@ def _name(runs: Sequence[Run], root: Path) -> str:
 def _star(parts: Sequence[str]) -> str:
     if len(set(parts)) == 1:
         return parts[0]
-    head = os.path.commonprefix(parts)
-    tail = os.path.commonprefix([part[len(head) :][::-1] for part in parts])[::-1]
+    head = _beginning(parts)
+    tail = _beginning([part[len(head) :][::-1] for part in parts])[::-1]
     return f"{head}*{tail}"
+
+
+def _beginning(parts: Sequence[str]) -> str:
+    """What all of them begin with."""
+    return "".join(letters[0] for letters in takewhile(lambda found: len(set(found)) == 1, zip(*parts, strict=False)))
 
 
 def _setting(model: Measured) -> str:
@@ -237,7 +243,7 @@ def _edits(reading: Reading) -> str:
         return "dense"
     if "distil" in run.arguments:
         return f"plugin k={','.join(map(str, run.arguments.get('mux_num') or [])) or '?'}"
-    return run.said or "unknown"
+    return run.said or _UNKNOWN
 
 
 def _edit(edit: Mapping[str, Any]) -> str:
@@ -260,7 +266,7 @@ def _method(reading: Reading) -> str:
     if reading.model.ratio is not None:
         kinds = ["dense" if reading.model.ratio == 1 else "plugin"]
     stage, mode = reading.run.arguments.get("stage"), reading.run.arguments.get("mode")
-    schedule = [str(mode)] if stage == "schedule" and mode else []
+    schedule = [str(mode)] if stage == "schedule" and mode and kinds != [_UNKNOWN] else []
     return ", ".join([" + ".join(kinds), *schedule])
 
 
@@ -293,7 +299,9 @@ def _teacher_value(reading: Reading, metric: str | None) -> float | None:
     """The metric of the dense model that a run names as its source, or that its source names."""
     run = reading.run
     for _ in range(_LONGEST_CHAIN):
-        if run.arguments.get("stage") == "finetune" or (run.arguments.get("distil") == "no" and run.result.get("steps")):
+        if run.arguments.get("stage") == "finetune" or (
+            run.arguments.get("distil") == "no" and run.result.get("steps")
+        ):
             break
         places = [*(run.arguments.get(name) for name in _SOURCES), None if run.arguments else run.evaluated]
         folder = next((run.find(place) for place in places if isinstance(place, str)), None)
