@@ -40,7 +40,7 @@ class Measured:
     Attributes:
         ratio: of the plugins in use; 1 without them, None where the model has none to switch.
         metrics: fractions, by name.
-        macs: multiply-accumulates per example at its real length.
+        macs, encoder_macs: multiply-accumulates per example at its real length.
         latency_shape: rows and tokens of the timed forward.
         is_dense: nothing in it is compressed; None: not said.
     """
@@ -48,6 +48,7 @@ class Measured:
     ratio: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     macs: float | None = None
+    encoder_macs: float | None = None
     latency_ms: float | None = None
     latency_shape: tuple[int, int] | None = None
     num_params: float | None = None
@@ -231,7 +232,8 @@ def measured_model(found: Mapping[str, Any]) -> Measured:
 
 def _measured(found: Mapping[str, Any], metrics: Any, ratio: int | None) -> Measured:
     shape = (found.get("latency_batch"), found.get("latency_length"))
-    costs = {name: _number(found.get(name)) for name in ("macs", "latency_ms", "num_params", "encoder_params")}
+    names = ("macs", "encoder_macs", "latency_ms", "num_params", "encoder_params")
+    costs = {name: _number(found.get(name)) for name in names}
     edits = found.get("edits")
     return Measured(
         ratio=ratio,
