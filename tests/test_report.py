@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import ModelError
 from tests import helpers_report as made
+from tests.helpers_fuzz import fuzz, json_files
 from utils.arguments import as_json
-from utils.errors import UserError
 from utils.report.__main__ import main, parse, write_report
 from utils.report.commands import command_of
 from utils.report.markdown import table
@@ -85,19 +84,19 @@ def test_no_run_directory_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
         assert f"{tmp_path / name} is no run directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "damage", ["[1]", '{"arguments": 3}', '{"rows": [3, {"ratio": true}]}', "{", '{"best_value": NaN}']
-)
-@pytest.mark.parametrize("file", ["arguments.json", "result.json", "evaluation.json"])
-def test_damaged_files_are_told_or_count_for_nothing(tmp_path: Path, file: str, damage: str) -> None:
-    """A usable page or one sentence, never a traceback."""
-    folder = made.student(tmp_path, 1, 0.7)
-    (folder / file).write_text(damage)
-    given = parse([str(folder), "--output", str(tmp_path / "r.html")])
-    try:
+@pytest.mark.parametrize("name", ["arguments.json", "result.json", "costs/evaluation.json", "best/config.json", "rows"])
+@pytest.mark.parametrize("count", [40, pytest.param(5_000, marks=pytest.mark.slow)])
+def test_any_content_makes_a_page_or_a_sentence(tmp_path: Path, name: str, count: int) -> None:
+    """Whatever the files of a run hold."""
+    made.teacher(tmp_path)
+    file = made.ratios(tmp_path, 0.8, 0.6) / "result.json" if name == "rows" else made.student(tmp_path, 1, 0.7) / name
+    given = parse([str(tmp_path), "--output", str(tmp_path / "r.html")])
+
+    def check(content: bytes) -> None:
+        file.write_bytes(content)
         write_report(given)
-    except (UserError, ModelError) as error:
-        assert str(folder / file) in str(error)
+
+    fuzz(count, json_files(json.loads(file.read_text())), check)
 
 
 HOSTILE = '<script>document.title="x"</script>"\'&`|'

@@ -32,13 +32,14 @@ def task_stage(
     """A call that trains and evaluates; flags that the script sets by itself are not repeated.
 
     Args:
-        passes: forward and backward passes per row.
+        passes: forward and backward passes per row; 0 if nothing is trained.
     """
     settings = request.settings(recipe(task, stage), "max_seq_length")
     changed = request.settings({}, "max_seq_length")
     place = {"task_name": task, "data_dir": request.data, "seed": seed, "precision": "bf16", "output_dir": str(folder)}
     work = Work(rows_of(settings, count(task, request.data)), int(settings["max_seq_length"]), passes)
-    return Stage(folder, ["task_distill.py", *flags({**given, **changed, **place}), "--do_eval"], work, _DONE)
+    words = ["task_distill.py", *flags({**given, **changed, **place}), "--do_eval"]
+    return Stage(folder, words, work if passes else None, _DONE)
 
 
 def teacher(request: Request, task: str, seed: int) -> Stage:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,9 @@ Loss = Callable[[Any, torch.Tensor], torch.Tensor]
 _TIMED_ROWS = 2
 #: How the estimate comes about, for whoever reads it.
 METHOD = (
-    f"Estimate: a forward and backward pass of the backbone on {_TIMED_ROWS} rows of full length, timed here, times "
-    "the rows of a stage; a teacher's forward pass counts a third of that, each sparsity of a sandwich once. "
+    f"Estimate: a forward and backward pass of the backbone on {_TIMED_ROWS} rows of full length, timed here (on a CPU "
+    "as if nothing else ran), times the rows of a stage; a teacher's forward pass counts a third of that, each sparsity "
+    "of a sandwich once. "
     "Compressed models count as dense and short rows as long ones, so that it is rather too much; loading and "
     "evaluation are left out. With several GPUs, divide by their number."
 )
@@ -188,11 +189,21 @@ def time_training(
                 model.zero_grad()
 
             before = torch.get_num_threads()
-            torch.set_num_threads(min(threads, os.cpu_count() or 1))
+            torch.set_num_threads(threads)
             try:
-                known[length] = latency_ms(once, warmup=1, repeats=1, device=device).p50_ms / 1e3 / _TIMED_ROWS
+                known[length] = _seconds(once, device, threads) / _TIMED_ROWS
             finally:
                 torch.set_num_threads(before)
         return known[length]
 
     return timed
+
+
+def _seconds(once: Callable[[], None], device: str, threads: int) -> float:
+    """How long a call takes after an untimed one; on a CPU by processor time, which other programs do not lengthen."""
+    if device != "cpu":
+        return latency_ms(once, warmup=2, repeats=5, device=device).p50_ms / 1e3
+    once()
+    start = time.process_time()
+    once()
+    return (time.process_time() - start) / threads

@@ -62,7 +62,7 @@ def write_report(given: argparse.Namespace) -> list[Path]:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}")
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="replace")  # JSON may hold halves of characters
             os.replace(temporary, path)
         print(f"made: {path} ({len(rows)} rows)", flush=True)
     return made

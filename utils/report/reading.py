@@ -10,7 +10,6 @@ A run is a folder with one of the files that the entry scripts write:
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,8 @@ _STAGES = ("intermediate", "prediction")
 _EVALUATIONS = ("", "evaluation", "costs")
 #: A part of a path that ends in the run's seed.
 _SEED_AT_END = r"(^|[-_]|seed)"
+#: Above this, nothing was measured.
+_LARGEST = 1e18
 #: Folders of a run that no other run is looked for in.
 _OWN = {"best", "checkpoints", "tensorboard"}
 
@@ -90,8 +91,7 @@ class Run:
     @property
     def seed(self) -> int | None:
         """Of everything random."""
-        found = self.arguments.get("random_seed", self.record.get("seed"))
-        return found if isinstance(found, int) else None
+        return _whole(self.arguments.get("random_seed", self.record.get("seed")))
 
     @property
     def task(self) -> str:
@@ -125,7 +125,10 @@ class Run:
 def is_run(folder: Path) -> bool:
     """Whether an entry script wrote here."""
     names = (ARGUMENTS_FILE, RESULT_FILE, EVALUATION_FILE, *(f"{stage}/{ARGUMENTS_FILE}" for stage in _STAGES))
-    return any((folder / name).is_file() for name in names)
+    try:
+        return any((folder / name).is_file() for name in names)
+    except OSError:  # a name that is too long to be one
+        return False
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -196,14 +199,14 @@ def _models(result: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]])
     if isinstance(result.get("rows"), list):
         return measured_ratios(result["rows"])
     own = _numbers(result.get("metrics", {}))
-    value = _number(result.get("best_value"))
+    value = number(result.get("best_value"))
     if not own and value is not None and isinstance(result.get("metric"), str):
         own = {result["metric"]: value}
     found = [measured_model(evaluation) for evaluation in evaluations]
     sizes = Measured(
         metrics=own,
-        num_params=_number(result.get("num_params")),
-        encoder_params=_number(result.get("encoder_params")),
+        num_params=number(result.get("num_params")),
+        encoder_params=number(result.get("encoder_params")),
     )
     return [merged([*found, sizes])]
 
@@ -220,7 +223,7 @@ def merged(models: Sequence[Measured]) -> Measured:
 
 def measured_ratios(rows: Sequence[Any]) -> list[Measured]:
     """The rows of `train_t5.py --mode valid`: a T5 at several ratios of its plugins, 1 being without them."""
-    known = [row for row in rows if isinstance(row, Mapping) and isinstance(row.get("ratio"), int)]
+    known = [row for row in rows if isinstance(row, Mapping) and _whole(row.get("ratio")) is not None]
     models = [_measured(row, row, row["ratio"]) for row in known]
     return sorted(models, key=lambda model: model.ratio or 0)
 
@@ -231,16 +234,16 @@ def measured_model(found: Mapping[str, Any]) -> Measured:
 
 
 def _measured(found: Mapping[str, Any], metrics: Any, ratio: int | None) -> Measured:
-    shape = (found.get("latency_batch"), found.get("latency_length"))
+    rows, tokens = _whole(found.get("latency_batch")), _whole(found.get("latency_length"))
     names = ("macs", "encoder_macs", "latency_ms", "num_params", "encoder_params")
-    costs = {name: _number(found.get(name)) for name in names}
+    costs = {name: number(found.get(name)) for name in names}
     edits = found.get("edits")
     return Measured(
         ratio=ratio,
         metrics={name: value for name, value in _numbers(metrics).items() if name not in _NO_METRICS},
-        latency_shape=shape if isinstance(shape[0], int) and isinstance(shape[1], int) else None,
-        delta_bytes=_number(found.get("delta_bytes")) if ratio != 1 else None,
-        memory_bytes=_number(found.get("peak_memory_bytes")),
+        latency_shape=(rows, tokens) if rows is not None and tokens is not None else None,
+        delta_bytes=number(found.get("delta_bytes")) if ratio != 1 else None,
+        memory_bytes=number(found.get("peak_memory_bytes")),
         is_dense=ratio == 1 if ratio is not None else edits == "dense" if isinstance(edits, str) else None,
         **costs,
     )
@@ -293,18 +296,22 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _sum(stages: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = [_number(stage.get(name)) for stage in stages]
+    values = [number(stage.get(name)) for stage in stages]
     known = [value for value in values if value is not None]
     return sum(known) if known and len(known) == len(values) else None
 
 
-def _number(value: Any) -> float | None:
-    """A finite number; JSON's NaN and what is none count as not measured."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_number else None
+def number(value: Any) -> float | None:
+    """A number that can have been measured; JSON's NaN and what is none count as not measured."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and abs(value) < _LARGEST else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and number(value) is not None else None
 
 
 def _numbers(values: Any) -> dict[str, float]:
     if not isinstance(values, Mapping):
         return {}
-    return {str(name): number for name, value in values.items() if (number := _number(value)) is not None}
+    return {str(name): one for name, value in values.items() if (one := number(value)) is not None}

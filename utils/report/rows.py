@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from utils.engine.run_directory import MAY_CHANGE
 from utils.report.commands import command_of, script_of
-from utils.report.reading import Measured, Run, merged, metric_of, read_run, without_seed
+from utils.report.reading import Measured, Run, merged, metric_of, number, read_run, without_seed
 
 #: Arguments in which runs of the same row may differ.
 _NOT_COMPARED = (MAY_CHANGE - {"epochs", "training_step"}) | {"random_seed", "costs", "eval_batch_size"}
@@ -22,6 +22,8 @@ _PLUGINS = {"plugin_path", "mux_num", "residual_scale", "compat"}
 _DATA = {"data_path", "data_dir", "pregenerated_data", "valid_data"}
 #: Arguments that name the model which a compressed one comes from.
 _SOURCES = ("teacher_model", "checkpoint")
+#: Of a metric that others can be compared to.
+_SMALLEST = 1e-6
 #: Distillations in a row from a student back to its dense teacher.
 _LONGEST_CHAIN = 5
 #: The compressions of a run that has made no model yet.
@@ -242,7 +244,7 @@ def _edits(reading: Reading) -> str:
     if _is_dense(reading):
         return "dense"
     if "distil" in run.arguments:
-        return f"plugin k={','.join(map(str, run.arguments.get('mux_num') or [])) or '?'}"
+        return f"plugin k={_listed(run.arguments.get('mux_num'))}"
     return run.said or _UNKNOWN
 
 
@@ -250,15 +252,18 @@ def _edit(edit: Mapping[str, Any]) -> str:
     """One entry of `compression` in a config.json, with what tells it from others of its kind."""
     kind = str(edit.get("kind"))
     if kind == "plugin":
-        return f"plugin k={','.join(map(str, edit.get('ratios', ())))}"
+        return f"plugin k={_listed(edit.get('ratios'))}"
     if kind == "decomposition":
         ranks = [edit.get(name) for name in ("rank_layer", "rank_condim", "rank_dim")]
         return f"decomposition {edit.get('protocol', '')} {'-'.join(str(r) for r in ranks if r is not None)}"
-    if kind == "pruning" and isinstance(edit.get("sparsity"), int | float):
-        return f"pruning {edit['sparsity']:.0%}"
-    if kind == "layer_drop":
-        return f"layer_drop to {len(edit.get('layers', ()))}"
-    return kind
+    sparsity, layers = number(edit.get("sparsity")), edit.get("layers")
+    if kind == "pruning" and sparsity is not None:
+        return f"pruning {sparsity:.0%}"
+    return f"layer_drop to {len(layers)}" if kind == "layer_drop" and isinstance(layers, list) else kind
+
+
+def _listed(ratios: Any) -> str:
+    return ",".join(map(str, ratios)) if isinstance(ratios, list) and ratios else "?"
 
 
 def _method(reading: Reading) -> str:
@@ -289,7 +294,7 @@ def _retention(group: Sequence[Reading], dense: Sequence[float], is_named: bool,
             reference = _teacher_value(reading, metric)
         if reference is None and dense:
             reference = statistics.mean(dense)
-        if reading.value is None or reference is None or not reference > 0:
+        if reading.value is None or reference is None or reference < _SMALLEST:
             return None
         shares.append(reading.value / reference)
     return statistics.mean(shares) if shares else None
