@@ -42,9 +42,9 @@ def stages(request: Request) -> list[Stage]:
             order: dict[str, Any] = {"mode": "sparsify", "teacher_model": str(taught.folder), "grid": _listed(_GRID)}
             sorted_ = bert.task_stage(request, root / "sparsification", task, seed, "schedule", order, 0.0)
             found += [taught, sorted_]
-            for scale in map(int, request.scales):
-                for schedule, (given, passes) in _calls(scale).items():
-                    folder = root / f"{scale}-{schedule}"
+            for sparsity in map(int, request.scales):
+                for schedule, (given, passes) in _calls(sparsity).items():
+                    folder = root / f"{sparsity}-{schedule}"
                     from_teacher = {**given, "teacher_model": str(sorted_.folder)}
                     found.append(bert.task_stage(request, folder, task, seed, "schedule", from_teacher, passes))
     return found

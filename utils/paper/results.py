@@ -54,7 +54,7 @@ def pair(task: str, scale: str, seed: int, dense: Found | None, ours: Found | No
 
 def table(found: Sequence[Reached]) -> list[tuple[str, ...]]:
     """A line per task and model, over seeds, in the order of `HEAD`."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for task, scale in dict.fromkeys((one.task, one.scale) for one in found):
         group = [one for one in found if (one.task, one.scale) == (task, scale)]
         kept = statistics.mean(one.ours / one.dense for one in group) if all(one.dense for one in group) else None

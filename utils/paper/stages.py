@@ -26,10 +26,9 @@ _TIMED_ROWS = 2
 #: How the estimate comes about, for whoever reads it.
 METHOD = (
     f"Estimate: a forward and backward pass of the backbone on {_TIMED_ROWS} rows of full length, timed here (on a CPU "
-    "as if nothing else ran), times the rows of a stage; a teacher's forward pass counts a third of that, each sparsity "
-    "of a sandwich once. "
-    "Compressed models count as dense and short rows as long ones, so that it is rather too much; loading and "
-    "evaluation are left out. With several GPUs, divide by their number."
+    "as if nothing else ran), times the rows of a stage; a teacher's forward pass counts a third of that, each "
+    "sparsity of a sandwich once. Compressed models count as dense and short rows as long ones, so that it is rather "
+    "too much; loading and evaluation are left out. With several GPUs, divide by their number."
 )
 
 

@@ -70,7 +70,11 @@ def ranks_of(backbone: str, scale: str) -> dict[str, int]:
 def _general(request: Request, scale: str, seed: int, ranks: Mapping[str, int]) -> Stage:
     folder = request.output / f"general-{_folder(scale)}-{seed}"
     settings = request.settings(_GENERAL, "max_seq_length")
-    given = {"pregenerated_data": request.text, "teacher_model": request.backbone, "init_from_teacher": True}
+    given: dict[str, Any] = {
+        "pregenerated_data": request.text,
+        "teacher_model": request.backbone,
+        "init_from_teacher": True,
+    }
     given |= {"use_swap": True, **ranks, "distill_layers": "all", **settings}
     given |= {"seed": seed, "precision": "bf16", "output_dir": str(folder)}
     work = Work(rows_of(settings, _text_rows(str(request.text))), int(settings["max_seq_length"]), TRAINED + FORWARD)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments
 from utils.minidisc.arguments import ScheduleArguments
 from utils.report.reading import Run
 from utils.tucker import general_arguments, task_arguments
 from utils.tucker.arguments import BertArguments, DecompositionArguments
-from utils.tucker.defaults import stage_defaults
+from utils.tucker.defaults import Stage, stage_defaults
 from utils.variator.arguments import PluginArguments, TaskArguments
 
 _SHARED = (OptimisationArguments, EvaluationArguments, RunArguments)
@@ -68,9 +68,8 @@ def _defaults(script: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if script == "general_distill.py":
         found |= general_arguments.DEFAULTS
     if script == "task_distill.py" and isinstance(given.get("task_name"), str):
-        stage = given.get("stage") or "prediction"
-        if stage in ("finetune", "intermediate", "prediction", "schedule"):
-            found |= stage_defaults(given["task_name"], stage, str(given.get("optimizer", "adamw")))
+        stage = next((stage for stage in get_args(Stage) if stage == given.get("stage")), "prediction")
+        found |= stage_defaults(given["task_name"], stage, str(given.get("optimizer", "adamw")))
     return found
 
 
