@@ -176,4 +176,4 @@ def test_tiny_grid_is_run_and_then_skipped(
     main(words)
     again = capfd.readouterr().out
     assert again.count("skipped") == 4 and "+ python" not in again
-    assert again[again.index("| task") :] == first[first.index("| task") :]
+    assert again[again.index("| task | model") :] == first[first.index("| task | model") :]

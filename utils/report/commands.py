@@ -68,7 +68,8 @@ def _defaults(script: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if script == "general_distill.py":
         found |= general_arguments.DEFAULTS
     if script == "task_distill.py" and isinstance(given.get("task_name"), str):
-        stage = next((stage for stage in get_args(Stage) if stage == given.get("stage")), "prediction")
+        known: tuple[Stage, ...] = get_args(Stage)
+        stage = next((stage for stage in known if stage == given.get("stage")), known[-1])
         found |= stage_defaults(given["task_name"], stage, str(given.get("optimizer", "adamw")))
     return found
 
