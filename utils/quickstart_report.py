@@ -19,6 +19,7 @@ from typing import Any
 
 from dataset import TASKS
 from utils.errors import UserError, run_as_script
+from utils.report.reading import Measured, measured_model, measured_ratios
 
 _MEANING = {
     "adapted": "plugins pre-trained on text, then adapted to the task",
@@ -60,9 +61,9 @@ class Measurement:
     metric: float
     macs: float
     latency_ms: float | None
-    num_params: int | None
-    encoder_params: int | None = None
-    delta_bytes: int | None = None
+    num_params: float | None
+    encoder_params: float | None = None
+    delta_bytes: float | None = None
     train_seconds: float | None = None
     is_dense: bool = False
 
@@ -100,7 +101,7 @@ def read_evaluation(folder: Path, metric: str) -> list[Measurement]:
     try:
         if "metrics" not in found:
             return _of_ratios(found["rows"], metric)
-        return [_of_classifier(found, metric, _schedule_seconds(folder))]
+        return [_measurement(measured_model(found), metric, _schedule_seconds(folder))]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"--group: {file} holds no evaluation with {metric} and costs (no {error}); was it made by --mode valid "
@@ -110,18 +111,7 @@ def read_evaluation(folder: Path, metric: str) -> list[Measurement]:
 
 def _of_ratios(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Measurement]:
     """The rows of `train_t5.py --mode valid`: a T5 at several ratios of its plugins, 1 being without them."""
-    return [
-        Measurement(
-            setting="" if row["ratio"] == 1 else f"k={row['ratio']}",
-            metric=row[metric],
-            macs=row["macs"],
-            latency_ms=row.get("latency_ms"),
-            num_params=row.get("num_params"),
-            delta_bytes=row.get("delta_bytes"),
-            is_dense=row["ratio"] == 1,
-        )
-        for row in sorted(rows, key=lambda row: row["ratio"])
-    ]
+    return [_measurement(model, metric) for model in measured_ratios(rows)]
 
 
 def _schedule_seconds(folder: Path) -> float | None:
@@ -130,17 +120,24 @@ def _schedule_seconds(folder: Path) -> float | None:
     return json.loads(file.read_text(encoding="utf-8")).get("train_seconds") if file.is_file() else None
 
 
-def _of_classifier(found: Mapping[str, Any], metric: str, train_seconds: float | None = None) -> Measurement:
-    """What `task_distill.py --do_eval` wrote about a model."""
+def _measurement(model: Measured, metric: str, train_seconds: float | None = None) -> Measurement:
+    """What the report needs of an evaluation.
+
+    Raises:
+        KeyError: it lacks the metric or costs.
+    """
+    if model.macs is None:
+        raise KeyError("macs")
     return Measurement(
-        setting="",
-        metric=found["metrics"][metric],
-        macs=found["macs"],
-        latency_ms=found.get("latency_ms"),
-        num_params=found.get("num_params"),
-        encoder_params=found.get("encoder_params"),
+        setting="" if model.ratio in (None, 1) else f"k={model.ratio}",
+        metric=model.metrics[metric],
+        macs=model.macs,
+        latency_ms=model.latency_ms,
+        num_params=model.num_params,
+        encoder_params=model.encoder_params,
+        delta_bytes=model.delta_bytes,
         train_seconds=train_seconds,
-        is_dense=found["edits"] == "dense",
+        is_dense=bool(model.is_dense),
     )
 
 

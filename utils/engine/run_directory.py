@@ -18,7 +18,7 @@ from utils.engine.resume import Resume, prepare_resume
 from utils.errors import UserError, writing
 
 #: Arguments that may differ between a run and its resumption (a run directory may have been moved).
-_MAY_CHANGE = {
+MAY_CHANGE = {
     "output_path",
     "engine",
     "cpu_offload",
@@ -137,7 +137,7 @@ class RunDirectory:
         before, processes = recorded.get("arguments", {}), recorded.get("world_size", 1)
         if not isinstance(before, dict) or type(processes) is not int or processes < 1:
             raise UserError(f"{self.path / ARGUMENTS_FILE} is damaged: --overwrite deletes this run and begins anew.")
-        may_change = set(_MAY_CHANGE)
+        may_change = set(MAY_CHANGE)
         if processes != self._world_size:
             self._check_same_batches(before, now, processes)
             may_change.add("batch_size")

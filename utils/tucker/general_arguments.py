@@ -23,7 +23,7 @@ from utils.tucker.arguments import (
 _IGNORED = {**IGNORED, "do_eval": "the loss on a fixed sample is evaluated at every --eval_step anyway"}
 _AT_LEAST = {**AT_LEAST, "max_seq_length": 3, "eval_batch_size": 1, "valid_batches": 1}
 #: Other defaults than the shared flags have: those of TinyBERT's script.
-_DEFAULTS: Mapping[str, Any] = {
+DEFAULTS: Mapping[str, Any] = {
     "epochs": 3,
     "batch_size": 32,
     "lr": 5e-5,
@@ -72,7 +72,7 @@ def parse_general_arguments(arguments: Sequence[str] | None = None) -> GeneralCo
         UserError: with every problem found.
     """
     given = with_two_dashes(arguments)
-    defaults = {**_DEFAULTS, "clip_grad": 0.0} if _asks_for_bertadam(given) else _DEFAULTS
+    defaults = {**DEFAULTS, "clip_grad": 0.0} if _asks_for_bertadam(given) else DEFAULTS
     types = [GeneralArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
     description = "Decompose a BERT and distil it on text from a pre-trained teacher."
     parsed = parse(

@@ -1,0 +1,1 @@
+"""The papers' grids of runs, and what they reached beside what the papers announce."""

@@ -1,0 +1,79 @@
+"""What the grids of Tucker and MiniDisc share: calls of `task_distill.py`, and how long a BERT takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from dataset import DataError, get_task, read_glue
+from model.errors import ModelError
+from utils.paper.stages import Request, Stage, Work, flags, rows_of, time_training
+from utils.tucker.defaults import Stage as StageName
+from utils.tucker.defaults import stage_defaults
+
+#: The tasks of both papers; WNLI is left out, as it is by them.
+TASKS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
+_DONE = "evaluation.json"
+
+
+def recipe(task: str, stage: StageName) -> dict[str, Any]:
+    """What `task_distill.py` does of itself, under the names of its flags."""
+    values = stage_defaults(task, stage)
+    return {"epochs": values["epochs"], "batch-size": values["batch_size"], "max_seq_length": values["max_seq_length"]}
+
+
+def task_stage(
+    request: Request, folder: Path, task: str, seed: int, stage: StageName, given: Mapping[str, Any], passes: float
+) -> Stage:
+    """A call that trains and evaluates; flags that the script sets by itself are not repeated.
+
+    Args:
+        passes: forward and backward passes per row; 0 if nothing is trained.
+    """
+    settings = request.settings(recipe(task, stage), "max_seq_length")
+    changed = request.settings({}, "max_seq_length")
+    place = {"task_name": task, "data_dir": request.data, "seed": seed, "precision": "bf16", "output_dir": str(folder)}
+    work = Work(rows_of(settings, count(task, request.data)), int(settings["max_seq_length"]), passes)
+    words = ["task_distill.py", *flags({**given, **changed, **place}), "--do_eval"]
+    return Stage(folder, words, work if passes else None, _DONE)
+
+
+def teacher(request: Request, task: str, seed: int) -> Stage:
+    """The fine-tuned BERT of a task."""
+    given = {"mode": "finetune", "teacher_model": request.backbone}
+    return task_stage(request, request.output / f"{task}-{seed}" / "teacher", task, seed, "finetune", given, 1.0)
+
+
+def count(task: str, data: str) -> int | None:
+    """Rows of a task's training set; None if it is not there."""
+    try:
+        return len(read_glue(get_task(task), data, "train"))
+    except DataError:
+        return None
+
+
+def config_of(backbone: str) -> Any:
+    """The backbone's config.json.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    try:
+        return AutoConfig.from_pretrained(backbone)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"--backbone {backbone}: no model there ({str(error).splitlines()[0]}).") from None
+
+
+def timer(backbone: str, threads: int) -> Callable[[int], float]:
+    """Seconds per row and length of training a BERT of the backbone's sizes; random weights take as long as others."""
+
+    def step(model: Any, ids: torch.Tensor) -> torch.Tensor:
+        positions: int = model.config.max_position_embeddings
+        loss: torch.Tensor = model(input_ids=ids[:, :positions]).logits.float().square().mean()
+        return loss
+
+    return time_training(AutoModelForSequenceClassification.from_config(config_of(backbone)), step, threads)

@@ -1,0 +1,78 @@
+"""Puts runs side by side: one HTML page that needs no network, and the same as Markdown.
+
+    python -m utils.report RUN_DIR… [--output report.html]
+
+A RUN_DIR is what `train_t5.py`, `general_distill.py` or `task_distill.py` was given as --output-path, or a folder with
+such folders in it. docs/report.md says what is read and how rows are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import UserError, run_as_script, writing
+from utils.report.html import AXES, page
+from utils.report.markdown import markdown
+from utils.report.reading import find_runs
+from utils.report.rows import build_rows
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.report",
+        description="Puts runs side by side, as an HTML page and as Markdown (docs/report.md).",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="a run's folder, or one of such folders")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="(default: %(default)s)")
+    parser.add_argument("--title", default="Runs side by side", help="(default: %(default)s)")
+    parser.add_argument("--metric", help="shown where it was measured (default: the one that selects)")
+    parser.add_argument(
+        "--x", choices=list(AXES), default="macs", help="first axis of the chart (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dense",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="RUN_DIR",
+        help="runs of the dense models that retention is against (default: the model's own teacher)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args(arguments)
+
+
+def write_report(given: argparse.Namespace) -> list[Path]:
+    """Reads the runs and writes both files; gives their paths.
+
+    Raises:
+        UserError: a folder is no run, or --output is no name of an HTML file.
+    """
+    if given.output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output {given.output}: expected a name that ends in .html; Markdown is written beside it.")
+    folders = find_runs(given.runs)
+    print(f"reading {len(folders)} run(s)", flush=True)
+    rows = build_rows(folders, given.metric, given.dense)
+    made = [given.output, given.output.with_suffix(".md")]
+    for path, text in zip(made, (page(given.title, rows, given.x), markdown(given.title, rows)), strict=True):
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}")
+            temporary.write_text(text, encoding="utf-8", errors="replace")  # JSON may hold halves of characters
+            os.replace(temporary, path)
+        print(f"made: {path} ({len(rows)} rows)", flush=True)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the tool."""
+    given = parse(arguments)
+    run_as_script(lambda: write_report(given), given.debug)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
