@@ -24,6 +24,7 @@ import torch
 from dataset import Task, get_task
 from metric.errors import MetricError
 from utils.engine import Runtime, write_json
+from utils.engine.runtime import quiet_libraries
 from utils.errors import UserError, run_as_script
 from utils.plan.budget import QUANTITIES, Limit, parse_budget
 from utils.plan.choose import Candidate, choose, pareto_front
@@ -74,9 +75,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> Plan:
     """Find the points, measure, choose, and write where asked."""
     given = parse(arguments)
+    quiet_libraries()
     limits, device = parse_budget(given.budget), _device(given)
     _check(given, limits, device)
-    points = find_points(_models(given), given.grid, given.backbone, given.task)
+    points = find_points(given.model, given.grid, given.backbone, given.task, given.whole)
     _check_used(given, points)
     task = _task(given, points)
     work = _Work(points, device, task)
@@ -120,7 +122,7 @@ def _plan(given: argparse.Namespace, limits: Sequence[Limit], points: Sequence[P
         write_table(file, key, rows)
         _say(f"made: {file}")
     candidates = [Candidate(p.name, rows[p.name], p.metric.value if p.metric else None) for p in points]
-    whole = _whole(given, points)
+    whole = next((point.name for point in points if point.is_whole), None)
     bounds = {limit.quantity: limit.bound(None if whole is None else rows[whole]) for limit in limits}
     front = [one.name for one in pareto_front(candidates, list(bounds))]
     return Plan(given.budget, points, candidates, whole, bounds, front, choose(candidates, bounds), file, key)
@@ -180,19 +182,6 @@ def _device(given: argparse.Namespace) -> torch.device:
     if given.device == "cuda" and not has_gpu:
         raise UserError("--device cuda: torch finds no GPU; python -m utils.doctor says more.")
     return torch.device(given.device or ("cuda" if has_gpu else "cpu"))
-
-
-def _models(given: argparse.Namespace) -> list[str]:
-    return [*given.model, *([given.whole] if given.whole and given.whole not in given.model else [])]
-
-
-def _whole(given: argparse.Namespace, points: Sequence[Point]) -> str | None:
-    """The name of the point that `x` counts from."""
-    if given.whole is None:
-        return next((point.name for point in points if point.is_whole), None)
-    own = find_points([given.whole], given.grid, given.backbone, given.task)[0]
-    same = (p for p in points if (p.source.directory, p.axis, p.value) == (own.source.directory, own.axis, own.value))
-    return next(same).name
 
 
 def _task(given: argparse.Namespace, points: Sequence[Point]) -> Task | None:

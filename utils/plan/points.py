@@ -83,7 +83,11 @@ class Point:
 
 
 def find_points(
-    models: Sequence[str], grid: str | None = None, backbone: str | None = None, task: str | None = None
+    models: Sequence[str],
+    grid: str | None = None,
+    backbone: str | None = None,
+    task: str | None = None,
+    whole: str | None = None,
 ) -> list[Point]:
     """All points of `models`, in the given order.
 
@@ -92,6 +96,7 @@ def find_points(
         grid: sparsities in percent for every sparsified model; by default those that its run counted.
         backbone: what plugins that lie alone go onto; by default what their run records.
         task: whose plugins, in a bank of several tasks.
+        whole: a further model, of which only the first point is taken: the one that nothing is taken from.
 
     Raises:
         UserError, ModelError: there is no model, or its files cannot be read.
@@ -99,7 +104,19 @@ def find_points(
     found: list[Point] = []
     for given in models:
         found += _points_of(Path(given), grid, backbone, task)
-    return _with_labels(found)
+    if whole is not None:
+        first = _points_of(Path(whole), grid, backbone, task)[0]
+        # It counts as whole because the user says so, whatever it carries.
+        found = [
+            replace(first, is_whole=True),
+            *(replace(p, is_whole=False) for p in found if _model(p) != _model(first)),
+        ]
+    return _with_labels(list(dict.fromkeys(found)))
+
+
+def _model(point: Point) -> tuple[Any, ...]:
+    source = point.source
+    return source.directory.resolve(), source.plugins, point.axis, point.value
 
 
 def _points_of(path: Path, grid: str | None, backbone: str | None, task: str | None) -> list[Point]:

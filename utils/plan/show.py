@@ -144,6 +144,6 @@ def _placed(text: str, width: int, column: int) -> str:
 def _shown(name: str, value: float) -> str:
     if name == "latency_ms":
         return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
-    if name in ("delta_bytes", "memory_bytes"):
-        return f"{value / 1e6:.2f} MB"
-    return f"{value / 1e6:,.2f} M"
+    power = next((p for p in (9, 6, 3) if value >= 10**p), 0)
+    unit = {9: " G", 6: " M", 3: " k", 0: " "}[power] + ("B" if name in ("delta_bytes", "memory_bytes") else "")
+    return f"{value / 10**power:.{2 if power else 0}f}{unit}".rstrip()
