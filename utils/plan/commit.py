@@ -60,7 +60,10 @@ def how_to_use(point: Point, target: Path) -> str:
         return (
             f"load it with AutoModelForSeq2SeqLM.from_pretrained({str(target)!r}), then set_ratio(model, {ratio}{task})"
         )
-    return f"load it as any model: Auto….from_pretrained({str(target)!r}) after `import model`"
+    loading = f"load it as any model: Auto….from_pretrained({str(target)!r}) after `import model`"
+    if point.axis == "sparsity" and not is_as_saved(point):
+        return f"{loading}; it has not learnt since it was cut: fine-tune or distil it (docs/minidisc.md)"
+    return loading
 
 
 def _with_one_ratio(opened: Opened) -> Any:
