@@ -73,14 +73,14 @@ RECIPES = (
     ),
     Recipe(
         "BERT: pre-generate text",
-        "-m utils.pregenerate_training_data --train_corpus corpus/train.txt --bert_model bert --output_dir text "
+        "-m utils.pregenerate_training_data --train_corpus documents.txt --bert_model bert --output_dir text "
         "--epochs_to_generate 1 --max_seq_len 32 --line_filter off --split_sentences",
         "text/epoch_0_metrics.json",
     ),
     Recipe(
         "BERT: decompose and distil on text",
-        f"general_distill.py --pregenerated_data text --teacher_model bert --max_seq_length 32 {_STEPS} --rank_layer 4 "
-        "--rank_condim 8 --rank_dim 8 --output_dir general",
+        f"general_distill.py --pregenerated_data text --teacher_model bert --max_seq_length 32 {_STEPS} --use_swap "
+        "--rank_layer 4 --rank_condim 8 --rank_dim 8 --init_from_teacher --output_dir general",
         "general/result.json",
         ("BERT: pre-generate text",),
     ),
@@ -164,9 +164,7 @@ def check_recipes(
         prepare: makes data and models; by default those of `utils.doctor.tiny`.
     """
     try:
-        if prepare is None:
-            from utils.doctor.tiny import make_tiny as prepare
-        prepare(folder)
+        (prepare or _prepare)(folder)
     except Exception as error:  # whatever is wrong with this machine is what is looked for
         found = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         yield Finding("data and models of two layers", "missing", found, "see torch and the packages above", True)
@@ -181,6 +179,12 @@ def check_recipes(
         if finding.state == "missing":
             failed.add(recipe.name)
         yield finding
+
+
+def _prepare(folder: Path) -> None:
+    from utils.doctor.tiny import make_tiny  # it needs torch, which may be what is missing
+
+    make_tiny(folder)
 
 
 def _run(recipe: Recipe, folder: Path) -> Finding:
