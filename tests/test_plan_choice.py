@@ -112,6 +112,27 @@ def test_the_chosen_one_fits_has_the_best_metric_and_is_the_cheapest_of_equals(c
     assert taken in pareto_front(measured, list(bounds))
 
 
+def test_of_equal_metrics_the_cheapest_in_the_first_condition_is_taken_and_dominates():
+    """In the order of the budget, not of the alphabet; a point without metric neither dominates nor is dominated."""
+    one, other = (
+        Candidate("one", {"macs": 1.0, "latency_ms": 5.0}, 0.5),
+        Candidate("other", {"macs": 2.0, "latency_ms": 4.0}, 0.5),
+    )
+    for order, name in ((("macs", "latency_ms"), "one"), (("latency_ms", "macs"), "other")):
+        choice = choose([one, other], dict.fromkeys(order, 9.0))
+        assert choice is not None and choice.candidate.name == name
+    assert dominates(one, other, ["macs"]) and dominates(other, one, ["latency_ms"])
+    assert not dominates(one, other, ["macs", "latency_ms"]) and not dominates(one, one, ["macs"])
+    unknown = Candidate("unknown", {"macs": 1.0, "latency_ms": 1.0})
+    assert pareto_front([one, other, unknown], ["macs"]) == [one, unknown]
+
+
+def test_without_any_metric_the_largest_that_fits_is_taken():
+    candidates = [Candidate(str(i), {"macs": float(i)}) for i in range(4)]
+    choice = choose(candidates, {"macs": 2.0})
+    assert choice is not None and choice.candidate.name == "2"
+
+
 def test_the_reason_names_ties_and_what_was_left_out():
     costs = [{"macs": float(i)} for i in range(4)]
     candidates = [
