@@ -1,0 +1,213 @@
+"""The point of a compressed model that keeps a budget on this machine (docs/budget.md).
+
+python -m utils.plan --help
+python -m utils.plan --model checkpoints/minidisc/tiny/sst2/sparsification --budget "latency_ms<=8" --batch 8
+python -m utils.plan --model RUN RUN RUN --budget "macs<=0.5x,params<=20M" --commit outputs/chosen
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin()  # before the libraries load
+
+import torch
+
+from dataset import Task, get_task
+from metric.errors import MetricError
+from utils.engine import Runtime, write_json
+from utils.engine.runtime import quiet_libraries
+from utils.errors import UserError, run_as_script
+from utils.plan.budget import QUANTITIES, Limit, parse_budget
+from utils.plan.choose import Candidate, choose, pareto_front
+from utils.plan.commit import check_target, commit, how_to_use
+from utils.plan.evaluate import evaluate
+from utils.plan.load import Opened, open_points
+from utils.plan.measure import Shape, measure
+from utils.plan.points import Point, find_points
+from utils.plan.recorded import unsaved_scales
+from utils.plan.show import Plan, as_json, as_text, verdict
+from utils.plan.table import key_of, place_of, read_table, write_table
+
+#: Exit code where no point fits.
+NONE_FITS = 1
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m utils.plan",
+        description="Lists what the points of a compressed model cost on this machine and reach, and chooses one that "
+        "keeps a budget. Ends with exit code 1 if none does.",
+        epilog="quantities: " + "; ".join(f"{name}: {unit}" for name, unit in QUANTITIES.items()),
+    )
+    add = made.add_argument
+    add("--model", nargs="+", required=True, help="model directories, run directories, or folders of runs")
+    add("--budget", required=True, help='such as "latency_ms<=8" or "macs<=0.5x,params<=20M"; x: times the whole model')
+    add("--whole", help="the model that x counts from (default: the first of --model that nothing is taken from)")
+    add("--batch", type=int, default=8, help="rows of the timed forward (default: 8)")
+    add("--length", type=int, default=128, help="tokens of a row (default: 128)")
+    add("--grid", help="sparsities in percent of a sparsified model, such as 50,70,90 (default: those of its run)")
+    add("--backbone", help="what plugins that lie alone go onto (default: what their run records)")
+    add("--task", help="task of --data; of a bank of plugins for several tasks, the one")
+    add("--data", help="evaluate every point on the development rows in this folder instead of reading its run's files")
+    add("--device", choices=("cpu", "cuda"), help="where to measure (default: a GPU if there is one)")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the layers' products (default: fp32)")
+    add("--threads", type=int, help="threads of the CPU (default: torch's own choice)")
+    add("--repeats", type=int, default=20, help="timed forwards of every point (default: 20)")
+    add("--cost-table", type=Path, help="read the costs from this file, or write them into it (default: the cache)")
+    add("--remeasure", action="store_true", help="measure even if there is a table")
+    add("--json", type=Path, help="write the plan to this file, for programs")
+    add("--commit", type=Path, metavar="OUT", help="write the chosen point into this folder, as a model of its own")
+    add("--overwrite", action="store_true", help="replace what --commit finds")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return made.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> Plan:
+    """Find the points, measure, choose, and write where asked."""
+    given = parse(arguments)
+    quiet_libraries()
+    limits, device = parse_budget(given.budget), _device(given)
+    _check(given, limits, device)
+    points = find_points(given.model, given.grid, given.backbone, given.task, given.whole)
+    _check_used(given, points)
+    task = _task(given, points)
+    work = _Work(points, device, task)
+    if task is not None:
+        runtime = Runtime(given.precision, seed=1, cpu=device.type == "cpu")
+        _say(f"evaluating {len(points)} points on the development rows of {task.name}")
+        points = evaluate(work.opened(), task, given.data, given.length, given.batch, runtime)
+    _check_comparable(points)
+    plan = _plan(given, limits, points, work)
+    _tell(given, plan)
+    if plan.choice is None:
+        raise SystemExit(NONE_FITS)
+    if given.commit is not None:
+        _commit(given.commit, plan, work)
+    return plan
+
+
+@dataclass
+class _Work:
+    """The models, loaded when they are first needed: a table in the cache needs none."""
+
+    points: Sequence[Point]
+    device: torch.device
+    task: Task | None
+    _opened: list[Opened] | None = None
+
+    def opened(self) -> list[Opened]:
+        if self._opened is None:
+            self._opened = open_points(self.points, self.device, self.task)
+        return self._opened
+
+
+def _plan(given: argparse.Namespace, limits: Sequence[Limit], points: Sequence[Point], work: _Work) -> Plan:
+    shape = Shape(given.batch, given.length, given.repeats, given.precision)
+    key = key_of(points, shape, work.device)
+    file = place_of(key, given.cost_table)
+    rows = None if given.remeasure else read_table(file, key)
+    if rows is None:
+        _say(f"measuring {len(points)} points in turns: {given.batch} x {given.length} tokens, {given.repeats} times")
+        rows = {p.name: row for p, row in zip(points, measure(work.opened(), shape, work.device), strict=True)}
+        write_table(file, key, rows)
+        _say(f"made: {file}")
+    candidates = [Candidate(p.name, rows[p.name], p.metric.value if p.metric else None) for p in points]
+    whole = next((point.name for point in points if point.is_whole), None)
+    bounds = {limit.quantity: limit.bound(None if whole is None else rows[whole]) for limit in limits}
+    front = [one.name for one in pareto_front(candidates, list(bounds))]
+    return Plan(given.budget, points, candidates, whole, bounds, front, choose(candidates, bounds), file, key)
+
+
+def _tell(given: argparse.Namespace, plan: Plan) -> None:
+    remarks = [f"{model}: {line}" for model in given.model for line in unsaved_scales(Path(model))]
+    print("\n".join(["", as_text(plan), *remarks, "", verdict(plan)]), flush=True)
+    if given.json is not None:
+        write_json(given.json, as_json(plan))
+        _say(f"made: {given.json}")
+    if plan.choice is not None and given.commit is None:
+        _say("write it with: the same command and --commit OUT")
+
+
+def _commit(target: Path, plan: Plan, work: _Work) -> None:
+    point = next(point for point in plan.points if point.name == plan.chosen)
+    opened = open_points([point], torch.device("cpu"))[0]
+    values: dict[str, Any] = as_json(plan)
+    commit(opened, target, values)
+    _say(f"made: {target}; {how_to_use(point, target)}")
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check(given: argparse.Namespace, limits: Sequence[Limit], device: torch.device) -> None:
+    for name in ("batch", "length", "repeats", "threads"):
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, found {value}.")
+    if given.threads is not None:
+        torch.set_num_threads(given.threads)
+    if device.type == "cpu" and any(limit.quantity == "memory_bytes" for limit in limits):
+        raise UserError("--budget memory_bytes: measured on a GPU only, where one model's memory can be told apart.")
+    if given.commit is not None:
+        check_target(given.commit, given.overwrite)
+    elif given.overwrite:
+        raise UserError("--overwrite is for --commit, which is not given.")
+
+
+def _check_used(given: argparse.Namespace, points: Sequence[Point]) -> None:
+    """Refuse a flag that nothing asks for."""
+    sources = [point.source for point in points]
+    wanted = {
+        "grid": (any(point.axis == "sparsity" for point in points), "no --model is sparsified"),
+        "backbone": (any(source.plugins for source in sources), "no --model is plugins without their backbone"),
+        "task": (given.data is not None or any(source.plugin_task for source in sources), "--data is not given"),
+    }
+    for name, (is_used, reason) in wanted.items():
+        if getattr(given, name) is not None and not is_used:
+            raise UserError(f"--{name} {getattr(given, name)} has no effect: {reason}.")
+
+
+def _device(given: argparse.Namespace) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if given.device == "cuda" and not has_gpu:
+        raise UserError("--device cuda: torch finds no GPU; python -m utils.doctor says more.")
+    return torch.device(given.device or ("cuda" if has_gpu else "cpu"))
+
+
+def _task(given: argparse.Namespace, points: Sequence[Point]) -> Task | None:
+    """What to evaluate, if anything."""
+    if given.data is None:
+        return None
+    names = [given.task] if given.task else sorted({point.source.task for point in points if point.source.task})
+    if len(names) != 1:
+        found = f"the runs are of {', '.join(names)}" if names else "no run says which"
+        raise UserError(f"--data {given.data}: of which task? Name it with --task ({found}).")
+    return get_task(names[0])
+
+
+def _check_comparable(points: Sequence[Point]) -> None:
+    """Refuse to compare numbers of different metrics or tasks."""
+    kinds = {(p.metric.name, p.metric.task): p.name for p in points if p.metric and p.metric.task}
+    if len(kinds) > 1:
+        found = "; ".join(f"{name}: {metric} of {task}" for (metric, task), name in kinds.items())
+        raise MetricError(
+            f"the points' metrics cannot be compared ({found}): give models of one task, or --task and --data"
+        )
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)

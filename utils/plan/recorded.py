@@ -1,0 +1,134 @@
+"""The development metrics that runs have written down, and where."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset import get_task
+from dataset.errors import DataError
+from model.schedule.axis import SCALE_TOLERANCE
+from model.weights import read_json
+from utils.minidisc.record import CHOICE_FILE, SCHEDULE_FILE, read_choice
+
+RESULT_FILE = "result.json"
+EVALUATION_FILE = "evaluation.json"
+_METRICS_FILE = "metrics.jsonl"
+#: What selects a stage without being a measure of the task; metrics of other names are.
+_NO_METRICS = ("tradeoff", "negative_loss")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A development metric.
+
+    Attributes:
+        name: such as `accuracy`.
+        task: whose rows it was measured on; "" where the file does not say.
+        origin: the file that it was read from, or `measured now`.
+    """
+
+    name: str
+    value: float
+    task: str
+    origin: str
+
+
+def metric_of_run(run: Path) -> Metric | None:
+    """The metric of a run's best model; None where its files tell none.
+
+    Args:
+        run: the folder with result.json, or with the evaluation.json of an evaluation.
+    """
+    if (choice := run / "best" / CHOICE_FILE).is_file():
+        return _of_choice(run, choice)
+    for file in (run / RESULT_FILE, run / EVALUATION_FILE, run / "evaluation" / EVALUATION_FILE):
+        if file.is_file() and (found := _of_result(read_json(file), file)) is not None:
+            return found
+    return None
+
+
+def metrics_at_ratios(run: Path) -> dict[int, Metric]:
+    """The metric at every ratio: of a validation's table, or of the best step of a training with several ratios."""
+    file = run / RESULT_FILE
+    values = read_json(file) if file.is_file() else {}
+    name, task = values.get("metric"), _task_of(values)
+    if not isinstance(name, str):
+        return {}
+    if isinstance(rows := values.get("rows"), list):
+        return {
+            int(row["ratio"]): Metric(name, float(row[name]), task, str(file))
+            for row in rows
+            if isinstance(row, dict) and {"ratio", name} <= row.keys()
+        }
+    steps = run / _METRICS_FILE
+    row = _validation_at(steps, values.get("best_step")) if steps.is_file() else {}
+    prefix = f"{name}_k"
+    return {
+        int(key.removeprefix(prefix)): Metric(name, float(value), task, str(steps))
+        for key, value in row.items()
+        if key.startswith(prefix) and key.removeprefix(prefix).isdigit()
+    }
+
+
+def unsaved_scales(run: Path) -> list[str]:
+    """One line per iteration of MiniDisc that tried several scales: their metrics, and that one student was kept."""
+    file = run / SCHEDULE_FILE
+    values = read_json(file) if file.is_file() else {}
+    name, lines = values.get("metric", "metric"), []
+    for entry in values.get("iterations", []):
+        table = [row for row in entry["table"] if abs(row["scale"] - entry["scale"]) > SCALE_TOLERANCE]
+        if table:
+            scales = ", ".join(f"{100 * row['scale']:g}S {row[name]:.4f}" for row in table)
+            lines.append(
+                f"iteration {entry['iteration']} also reached {name} at {scales}, of which no students were saved: "
+                "distil one with `python task_distill.py --mode distill --layer_or_sparsity …S`"
+            )
+    return lines
+
+
+def _of_choice(run: Path, file: Path) -> Metric | None:
+    choice = read_choice(file.parent)
+    schedule = next((place / SCHEDULE_FILE for place in (run, run.parent) if (place / SCHEDULE_FILE).is_file()), None)
+    values = read_json(schedule if schedule is not None else run / RESULT_FILE)
+    task, name = _task_of(values), values.get("metric")
+    if name in _NO_METRICS or not isinstance(name, str):
+        name = _selection_metric(task)
+    found = [value for scale, (value, _) in choice.table.items() if abs(scale - choice.scale) < SCALE_TOLERANCE]
+    return Metric(name, found[0], task, str(file)) if found and name else None
+
+
+def _of_result(values: Mapping[str, Any], file: Path) -> Metric | None:
+    task, name = _task_of(values), values.get("metric")
+    if isinstance(name, str) and name not in _NO_METRICS and isinstance(values.get("best_value"), int | float):
+        return Metric(name, float(values["best_value"]), task, str(file))
+    metrics, name = values.get("metrics"), _selection_metric(task)
+    if isinstance(metrics, dict) and name in metrics:
+        return Metric(name, float(metrics[name]), task, str(file))
+    return None
+
+
+def _task_of(values: Mapping[str, Any]) -> str:
+    return str(values.get("task", values.get("dataset", "")))
+
+
+def _selection_metric(task: str) -> str:
+    try:
+        return get_task(task).selection_metric
+    except DataError:
+        return ""
+
+
+def _validation_at(file: Path, step: Any) -> dict[str, Any]:
+    """The row of metrics.jsonl that tells of the validation at `step`; a line that is cut off is none."""
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and row.get("split") == "valid" and row.get("step") == step:
+            return row
+    return {}
