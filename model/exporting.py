@@ -31,7 +31,9 @@ def exportable(model: Any, ratio: int = 1, task: str = "") -> tuple[Any, dict[st
     """
     kinds = [edit.kind for edit in edits_of(model)]
     if refused := [kind for kind in kinds if kind in _NOT_TRACED]:
-        raise ModelError(f"A model with the edit {refused[0]!r} cannot be traced: export it without, quantise the file.")
+        raise ModelError(
+            f"A model with the edit {refused[0]!r} cannot be traced: export it without, quantise the file."
+        )
     made = copy.deepcopy(model).eval().requires_grad_(False)
     set_ratio(made, ratio, task)
     if ratio > 1:  # the fused kernel's strides cannot be followed where the padded length is a symbol

@@ -92,7 +92,7 @@ def freeze_plans(model: Any) -> dict[str, str]:
 def _frozen(group: MatrixGroup, plan: str, made: _Made) -> FrozenGroup:
     factors = group.bank.factors(group.rows, group.transposed)
     steps = [_parameter(weight, made) for weight in weights(plan, factors, group.shape)]
-    biases = [member.bias for member in group.members if member.bias is not None]
+    biases: list[Tensor] = [member.bias for member in group.members if member.bias is not None]
     bias = _parameter(torch.cat(biases), made) if biases else None
     return FrozenGroup(steps, bias, [member.out_features for member in group.members])
 

@@ -74,9 +74,9 @@ class EncoderPadding:
         kwargs = {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs}
         name = "input_ids" if kwargs.get("input_ids") is not None else "inputs_embeds"
         if name == "input_ids" and torch.compiler.is_exporting():
-            kwargs, *in_flight = padded(kwargs, ratio, self._pad_id)
-            self._state.begin(*in_flight)
-            return (), kwargs
+            made = padded(kwargs, ratio, self._pad_id)
+            self._state.begin(made.mask, made.length)
+            return (), made.inputs
         given: Tensor = kwargs[name]
         batch, length = given.shape[:2]
         mask, missing = kwargs.get("attention_mask"), -length % ratio

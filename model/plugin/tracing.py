@@ -9,7 +9,7 @@ Shapes: B batch, L length, P the length after padding, K ratio.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +18,16 @@ from torch import Tensor
 _PER_POSITION = {"input_ids": None, "token_type_ids": 0}
 
 
-def padded(inputs: dict[str, Any], ratio: int, pad_id: int) -> tuple[dict[str, Any], Tensor, int]:
-    """An encoder's inputs (B, L) at the next multiple of the ratio, (B, P).
+class Padded(NamedTuple):
+    """An encoder's inputs (B, P) with their mask, the mask alone (B, P), and L."""
 
-    Returns:
-        The inputs with their mask, the mask alone, and L.
-    """
+    inputs: dict[str, Any]
+    mask: Tensor
+    length: int
+
+
+def padded(inputs: dict[str, Any], ratio: int, pad_id: int) -> Padded:
+    """An encoder's inputs (B, L) at the next multiple of the ratio."""
     ids: Tensor = inputs["input_ids"]
     length = ids.shape[1]
     groups: Any = torch.full((), (length + ratio - 1) // ratio, dtype=torch.long).item()
@@ -37,7 +41,7 @@ def padded(inputs: dict[str, Any], ratio: int, pad_id: int) -> tuple[dict[str, A
         if made.get(name) is not None:
             values = made[name].index_select(1, source)
             made[name] = torch.where(is_real, values, pad_id if fill is None else fill)
-    return made, mask, length
+    return Padded(made, mask, length)
 
 
 def cut(length: int, part: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from model import ModelError, edits_of
 from model.backbone import family_of
 from model.weights import read_json
 from utils.export.source import Source
+from utils.tucker.loading import has_tokenizer
 
 #: Files with measurements, in a run's directory or in that of its best model.
 _RESULTS = ("evaluation.json", "result.json")
@@ -31,6 +32,10 @@ _COSTS = {
     "latency_length": "latency: tokens per row",
     "peak_memory_bytes": "peak memory (bytes)",
 }
+_LICENCE = (
+    "The code beside the weights is under the MIT licence. The weights come from the base model, whose licence holds "
+    "for them: add it as `license:` to the metadata above before you publish them."
+)
 _PIPELINES = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
@@ -56,8 +61,7 @@ def card(source: Source, carries_code: bool, base_model: str | None = None) -> s
         "## Size\n\n" + "\n".join(_size(source)),
         *_measured(source.directory),
         "## How to load\n\n" + "\n".join(_loading(source, carries_code)),
-        "## Licence\n\nThe code beside the weights is under the MIT licence. The weights come from the base model, whose "
-        "licence holds for them: add it as `license:` to the metadata above before you publish them.",
+        "## Licence\n\n" + _LICENCE,
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -197,10 +201,12 @@ def _loading(source: Source, carries_code: bool) -> Iterator[str]:
     yield "```python"
     if edits_of(source.model) and not carries_code:
         yield "import model  # the toolkit, which knows the edits"
-    yield f"from transformers import {source.loader}, AutoTokenizer\n"
+    tokenizer = ", AutoTokenizer" if has_tokenizer(str(source.directory)) else ""
+    yield f"from transformers import {source.loader}{tokenizer}\n"
     trust = ", trust_remote_code=True" if carries_code else ""
     yield f'model = {source.loader}.from_pretrained("DIRECTORY_OR_HUB_ID"{trust})'
-    yield 'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY_OR_HUB_ID")'
+    if tokenizer:
+        yield 'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY_OR_HUB_ID")'
     if carries_code and any(edit["kind"] == "plugin" for edit in source.edits):
         yield f"model.set_ratio({source.ratio}{f', {source.task!r}' if source.task else ''})  # 1: without plugins"
     yield "```"

@@ -123,7 +123,9 @@ def _check_ratio(model: Any, ratio: int | None, task: str, needs_ratio: bool) ->
         raise UserError(f"--task {task or 'is not given'}: the model has plugins of the tasks {', '.join(edit.tasks)}.")
     known = available_ratios(model, task or edit.tasks[0])
     if ratio is None and needs_ratio:
-        raise UserError(f"The file computes with one ratio: choose it with --ratio, one of {', '.join(map(str, known))}.")
+        raise UserError(
+            f"The file computes with one ratio: choose it with --ratio, one of {', '.join(map(str, known))}."
+        )
     if ratio is not None and ratio not in known:
         raise UserError(f"--ratio {ratio}: the model has the ratios {', '.join(map(str, known))}.")
 

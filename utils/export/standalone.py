@@ -1,11 +1,12 @@
-"""A checkpoint directory that carries its own modelling code: it loads where torch and Transformers are, and no toolkit.
+"""A checkpoint directory that carries its own modelling code: torch and Transformers are all that loading it takes.
 
-    AutoModelForSequenceClassification.from_pretrained(DIR, trust_remote_code=True)
+AutoModelForSequenceClassification.from_pretrained(DIR, trust_remote_code=True)
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ from utils.tucker.loading import has_tokenizer
 #: The file that config.json's `auto_map` names.
 ENTRY = "modeling_compressed"
 _PROBE = Path(__file__).with_name("probe.py")
+#: Of the toolkit's sources, which go with every copy of them.
+_LICENCE = Path(__file__).resolve().parents[2] / "LICENSE"
 
 _ENTRY_SOURCE = '''"""{title}
 
@@ -78,6 +81,7 @@ def write(source: Source, directory: Path, outputs: Sequence[str]) -> dict[str, 
         for name, text in files.items():
             (directory / name).write_text(text, encoding="utf-8")
         if files:
+            shutil.copyfile(_LICENCE, directory / "LICENSE-code")
             _point_to_code(directory / "config.json", source)
     if has_tokenizer(str(source.directory)):
         AutoTokenizer.from_pretrained(source.directory).save_pretrained(directory)
@@ -148,7 +152,7 @@ def read(directory: Path) -> ManyRunner:
         with tempfile.TemporaryDirectory() as scratch:
             given = {f"{i}.{name}": one.contiguous() for i, batch in enumerate(batches) for name, one in batch.items()}
             save_file(given, Path(scratch) / "in.safetensors")
-            command = [sys.executable, "-I", str(_PROBE), str(directory.resolve()), scratch]
+            command = [sys.executable, "-I", "-B", str(_PROBE), str(directory.resolve()), scratch]
             done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -13,9 +13,8 @@ from utils.export.source import Source
 from utils.export.trace import quiet, runner_of, trace
 
 
-def write(source: Source, path: Path, opset: int | None) -> dict[str, Any]:
+def write(source: Source, path: Path) -> dict[str, Any]:
     """Write the file; gives what its record says of it."""
-    assert opset is None, "--opset is refused for this format"
     traced = trace(source)
     with writing(path), quiet():
         torch.export.save(traced.program, path)
