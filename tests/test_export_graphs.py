@@ -34,7 +34,7 @@ def run(kind: str, form: str, root: Path, *more: str) -> dict[str, Any]:
     return record
 
 
-# --- what is traced, without tracing it --------------------------------------------------------------------------------
+# --- what is traced, without tracing it ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", decompositions())
@@ -91,7 +91,7 @@ def test_checks_look_at_lengths_that_the_ratio_does_not_divide(tmp_path: Path) -
     assert mask[0].all() and len({int(row.sum()) for row in mask}) == len(mask)
 
 
-# --- the command line ---------------------------------------------------------------------------------------------------
+# --- the command line ------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_computes_something_else_is_told_by_the_exit_code(

@@ -76,10 +76,11 @@ def test_the_code_is_what_the_edits_need_and_no_more(tmp_path: Path) -> None:
     files = code_of(source_of("pruned", tmp_path))
     assert "pruning_config.py" in files and not any(name.startswith(("plugin", "decomposition")) for name in files)
     for kind in KINDS:
-        for name, text in code_of(source_of(kind, tmp_path / kind)).items():
+        files = code_of(source_of(kind, tmp_path / kind))
+        for name, text in files.items():
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.ImportFrom) and node.level:
-                    assert f"{node.module}.py" in code_of(source_of(kind, tmp_path / kind)), (name, node.module)
+                    assert f"{node.module}.py" in files, (name, node.module)
                 elif isinstance(node, ast.ImportFrom | ast.Import):
                     top = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
                     assert str(top).split(".")[0] not in ("model", "utils", "dataset", "metric"), (name, top)
@@ -108,7 +109,7 @@ def test_flattening_follows_imports() -> None:
     ).keys()
 
 
-# --- the card -----------------------------------------------------------------------------------------------------------
+# --- the card --------------------------------------------------------------------------------------------------------
 
 
 def with_run(kind: str, root: Path) -> Source:
