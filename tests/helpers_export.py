@@ -8,14 +8,14 @@ from typing import Any
 
 from transformers import BertForMaskedLM, BertForQuestionAnswering
 
-from model import EmbeddingConfig, LayerDropConfig, LoraConfig, apply_edit, committed, sparsify
+from model import EmbeddingConfig, LayerDropConfig, LoraConfig, PluginConfig, apply_edit, committed, sparsify
 from tests.helpers_decomposition import decomposed, decompositions, tiny_bert
 from tests.helpers_enct5 import tiny_enct5
 from tests.helpers_plugin import with_plugins
 from tests.helpers_pruning import random_importance
 from utils.export.source import Source, load_source
 
-_SMALL_T5 = {"num_layers": 1, "num_decoder_layers": 1}
+_SMALL_T5: dict[str, Any] = {"num_layers": 1, "num_decoder_layers": 1}
 
 
 def _edited(model: Any, edit: Any) -> Any:
@@ -48,6 +48,7 @@ KINDS: dict[str, tuple[Callable[[], Any], int | None]] = {
     "pruned_enct5": (lambda: _pruned(tiny_enct5(d_kv=8, num_heads=4, d_ff=32), 0.8), None),
     "plugin": (lambda: with_plugins((2, 4), **_SMALL_T5), 4),
     "plugin_off": (lambda: with_plugins((2, 4), **_SMALL_T5), 1),
+    "plugin_enct5": (lambda: _edited(tiny_enct5(num_layers=1), PluginConfig((3,), 5)), 3),
     "plugin_original": (lambda: with_plugins((4,), compat="original", **_SMALL_T5), 4),
 }
 

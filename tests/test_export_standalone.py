@@ -140,6 +140,15 @@ def test_nothing_is_invented_where_nothing_was_measured(tmp_path: Path) -> None:
     assert "do not say which model" in text
 
 
+def test_a_card_alone(tmp_path: Path) -> None:
+    """For a model that the toolkit saved: without code beside it, so loaded after `import model`."""
+    out = tmp_path / "cards" / "README.md"
+    command = f"--model {saved('plugin', tmp_path)} --format card --output {out} --base-model google-t5/t5-small"
+    tool.main(command.split())
+    text = out.read_text()
+    assert "import model" in text and "trust_remote_code" not in text and "ratios 2, 4" in text
+
+
 def test_a_name_cannot_break_the_metadata(tmp_path: Path) -> None:
     """Colons, quotes and line breaks in a base model stay inside its value."""
     source = source_of("dense", tmp_path)

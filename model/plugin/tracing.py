@@ -46,5 +46,7 @@ def padded(inputs: dict[str, Any], ratio: int, pad_id: int) -> Padded:
 
 def cut(length: int, part: Tensor) -> Tensor:
     """The first L of the positions of hidden states (B, P, D) or attention probabilities (B, heads, P, P)."""
+    if part.dim() < 3:  # one state per row
+        return part
     kept = torch.arange(length, device=part.device)
     return part.index_select(1, kept) if part.dim() == 3 else part.index_select(2, kept).index_select(3, kept)

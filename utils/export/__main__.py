@@ -37,7 +37,8 @@ from utils.export.source import Forward, Source, load_source, output_names
 from utils.export.trace import runner_of
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "safetensors")
-_FORMATS = ("onnx", "torch", "standalone")
+_FORMATS = ("onnx", "torch", "standalone", "card")
+_WITH_CARD = ("standalone", "card")
 #: Written into a standalone directory.
 RECORD = "export.json"
 #: Exit code where the file was written, but computes something else.
@@ -79,8 +80,8 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"--tolerance must be at least 0, found {given.tolerance}.")
     if given.opset is not None and given.format != "onnx":
         raise UserError("--opset is for --format onnx.")
-    if given.base_model is not None and given.format != "standalone":
-        raise UserError("--base-model is for the card of --format standalone.")
+    if given.base_model is not None and given.format not in _WITH_CARD:
+        raise UserError(f"--base-model is for the model card: --format {' or '.join(_WITH_CARD)}.")
     is_there = given.output.exists()
     if given.format == "standalone":
         if is_there and (not given.output.is_dir() or any(given.output.iterdir())):
@@ -94,9 +95,12 @@ def _check(given: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Load, write, read back, compare, time, record."""
     given = parse(arguments)
-    needs_ratio = given.format != "standalone"
+    needs_ratio = given.format not in _WITH_CARD
     source = load_source(given.model, given.ratio, given.task, given.plugin_path, needs_ratio)
     print(f"model: {source.directory}, {type(source.model).__name__}{_stack(source)}", flush=True)
+    if given.format == "card":
+        _write(given.output, card(source, carries_code=False, base_model=given.base_model))
+        return
     outputs = output_names(source.model, make_inputs(source, example_shape(source.model.config), padded=True))
     expected = runner_of(Forward(source.model, source.inputs, outputs), source.inputs)
     with writing(given.output):
@@ -109,10 +113,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if timed is not None and given.repeats:
         record["timing"] = _timed(source, given, expected, timed)
     place = given.output / RECORD if given.format == "standalone" else Path(f"{given.output}.json")
-    with writing(place):
-        place.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(f"made: {place}")
+    _write(place, json.dumps(record, indent=2) + "\n")
     _judge(record, given)
+
+
+def _write(path: Path, text: str) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    print(f"made: {path}")
 
 
 def _stack(source: Source) -> str:
@@ -144,9 +153,7 @@ def _standalone(source: Source, given: argparse.Namespace, outputs: Sequence[str
     from utils.export import standalone
 
     written = standalone.write(source, given.output, outputs)
-    text = card(source, bool(written["code"]), given.base_model)
-    with writing(given.output):
-        (given.output / "README.md").write_text(text, encoding="utf-8")
+    _write(given.output / "README.md", card(source, bool(written["code"]), given.base_model))
     return written, standalone.read(given.output), None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from utils.errors import UserError, writing
 from utils.export.checks import Runner
 from utils.export.source import Source
-from utils.export.trace import quiet, trace
+from utils.export.trace import quiet, trace, tracing_errors
 
 #: The oldest that torch's exporter has all operators for; it converts to older ones, which fails for some.
 OLDEST_OPSET = 18
@@ -28,7 +28,7 @@ def write(source: Source, path: Path, opset: int | None) -> dict[str, Any]:
     if opset is not None and opset < OLDEST_OPSET:
         raise UserError(f"--opset {opset}: torch's exporter writes opset {OLDEST_OPSET} or newer.")
     traced = trace(source)
-    with quiet():
+    with quiet(), tracing_errors(source):
         program = torch.onnx.export(
             traced.program,
             (),

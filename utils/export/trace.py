@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from model.exporting import exportable
+from utils.errors import UserError
 from utils.export.checks import Runner, example_shape, make_inputs, most_positions
 from utils.export.source import Forward, Source, output_names
 
@@ -35,7 +36,11 @@ class Traced(NamedTuple):
 
 
 def trace(source: Source) -> Traced:
-    """The graph of the model at its ratio, for any batch and length."""
+    """The graph of the model at its ratio, for any batch and length.
+
+    Raises:
+        ModelError, UserError: it cannot be traced.
+    """
     copy, plans = exportable(source.model, source.ratio, source.task)
     example = make_inputs(source, example_shape(source.model.config), padded=True)
     outputs = output_names(source.model, example)
@@ -44,9 +49,26 @@ def trace(source: Source) -> Traced:
     open_axes["length"] = Dim("length", max=most_positions(source.model.config))
     shapes = tuple({axis: open_axes[name] for axis, name in one.items()} for one in axes)
     forward = Forward(copy, source.inputs, outputs)
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), tracing_errors(source):
         program = torch.export.export(forward, tuple(example.values()), dynamic_shapes=(shapes,), strict=False)
     return Traced(program, source.inputs, outputs, axes, plans)
+
+
+@contextmanager
+def tracing_errors(source: Source) -> Iterator[None]:
+    """What torch's exporters cannot do with a model, as one sentence.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        yield
+    except Exception as error:  # of many types, most of them private
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{source.directory}: torch's exporter cannot write this {type(source.model).__name__}: {reason} "
+            "(--debug shows all of it)."
+        ) from error
 
 
 def runner_of(function: Any, inputs: tuple[str, ...]) -> Runner:
