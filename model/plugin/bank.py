@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from model.backbone import BackboneSpec
 from model.plugin.mux import MuxLayer
 from model.plugin.state import PluginState
+from model.plugin.tracing import cut, padded
 
 
 class PluginFFN(nn.Module):
@@ -72,6 +73,10 @@ class EncoderPadding:
         # The encoder's signature starts with (input_ids, attention_mask); make both keywords.
         kwargs = {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs}
         name = "input_ids" if kwargs.get("input_ids") is not None else "inputs_embeds"
+        if name == "input_ids" and torch.compiler.is_exporting():
+            made = padded(kwargs, ratio, self._pad_id)
+            self._state.begin(made.mask, made.length)
+            return (), made.inputs
         given: Tensor = kwargs[name]
         batch, length = given.shape[:2]
         mask, missing = kwargs.get("attention_mask"), -length % ratio
@@ -115,4 +120,6 @@ def _cut_to(length: int, part: Any) -> Any:
         return tuple(_cut_to(length, one) for one in part)
     if not isinstance(part, Tensor):
         return part
+    if torch.compiler.is_exporting():
+        return cut(length, part)
     return part[:, :length] if part.dim() == 3 else part[:, :, :length, :length]

@@ -58,7 +58,8 @@ class FactorisedEmbedding(nn.Module, ABC):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [B, L] (any shape) -> [B, L, D]. The row `padding_idx` gets no gradient from here."""
         self._check_ids(ids)
-        if ids.numel() >= self.num_embeddings:  # rows would be computed more than once
+        # Otherwise rows would be computed more than once. An exported graph is for any number of ids: rows alone.
+        if not torch.compiler.is_exporting() and ids.numel() >= self.num_embeddings:
             return F.embedding(ids, self.weight, self.padding_idx)
         found = self.rows(ids.flatten()).view(*ids.shape, self.embedding_dim)
         if self.padding_idx is None:
@@ -146,6 +147,8 @@ class TwoHalves(FactorisedEmbedding):
 
     def project(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> hidden · tableᵀ [..., V], through the halves where that takes fewer multiplications."""
+        if torch.compiler.is_exporting():  # which way is shorter depends on a number of vectors that is not known yet
+            return F.linear(hidden, self.weight)
         left, right = self.halves()
         count = math.prod(hidden.shape[:-1])
         through_left, through_right, dense = self._project_macs(left, right, count)

@@ -1,0 +1,220 @@
+"""Export a model for use without this toolkit: docs/export.md.
+
+python -m utils.export --help
+python -m utils.export --model runs/mrpc/best --format onnx --output mrpc.onnx
+python -m utils.export --model t5-with-plugins --format onnx --ratio 4 --output k4.onnx
+python -m utils.export --model runs/mrpc/best --format standalone --output mrpc-standalone
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, run_as_script, writing
+from utils.export.card import card
+from utils.export.checks import (
+    Difference,
+    ManyRunner,
+    Runner,
+    Shape,
+    differences,
+    example_shape,
+    lines_of,
+    make_inputs,
+    most_positions,
+    one_by_one,
+    timing,
+)
+from utils.export.source import Forward, Source, load_source, output_names
+from utils.export.trace import runner_of
+
+_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "safetensors")
+_FORMATS = ("onnx", "torch", "standalone", "card")
+_WITH_CARD = ("standalone", "card")
+#: Written into a standalone directory.
+RECORD = "export.json"
+#: Exit code where the file was written, but computes something else.
+TOO_FAR = 1
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m utils.export",
+        description="Write a model in a form that runs without this toolkit, and check it (docs/export.md).",
+    )
+    made.add_argument("--model", required=True, help="directory of a saved model, or of a run with its best one")
+    made.add_argument("--format", required=True, choices=_FORMATS, help="what to write")
+    made.add_argument("--output", required=True, type=Path, help="the file; with --format standalone the directory")
+    made.add_argument("--plugin-path", type=Path, help="directory of plugins that were saved without the backbone")
+    made.add_argument(
+        "--ratio", type=int, help="of the plugins, fixed in the file (1: without); standalone begins with it"
+    )
+    made.add_argument("--task", default="", help="whose plugins, where the model has those of several tasks")
+    made.add_argument("--opset", type=int, help="ONNX opset (default: torch's)")
+    made.add_argument("--tolerance", type=float, default=1e-3, help="largest allowed difference (default: 1e-3)")
+    made.add_argument("--batch", type=int, default=8, help="rows of the timed forward (default: 8)")
+    made.add_argument("--length", type=int, default=128, help="tokens of the timed forward (default: 128)")
+    made.add_argument("--repeats", type=int, default=20, help="timed pairs; 0: no timing (default: 20)")
+    made.add_argument("--base-model", help="hub id that the model card names as the origin (default: the run's)")
+    made.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    made.add_argument("--debug", action="store_true", help="show tracebacks")
+    given = made.parse_args(arguments)
+    _check(given)
+    return given
+
+
+def _check(given: argparse.Namespace) -> None:
+    for name, least in (("batch", 1), ("length", 1), ("repeats", 0)):
+        if (value := getattr(given, name)) < least:
+            raise UserError(f"--{name} must be at least {least}, found {value}.")
+    if not given.tolerance >= 0:
+        raise UserError(f"--tolerance must be at least 0, found {given.tolerance}.")
+    if given.opset is not None and given.format != "onnx":
+        raise UserError("--opset is for --format onnx.")
+    if given.base_model is not None and given.format not in _WITH_CARD:
+        raise UserError(f"--base-model is for the model card: --format {' or '.join(_WITH_CARD)}.")
+    is_there = given.output.exists()
+    if given.format == "standalone":
+        if is_there and (not given.output.is_dir() or any(given.output.iterdir())):
+            raise UserError(f"--output {given.output} is there already: name a new or an empty directory.")
+    elif given.output.is_dir():
+        raise UserError(f"--output {given.output} is a directory, expected the file to write.")
+    elif is_there and not given.overwrite:
+        raise UserError(f"--output {given.output} is there already: --overwrite replaces it.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Load, write, read back, compare, time, record."""
+    given = parse(arguments)
+    needs_ratio = given.format not in _WITH_CARD
+    source = load_source(given.model, given.ratio, given.task, given.plugin_path, needs_ratio)
+    print(f"model: {source.directory}, {type(source.model).__name__}{_stack(source)}", flush=True)
+    if given.format == "card":
+        _write(given.output, card(source, carries_code=False, base_model=given.base_model))
+        return
+    outputs = output_names(source.model, make_inputs(source, example_shape(source.model.config), padded=True))
+    expected = runner_of(Forward(source.model, source.inputs, outputs), source.inputs)
+    with writing(given.output):
+        (given.output if given.format == "standalone" else given.output.parent).mkdir(parents=True, exist_ok=True)
+    written, found, timed = _WRITERS[given.format](source, given, outputs)
+    print(f"made: {given.output}; comparing it with the model …", flush=True)
+    compared = differences(source, expected, found)
+    print("\n".join(lines_of(compared)))
+    record = _record(source, given, written, compared)
+    if timed is not None and given.repeats:
+        record["timing"] = _timed(source, given, expected, timed)
+    place = given.output / RECORD if given.format == "standalone" else Path(f"{given.output}.json")
+    _write(place, json.dumps(record, indent=2) + "\n")
+    _judge(record, given)
+
+
+def _write(path: Path, text: str) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    print(f"made: {path}")
+
+
+def _stack(source: Source) -> str:
+    kinds = " + ".join(edit["kind"] for edit in source.edits)
+    ratio = f", at ratio {source.ratio}" if source.ratio > 1 else ""
+    return f", edits: {kinds or 'none'}{ratio}"
+
+
+_Written = tuple[dict[str, Any], ManyRunner, Runner | None]
+
+
+def _onnx(source: Source, given: argparse.Namespace, _: Sequence[str]) -> _Written:
+    from utils.export import onnx  # onnxruntime takes a second to load, and the other formats do not need it
+
+    written = onnx.write(source, given.output, given.opset)
+    run = onnx.read(given.output, source.inputs)
+    return written, one_by_one(run), run
+
+
+def _torch(source: Source, given: argparse.Namespace, _: Sequence[str]) -> _Written:
+    from utils.export import torch_export
+
+    written = torch_export.write(source, given.output)
+    run = torch_export.read(given.output, source.inputs)
+    return written, one_by_one(run), run
+
+
+def _standalone(source: Source, given: argparse.Namespace, outputs: Sequence[str]) -> _Written:
+    from utils.export import standalone
+
+    written = standalone.write(source, given.output, outputs)
+    _write(given.output / "README.md", card(source, bool(written["code"]), given.base_model))
+    return written, standalone.read(given.output), None
+
+
+_WRITERS: dict[str, Callable[[Source, argparse.Namespace, Sequence[str]], _Written]] = {
+    "onnx": _onnx,
+    "torch": _torch,
+    "standalone": _standalone,
+}
+
+
+def _record(
+    source: Source, given: argparse.Namespace, written: dict[str, Any], compared: Sequence[Difference]
+) -> dict[str, Any]:
+    largest = max(one.largest for one in compared)
+    return {
+        "source": str(source.directory),
+        "format": given.format,
+        "architecture": type(source.model).__name__,
+        "edits": source.edits,
+        "ratio": source.ratio,
+        "task": source.task,
+        **written,
+        "max_difference": largest,
+        "tolerance": given.tolerance,
+        "within_tolerance": largest <= given.tolerance,
+        "compared": [{**one.shape._asdict(), "padded": one.padded, "difference": one.largest} for one in compared],
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
+    }
+
+
+def _timed(source: Source, given: argparse.Namespace, expected: Runner, found: Runner) -> dict[str, Any]:
+    """Time the two in turns, say it, and give what the record says of it."""
+    shape = Shape(given.batch, min(given.length, most_positions(source.model.config) or given.length), 2)
+    made = timing(source, expected, found, shape, given.repeats)
+    print(
+        f"{shape.batch} x {shape.length} tokens, {made.pairs} pairs in turns: model {made.first_ms:.3g} ms, "
+        f"file {made.second_ms:.3g} ms, model/file {made.ratio:.2f} (quartiles {made.ratio_p25:.2f} to "
+        f"{made.ratio_p75:.2f})"
+    )
+    sides = {"first": "model", "second": "file"}
+    return {**shape._asdict(), **{_renamed(name, sides): value for name, value in asdict(made).items()}}
+
+
+def _renamed(name: str, sides: dict[str, str]) -> str:
+    first, _, rest = name.partition("_")
+    return f"{sides[first]}_{rest}" if first in sides else name
+
+
+def _judge(record: dict[str, Any], given: argparse.Namespace) -> None:
+    """Say whether the file is what the model is; end with an exit code where it is not."""
+    largest = record["max_difference"]
+    print(f"max difference: {largest:.3g} (tolerance {given.tolerance:g})")
+    if not record["within_tolerance"]:
+        print(
+            f"error: {given.output} computes something else than the model: the largest difference is {largest:.3g}, "
+            f"--tolerance is {given.tolerance:g}.",
+            file=sys.stderr,
+        )
+        raise SystemExit(TOO_FAR)
+    print(f"next: docs/export.md shows how {given.output} is loaded.")
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)

@@ -1,0 +1,60 @@
+"""ONNX files, written by torch's exporter and read back by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from utils.errors import UserError, writing
+from utils.export.checks import Runner
+from utils.export.source import Source
+from utils.export.trace import quiet, trace, tracing_errors
+
+#: The oldest that torch's exporter has all operators for; it converts to older ones, which fails for some.
+OLDEST_OPSET = 18
+
+
+def write(source: Source, path: Path, opset: int | None) -> dict[str, Any]:
+    """Write the file; gives what its record says of it.
+
+    Raises:
+        UserError: the opset is none that torch can write, or the disk refuses.
+    """
+    if opset is not None and opset < OLDEST_OPSET:
+        raise UserError(f"--opset {opset}: torch's exporter writes opset {OLDEST_OPSET} or newer.")
+    traced = trace(source)
+    with quiet(), tracing_errors(source):
+        program = torch.onnx.export(
+            traced.program,
+            (),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=list(traced.inputs),
+            output_names=list(traced.outputs),
+            dynamic_shapes=(traced.axes,),
+        )
+    assert program is not None
+    with writing(path):
+        program.save(path)
+    used = program.model.opset_imports[""]
+    return {"inputs": traced.inputs, "outputs": traced.outputs, "opset": used, "plans": traced.plans}
+
+
+def read(path: Path, inputs: tuple[str, ...]) -> Runner:
+    """The file in onnxruntime on the CPU, with as many threads as torch has."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    known = {one.name for one in session.get_inputs()}  # a graph has no input that it does not use
+
+    def run(given: dict[str, Tensor]) -> Sequence[Tensor]:
+        fed = {name: given[name].numpy() for name in inputs if name in known}
+        return [torch.from_numpy(one) for one in session.run(None, fed)]
+
+    return run

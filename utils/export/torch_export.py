@@ -1,0 +1,27 @@
+"""`.pt2` files of torch.export: the graph with its weights, read by torch alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import writing
+from utils.export.checks import Runner
+from utils.export.source import Source
+from utils.export.trace import quiet, runner_of, trace
+
+
+def write(source: Source, path: Path) -> dict[str, Any]:
+    """Write the file; gives what its record says of it."""
+    traced = trace(source)
+    with writing(path), quiet():
+        torch.export.save(traced.program, path)
+    return {"inputs": traced.inputs, "outputs": traced.outputs, "plans": traced.plans}
+
+
+def read(path: Path, inputs: tuple[str, ...]) -> Runner:
+    """The file, read back."""
+    with quiet():
+        return runner_of(torch.export.load(path).module(), inputs)
