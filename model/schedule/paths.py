@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from model.errors import ModelError
+from model.schedule.axis import SCALE_TOLERANCE
 from model.schedule.units import LETTERS, UNITS, Axis, Unit
 
 _STEP = re.compile(rf"([+-]?[\d.]+(?:e[+-]?\d+)?)\s*([{''.join(LETTERS)}]?)", re.IGNORECASE)
@@ -33,6 +34,14 @@ class Step(NamedTuple):
     def text(self) -> str:
         """As it is written: `90S`, `4L`."""
         return f"{100 * self.scale:g}{self.unit.letter}" if self.unit.is_percent else f"{self.scale}{self.unit.letter}"
+
+    def is_near(self, other: Step) -> bool:
+        """Whether both are the same scale, but for the rounding of percentages."""
+        return self.axis == other.axis and abs(self.scale - other.scale) < SCALE_TOLERANCE
+
+    def is_smaller_than(self, other: Step) -> bool:
+        """Whether it is the smaller student, of the same axis."""
+        return self.scale < other.scale if self.axis == "layers" else self.scale > other.scale
 
     def gone(self, layers: int) -> float:
         """The fraction that is gone; of a model that had so many `layers`."""
@@ -78,8 +87,7 @@ def parse_path(text: str) -> tuple[Step, ...]:
         if before.axis != after.axis:
             mixed = " and ".join(f"{unit.plural} ({unit.letter})" for unit in (before.unit, after.unit))
             raise ModelError(f"The path {text!r} mixes {mixed}: a path has one of them.")
-        smaller = after.scale < before.scale if after.axis == "layers" else after.scale > before.scale
-        if not smaller:
+        if not after.is_smaller_than(before):
             raise ModelError(
                 f"The path {text!r} goes from {before.text} to {after.text}: each step has to be smaller than the one "
                 f"before it, that is {after.unit.smaller}."
@@ -102,7 +110,7 @@ def parse_paths(text: str) -> tuple[tuple[Step, ...], ...]:
 
 def _step(text: str, letter: str, path: str | None = None) -> Step:
     """A step; `letter` is that of a step without one."""
-    where = f" in the path {path!r}" if path is not None and path.strip() != text.strip() else ""
+    where = f" in {path!r}" if path is not None and path.strip() != text.strip() else ""
     match = _STEP.fullmatch(text.strip())
     unit = LETTERS.get((match[2] or letter).upper()) if match else None
     if match is None or unit is None:
