@@ -39,11 +39,11 @@ class NestedLayers(nn.ModuleList):
         return self.used
 
     def __iter__(self) -> Iterator[nn.Module]:
-        return islice(iter(self._modules.values()), self.used)  # type: ignore[arg-type]
+        return islice(iter(self._modules.values()), self.used)
 
     def plain(self) -> nn.ModuleList:
         """The list as it was."""
-        return nn.ModuleList(self._modules.values()).train(self.training)  # type: ignore[arg-type]
+        return nn.ModuleList(self._modules.values()).train(self.training)
 
 
 class LayersAxis:

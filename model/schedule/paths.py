@@ -1,4 +1,4 @@
-"""Scales as they are written on the command line, parsed once: `90S`, `60R`, `4L`, `80,90S`, `6,4L`, `80,90S;70,90S`."""
+"""Scales as they are written on the command line, parsed once: `90S`, `60R`, `4L`, `80,90S`, `80,90S;70,90S`."""
 
 from __future__ import annotations
 

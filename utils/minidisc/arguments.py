@@ -84,6 +84,8 @@ def schedule_problems(mode: str, flags: ScheduleArguments) -> list[str]:
     for name, modes in (("layer_or_sparsity", ("distill", "sparsify")), ("layer_or_sparsity_path", ("maxidisc",))):
         if getattr(flags, name) is not None and mode not in modes:
             problems.append(f"--{name} belongs to --mode {' and '.join(modes)}, found --mode {mode}")
+    if flags.axis == "ratio" and flags.grid is None and not steps_of(flags, mode):
+        problems.append(f"--mode {mode} --axis ratio needs --grid, such as 2,4")
     if mode == "minidisc":
         problems += _minidisc_problems(flags)
     else:
@@ -159,8 +161,6 @@ def _minidisc_problems(flags: ScheduleArguments) -> list[str]:
         problems = [f"--{name} is for --axis sparsity: give --{name.split('_')[0]}" for name in wrong]
         if flags.target is None:
             problems.append(f"--mode minidisc --axis {axis} needs --target, {UNITS[axis].example}")
-        if axis == "ratio" and flags.grid is None:
-            problems.append("--mode minidisc --axis ratio needs --grid, such as 2,4")
     if problems:
         return problems
     target, grid, trunc = target_of(flags), grid_of(flags, axis), trunc_of(flags)

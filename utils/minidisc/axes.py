@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from dataset import Task
 from model import (
@@ -40,6 +39,19 @@ from utils.minidisc.unsort import unsorted
 from utils.tucker.arguments import DecompositionArguments
 from utils.tucker.loading import load_classifier
 from utils.tucker.student import build_student, requested_edits
+
+
+class Job(Protocol):
+    """What an axis asks of the schedule when it makes the base."""
+
+    def importance(self, teacher: Any) -> Importance:
+        """That of a teacher's heads and neurons."""
+
+    def ratios(self) -> list[int]:
+        """All plugin ratios that will be asked for."""
+
+    def say(self, text: str) -> None:
+        """One line to the user."""
 
 
 class AxisKind(ABC):
@@ -97,17 +109,13 @@ class AxisKind(ABC):
         """The scale of a teacher that is a base itself, or a part of one; None if a base has to be made."""
         return None
 
-    def base(self, source: str, ratios: Sequence[int], importance: Callable[[Any], Importance]) -> Any:
-        """The base, made of the teacher in `source`.
-
-        Args:
-            ratios: of all scales that will be asked for, if they are ratios.
-            importance: measures that of heads and neurons.
-        """
+    def base(self, source: str, job: Job) -> Any:
+        """The base, made of the teacher in `source`."""
         raise NotImplementedError
 
     def settle(self, model: Any) -> None:
-        """Take note of the base."""
+        """Take note of the base, before students are made of it."""
+        return
 
     @abstractmethod
     def open(self, model: Any, scales: Sequence[float]) -> ScaleAxis:
@@ -151,10 +159,10 @@ class SparsityKind(AxisKind):
         edit = find_edit(teacher, PruningConfig)
         return None if edit is None else edit.sparsity
 
-    def base(self, source: str, ratios: Sequence[int], importance: Callable[[Any], Importance]) -> Any:
+    def base(self, source: str, job: Job) -> Any:
         """The teacher, sorted."""
         model = load_classifier(source, self.task, trained=True)
-        sparsify(model, importance(model), self._round_to)
+        sparsify(model, job.importance(model), self._round_to)
         return model
 
     def open(self, model: Any, scales: Sequence[float]) -> ScaleAxis:
@@ -197,12 +205,12 @@ class RankKind(AxisKind):
         else:
             RankAxis(teacher, (0.0,)).close()
 
-    def base(self, source: str, ratios: Sequence[int], importance: Callable[[Any], Importance]) -> Any:
+    def base(self, source: str, job: Job) -> Any:
         """The teacher's decomposition, its components sorted."""
         model = load_classifier(source, self.task, trained=True)
         if find_edit(model, DecompositionConfig) is None:
             model, how = build_student(source, base_flags(self._flags, model), self.task, trained=True)
-            print(f"base: {how}", flush=True)
+            job.say(f"base: {how}")
         sort_components(model)
         return model
 
@@ -277,11 +285,11 @@ class RatioKind(AxisKind):
             has = ", ".join(f"{ratio}K" for ratio in edit.ratios)
             raise UserError(f"{source} has plugins for {has} and cannot become {lacking[0]}.")
 
-    def base(self, source: str, ratios: Sequence[int], importance: Callable[[Any], Importance]) -> Any:
+    def base(self, source: str, job: Job) -> Any:
         """The teacher with fresh plugins, switched off."""
         model = load_classifier(source, self.task, trained=True)
         if find_edit(model, PluginConfig) is None:
-            apply_edit(model, PluginConfig(tuple(sorted({ratio for ratio in ratios if ratio > 1}))))
+            apply_edit(model, PluginConfig(tuple(sorted({ratio for ratio in job.ratios() if ratio > 1}))))
         return model
 
     def open(self, model: Any, scales: Sequence[float]) -> ScaleAxis:

@@ -98,9 +98,12 @@ class ScheduleJob:
 
     def asked(self, axis: Axis, mode: str) -> list[Step]:
         """All scales of an axis that a call names."""
-        if mode == "minidisc":
-            return [*(grid_of(self.flags, axis) or ()), target_of(self.flags)]
-        return [step for path in steps_of(self.flags, mode) for step in path if step.axis == axis]
+        steps = [step for path in steps_of(self.flags, mode) for step in path if step.axis == axis]
+        if not steps:
+            # Sparsities below that of a pruned teacher are left out of the grid; all others have to be possible.
+            grid = () if axis == "sparsity" else grid_of(self.flags, axis) or ()
+            return [*grid, *([target_of(self.flags)] if mode == "minidisc" else [])]
+        return steps
 
     def run(self, mode: str) -> dict[str, Any]:
         """Do everything that is not done yet; the best model ends in `best/`.
@@ -130,18 +133,25 @@ class ScheduleJob:
         folder = self.stages.path / kind.stage
 
         def work(directory: RunDirectory) -> dict[str, Any]:
-            ratios = [int(step.scale) for step in self.asked(axis, self.mode) if step.axis == "ratio"]
-            made = kind.base(self.teacher_source, ratios, self.importance)
+            made = kind.base(self.teacher_source, self)
             self.save(directory, made)
             kind.settle(made)
             scales = sorted(step.gone(kind.num_layers) for step in grid_of(self.flags, axis) or ())
             sizes = {f"{kind.number(s):g}": parameter_counts(kind.student(made, (s,))).total for s in scales}
-            self.stages.say(f"parameters by {axis}: " + ", ".join(f"{s}{kind.mark}: {n:,}" for s, n in sizes.items()))
+            self.say(f"parameters by {axis}: " + ", ".join(f"{s}{kind.mark}: {n:,}" for s, n in sizes.items()))
             return {"mode": "sparsify", "num_params": sizes}
 
         self.stages.do(kind.stage, kind.told, {"teacher": self.teacher_source}, work)
         kind.settle(load_classifier(str(folder / "best"), self.task, trained=True))
         return Model(folder / "best", 0.0, None if kind.base_teaches else source)
+
+    def ratios(self) -> list[int]:
+        """All plugin ratios that the call names."""
+        return [int(step.scale) for step in self.asked("ratio", self.mode)]
+
+    def say(self, text: str) -> None:
+        """One line, from the main process."""
+        self.stages.say(text)
 
     def importance(self, teacher: Any) -> Importance:
         """That of a teacher's heads and neurons on the development set."""
@@ -180,7 +190,7 @@ class ScheduleJob:
             found[path_name(steps)] = self.value(path_name(steps))
         best = max(found, key=lambda name: found[name])
         if len(found) > 1:
-            self.stages.say("paths: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+            self.say("paths: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         self.record.paths(found, best)
         return self.finish(mode, self.stages.path / best / "best", {self.selection: found[best]})
 
@@ -253,7 +263,7 @@ class ScheduleJob:
         choice = read_choice(folder)
         self.record.iteration(number, choice, kind)
         if not is_last:
-            self.stages.say(f"assistant: {kind.text(choice.scale)} ({choice.reason})")
+            self.say(f"assistant: {kind.text(choice.scale)} ({choice.reason})")
         return Model(folder, choice.scale)
 
     # --- shared steps -----------------------------------------------------------------------------------------------
@@ -277,7 +287,7 @@ class ScheduleJob:
         sources = [rows.source for rows in self.sets]
         self.runtime.by_main(lambda: directory.check_data(fingerprints_of(self.batches(), sources), resumed))
         for remark in directory.remarks:
-            self.stages.say(f"warning: {remark}")
+            self.say(f"warning: {remark}")
 
     def fit(self, directory: RunDirectory, parts: Fit) -> dict[str, Any]:
         """Train a stage."""
