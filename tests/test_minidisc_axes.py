@@ -196,7 +196,11 @@ def test_teachers_without_students_of_an_axis_are_refused(teachers: Teachers, tm
         (tmp_path / "base", (*RANK, "--rank_dim", 4), "is decomposed already, and its ranks are the base"),
         (tmp_path / "base", ("--mode", "distill", "--layer_or_sparsity", "2L"), "carries the edit 'decomposition'"),
         (teacher, ("--mode", "minidisc", "--axis", "layers", "--target", "9L", "--grid", "9,8"), "cannot become 9L"),
-        (teachers.sorted(), (*RANK, "--protocol", "II", "--rank_layer", 4), "rank_layer has no meaning in protocol II"),
+        (
+            teachers.sorted(),
+            (*RANK, "--protocol", "II", "--rank_dim", 4, "--rank_layer", 4),
+            "rank_layer has no meaning in protocol II",
+        ),
     ):
         with pytest.raises((UserError, ModelError), match=message):
             teachers.run(tmp_path / "refused", *flags, teacher=source)
