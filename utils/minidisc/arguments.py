@@ -54,10 +54,9 @@ class ScheduleArguments:
     target_iteration: int = flag(2, "Distillations of --mode minidisc: all but the last choose an assistant.")
     lam: float = flag(0.2, "Weight of an assistant's sparsity (0 to 1) against its metric, when it is chosen.")
     trunc_sparsity: float = flag(50.0, "Assistants below this sparsity, in percent, are not tried.")
-    grid: str | None = flag(
-        None,
-        f"Scales that are tried: sparsities or removed ranks in percent (default: {_GRID}), numbers of layers "
-        "(default: all), or ratios.",
+    grid: str = flag(
+        _GRID,
+        "Scales that are tried: sparsities or removed ranks in percent, numbers of layers (default: all), or ratios.",
     )
     selection_metric: str | None = flag(None, "Metric that selects models and assistants (default: the task's).")
     patience_epochs: int = flag(0, "Stop a distillation after this many epochs without a gain; 0 never does.")
@@ -84,7 +83,7 @@ def schedule_problems(mode: str, flags: ScheduleArguments) -> list[str]:
     for name, modes in (("layer_or_sparsity", ("distill", "sparsify")), ("layer_or_sparsity_path", ("maxidisc",))):
         if getattr(flags, name) is not None and mode not in modes:
             problems.append(f"--{name} belongs to --mode {' and '.join(modes)}, found --mode {mode}")
-    if flags.axis == "ratio" and flags.grid is None and not steps_of(flags, mode):
+    if flags.axis == "ratio" and flags.grid == _GRID and not steps_of(flags, mode):
         problems.append(f"--mode {mode} --axis ratio needs --grid, such as 2,4")
     if mode == "minidisc":
         problems += _minidisc_problems(flags)
@@ -210,15 +209,15 @@ def _scale_of(text: str, axis: Axis | None, flag_name: str) -> Step:
 
 
 def grid_of(flags: ScheduleArguments, axis: Axis) -> tuple[Step, ...] | None:
-    """The scales that are tried; None for all depths of a model.
+    """The scales that are tried; None for all depths of a model, where the default (percentages) says nothing.
 
     Raises:
         UserError: one is no scale of the axis.
     """
-    if flags.grid is None and axis in ("layers", "ratio"):
+    if flags.grid == _GRID and not UNITS[axis].is_percent:
         return None
     with naming("--grid"):
-        return parse_grid(flags.grid or _GRID, axis)
+        return parse_grid(flags.grid, axis)
 
 
 def type_of(flags: ScheduleArguments, task: Task) -> ModelType:
