@@ -153,7 +153,7 @@ def die_in_evaluation(scale: int) -> None:
             _kill()
         return original(self, wanted)
 
-    SparsityAxis.commit = fatal  # type: ignore[method-assign]
+    SparsityAxis.commit = fatal  # type: ignore[assignment,method-assign]
 
 
 def die_at_the_end(_: int) -> None:

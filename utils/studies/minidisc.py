@@ -118,12 +118,12 @@ def table(study: Study, task: str, seeds: Sequence[int], names: Sequence[str] = 
     lines = [["student", *metrics, "retention", *sizes, "training"]]
     lines.append(["---"] * len(lines[0]))
     lines.append(["teacher", *(f"{dense[m]:.3f}" for m in metrics), "1", *_cost(study, task, seeds, "teacher"), ""])
-    for row, made in rows.items():
-        if made:
-            of = f" ({len(made)} of {most} seeds)" if len(made) < most else ""
-            shown = [spread([values[m] for values, _ in made]) for m in metrics]
-            kept = statistics.mean(values[metrics[0]] for values, _ in made) / dense[metrics[0]]
-            spent = _spent([result for _, result in made])
+    for row, of_seeds in rows.items():
+        if of_seeds:
+            of = f" ({len(of_seeds)} of {most} seeds)" if len(of_seeds) < most else ""
+            shown = [spread([values[m] for values, _ in of_seeds]) for m in metrics]
+            kept = statistics.mean(values[metrics[0]] for values, _ in of_seeds) / dense[metrics[0]]
+            spent = _spent([result for _, result in of_seeds])
             lines.append([f"{row}{of}", *shown, f"{kept:.1%}", *_cost(study, task, seeds, row), spent])
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
