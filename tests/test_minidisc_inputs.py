@@ -86,8 +86,11 @@ def test_flags_that_are_missing_or_have_no_effect(flags: str, message: str) -> N
         ("--mode minidisc --target_sparsity 5 --grid 10,50", "--target_sparsity 5 is not in --grid 10, 50"),
         ("--mode minidisc --target_sparsity 100", "--target_sparsity is a percentage from 0 to below 100, found 100"),
         ("--mode minidisc --trunc_sparsity 95", "--trunc_sparsity 95 leaves no assistant before --target_sparsity 90"),
-        ("--mode minidisc --grid 10,x,90", "--grid 10,x,90: 'x' is no number"),
-        ("--mode minidisc --grid 90,100", "--grid 90,100: expected percentages from 0 to below 100, found 100"),
+        ("--mode minidisc --grid 10,x,90", "--grid: 'x' in '10,x,90' is no scale"),
+        (
+            "--mode minidisc --grid 90,100",
+            "--grid: '100' in '90,100': a sparsity is from 0 to below 100 percent, found 100",
+        ),
         ("--mode minidisc --target_iteration 0", "--target_iteration must be at least 1, found 0"),
         ("--mode minidisc --lam -0.1", "--lam must be a number of at least 0, found -0.1"),
         ("--mode minidisc --lam nan", "--lam must be a number of at least 0, found nan"),
@@ -174,7 +177,7 @@ def test_teachers_that_are_smaller_than_the_student(teachers: Teachers, tmp_path
         (
             tmp_path / "90S",
             ("--mode", "minidisc", "--target_sparsity", 50),
-            "90 % already, beyond --target_sparsity 50",
+            "90 % already and cannot become 50S",
         ),
         (tmp_path / "90S", ("--mode", "distill", "--layer_or_sparsity", "2L"), "smaller than the fine-tuned teacher"),
         (

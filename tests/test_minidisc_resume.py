@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from model import SparsityAxis
 from tests.helpers_minidisc import Teachers, read
 from tests.tiny import (
     assert_same_run,
@@ -143,9 +144,7 @@ def die_before_total_step(step: int) -> None:
 
 def die_in_evaluation(scale: int) -> None:
     """SIGKILL inside an evaluation, when so many scales of all evaluations together are done."""
-    from utils.minidisc import job
-
-    original, seen = job.SparsityAxis.commit, 0
+    original, seen = SparsityAxis.commit, 0
 
     def fatal(self: Any, wanted: float) -> Any:
         nonlocal seen
@@ -154,7 +153,7 @@ def die_in_evaluation(scale: int) -> None:
             _kill()
         return original(self, wanted)
 
-    job.SparsityAxis.commit = fatal  # type: ignore[assignment,method-assign]
+    SparsityAxis.commit = fatal  # type: ignore[assignment,method-assign]
 
 
 def die_at_the_end(_: int) -> None:

@@ -25,7 +25,7 @@ _RANKS = {
     "rank_layer=72, rank_condim=384, rank_dim=384": "rank_layer=4, rank_condim=12, rank_dim=10",
     'embedding_type="tt", order=3, rank=64': 'embedding_type="tt", order=3, rank=2',
 }
-PAGES = ("README.md", "docs/tucker.md", "docs/embedding_factorisations.md")
+PAGES = ("README.md", "docs/tucker.md", "docs/embedding_factorisations.md", "docs/minidisc.md")
 
 
 def python_of(page: str) -> list[str]:

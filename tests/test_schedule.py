@@ -84,7 +84,7 @@ def test_a_step_is_a_fraction_or_a_number_of_layers(text: str, expected: tuple[s
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("90", "'90' is no scale: expected a sparsity such as 90S or layers such as 4L"),
+        ("90", "'90' is no scale: expected a sparsity such as 90S, .*, layers such as 4L or "),
         ("S", "'S' is no scale"),
         ("", "'' is no scale"),
         ("nanS", "'nanS' is no scale"),
@@ -118,10 +118,10 @@ def test_paths_share_the_last_letter() -> None:
         ("90,80S", "from 90S to 80S: each step has to be smaller than the one before it, that is a higher sparsity"),
         ("4,6L", "from 4L to 6L: each step has to be smaller than the one before it, that is fewer layers"),
         ("90,90S", "from 90S to 90S"),
-        ("100,95S", "'100' in the path '100,95S'"),
+        ("100,95S", "'100' in '100,95S'"),
         ("6L,90S", "mixes"),
-        ("80,,90S", "'' in the path '80,,90S' is no scale"),
-        ("80,90", "'80' in the path '80,90' is no scale"),
+        ("80,,90S", "'' in '80,,90S' is no scale"),
+        ("80,90", "'80' in '80,90' is no scale"),
     ],
 )
 def test_paths_go_downwards_in_size(text: str, found: str) -> None:

@@ -1,7 +1,9 @@
 """Tucker decomposition of a BERT encoder's matrices."""
 
+from model.decomposition.axis import RankAxis, at_ranks, ranks_at
 from model.decomposition.config import DecompositionConfig
 from model.decomposition.inference import ChosenPlan, optimize_for_inference
+from model.decomposition.ordering import sort_components
 from model.decomposition.originals import edit_from_original_config, is_original, load_original
 from model.decomposition.report import BlockErrors
 from model.decomposition.surgery import matrix_bank, relative_errors
@@ -10,10 +12,14 @@ __all__ = [
     "BlockErrors",
     "ChosenPlan",
     "DecompositionConfig",
+    "RankAxis",
+    "at_ranks",
     "edit_from_original_config",
     "is_original",
     "load_original",
     "matrix_bank",
     "optimize_for_inference",
+    "ranks_at",
     "relative_errors",
+    "sort_components",
 ]

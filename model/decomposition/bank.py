@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from model.decomposition.plans import Factors, Inner, PairFactors, SharedFactors
+from model.errors import ModelError
 from model.packing import PackedWeight, Weight, usable_for
 
 #: Values looked at to notice a change that bypassed autograd (`parameter.data`).
@@ -53,6 +54,7 @@ class MatrixBank(nn.Module, ABC):
         super().__init__()
         self._cache = _Cache()
         self._changes = 0
+        self._kept: dict[str, int] | None = None
 
     @property
     @abstractmethod
@@ -66,6 +68,48 @@ class MatrixBank(nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self, std: float) -> None:
         """Draw all factors so that the blocks' entries have the standard deviation `std`."""
+
+    @property
+    @abstractmethod
+    def ranks(self) -> dict[str, int]:
+        """The ranks that can be narrowed, by their names in the config: how many components the parameters hold."""
+
+    @abstractmethod
+    def _views(self, kept: Mapping[str, int]) -> dict[str, Tensor]:
+        """The leading components of each parameter, as views of them."""
+
+    def narrow(self, kept: Mapping[str, int] | None) -> None:
+        """Compute with the leading components alone from now on, without a copy; None gives all of them back.
+
+        Raises:
+            ModelError: a rank is below 1 or above what there is, or the bank is not of a kind that can be narrowed.
+        """
+        kept = None if kept is None else self._checked(kept)
+        if kept != self._kept:
+            self._kept = kept
+            self.forget()
+
+    def shrink(self, kept: Mapping[str, int]) -> None:
+        """Let go of all but the leading components; the parameters are new ones.
+
+        Raises:
+            ModelError: as `narrow`.
+        """
+        self.narrow(None)
+        for name, view in self._views(self._checked(kept)).items():
+            old = self.get_parameter(name)
+            setattr(self, name, nn.Parameter(view.detach().clone(), requires_grad=old.requires_grad))
+        self.forget()
+
+    def _checked(self, kept: Mapping[str, int]) -> dict[str, int]:
+        for name, most in self.ranks.items():
+            if not 1 <= kept[name] <= most:
+                raise ModelError(f"{name} {kept[name]} is not between 1 and {most}, what the bank has.")
+        return dict(kept)
+
+    def _part(self, name: str) -> Tensor:
+        """A parameter, or the part of it that is in use."""
+        return self.get_parameter(name) if self._kept is None else self._views(self._kept)[name]
 
     def factors(self, rows: slice, transposed: bool) -> Factors:
         """The blocks of `rows` as factors, or their transposes."""
@@ -175,18 +219,35 @@ class TuckerBank(MatrixBank):
     @property
     def inner(self) -> Inner:
         """(c, d), shared."""
-        return Inner(self.core.shape[1], self.core.shape[2], True)
+        core = self._part("core")
+        return Inner(core.shape[1], core.shape[2], True)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """rank_layer (of protocol IV alone), rank_condim, rank_dim."""
+        layer, left, right = self.core.shape
+        ranks = {"rank_condim": left, "rank_dim": right}
+        return ranks if self.factor_layer is None else {"rank_layer": layer, **ranks}
+
+    def _views(self, kept: Mapping[str, int]) -> dict[str, Tensor]:
+        left, right = kept["rank_condim"], kept["rank_dim"]
+        views = {"factor_left": self.factor_left[:, :left], "factor_right": self.factor_right[:right]}
+        if self.factor_layer is None:
+            return {**views, "core": self.core[:, :left, :right]}
+        layer = kept["rank_layer"]
+        return {**views, "core": self.core[:layer, :left, :right], "factor_layer": self.factor_layer[:, :layer]}
 
     def cores(self, rows: slice) -> Tensor:
         """The blocks' own cores, (n, c, d)."""
+        core = self._part("core")
         if self.factor_layer is None:
-            return self.core[rows]
-        mixed = self.factor_layer[rows] @ self.core.flatten(1)
-        return mixed.view(-1, *self.core.shape[1:])
+            return core[rows]
+        mixed = self._part("factor_layer")[rows] @ core.flatten(1)
+        return mixed.view(-1, *core.shape[1:])
 
     def stacked_factors(self, rows: slice) -> Factors:
         """U, the cores, V."""
-        return SharedFactors(self.factor_left, self.cores(rows), self.factor_right)
+        return SharedFactors(self._part("factor_left"), self.cores(rows), self._part("factor_right"))
 
     def reset_parameters(self, std: float) -> None:
         """Outer factors of unit size; the core carries the scale: Var = c d / D² Var(core)."""
@@ -209,11 +270,21 @@ class PairBank(MatrixBank):
     @property
     def inner(self) -> Inner:
         """(r, r), each block's own."""
-        return Inner(self.left.shape[2], self.left.shape[2], False)
+        rank = self._part("left").shape[2]
+        return Inner(rank, rank, False)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """rank_dim."""
+        return {"rank_dim": self.left.shape[2]}
+
+    def _views(self, kept: Mapping[str, int]) -> dict[str, Tensor]:
+        rank = kept["rank_dim"]
+        return {"left": self.left[:, :, :rank], "right": self.right[:, :rank]}
 
     def stacked_factors(self, rows: slice) -> Factors:
         """The pairs as they are."""
-        return PairFactors(self.left[rows], self.right[rows])
+        return PairFactors(self._part("left")[rows], self._part("right")[rows])
 
     def reset_parameters(self, std: float) -> None:
         """Both factors alike: Var = r Var(left) Var(right)."""
@@ -242,6 +313,15 @@ class ExpandedBank(TuckerBank):
         self.exp_core12 = nn.Parameter(torch.empty(blocks, ranks[0], right, **kind))
         self.exp_core21 = nn.Parameter(torch.empty(blocks, left, ranks[1], **kind))
         self.exp_core22 = nn.Parameter(torch.empty(blocks, left, right, **kind))
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """None.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError("With is_expand, tanh mixes the components: they are in no order, so no rank can be narrowed.")
 
     @property
     def inner(self) -> Inner:

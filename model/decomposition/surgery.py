@@ -84,6 +84,11 @@ def relative_errors(model: Any) -> BlockErrors:
     return errors
 
 
+def forget_errors(model: Any) -> None:
+    """Drop what `relative_errors` knows, as the bank is another one now."""
+    matrix_bank(model).__dict__.pop(_ERRORS, None)
+
+
 def matrix_groups(model: Any) -> list[MatrixGroup]:
     """The groups of projections of a decomposed model, first layer first."""
     layers = (module for module in spec_for(model).encoder(model).modules() if isinstance(module, DecomposedLinear))

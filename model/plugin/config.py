@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from model.compression import EditConfig, is_positive, is_whole, register_edit
 from model.errors import ModelError
 from model.plugin.state import Choice
-from model.plugin.surgery import attach_modules, detach_modules, fill_bank, plugin_modules
+from model.plugin.surgery import attach_modules, detach_modules, fill_bank, plugin_modules, set_ratio
 
 Compat = Literal["native", "grouping", "original"]
 #: Plugins per layer: far more than anyone trains, and few enough to be built in no time.
@@ -34,6 +34,7 @@ class PluginConfig(EditConfig):
                 its batch was padded;
             grouping: the original's groups, which ignore the mask (what published plugins were trained with);
             original: also its attention output of 0 on padded rows and its layer-norm epsilon of 1e-2.
+        ratio: the ratio in use where the model is built or loaded: 1, or one of `ratios` (of the first task).
     """
 
     kind: ClassVar[str] = "plugin"
@@ -43,6 +44,7 @@ class PluginConfig(EditConfig):
     residual_scale: float = 100.0
     tasks: tuple[str, ...] = ("",)
     compat: Compat = "native"
+    ratio: int = 1
 
     def __post_init__(self) -> None:
         given: Any = self.ratios
@@ -64,6 +66,8 @@ class PluginConfig(EditConfig):
             raise ModelError(f"A bank holds at most {LARGEST_BANK} plugins per layer, found {size}.")
         if self.compat not in get_args(Compat):
             raise ModelError(f"compat is one of {', '.join(get_args(Compat))}, found {self.compat!r}.")
+        if not is_whole(self.ratio) or self.ratio not in (1, *self.ratios):
+            raise ModelError(f"The ratio in use is 1 or one of {list(self.ratios)}, found {self.ratio!r}.")
 
     @property
     def choices(self) -> list[Choice]:
@@ -71,9 +75,10 @@ class PluginConfig(EditConfig):
         return [Choice(ratio, task) for task in self.tasks for ratio in self.ratios]
 
     def apply(self, model: PreTrainedModel) -> None:
-        """Wrap every encoder FFN; `base_layer` keeps the dense one. The ratio in use is 1 afterwards."""
+        """Wrap every encoder FFN; `base_layer` keeps the dense one. `ratio` is in use afterwards."""
         attach_modules(model, self.compat)
         fill_bank(model, self.choices, self.bottleneck, self.residual_scale)
+        set_ratio(model, self.ratio, self.tasks[0])
 
     def undo(self, model: PreTrainedModel) -> None:
         """Hang the dense FFNs back; logits are bit-identical to those before `apply`."""
@@ -91,7 +96,7 @@ class PluginConfig(EditConfig):
         """One delta file per ratio: `plugin-k4`; of a named task `plugin-sst2-k4`."""
         return {
             "-".join(["plugin", *([choice.task] if choice.task else []), f"k{choice.ratio}"]): replace(
-                self, ratios=(choice.ratio,), tasks=(choice.task,)
+                self, ratios=(choice.ratio,), tasks=(choice.task,), ratio=1
             )
             for choice in self.choices
         }
@@ -99,7 +104,7 @@ class PluginConfig(EditConfig):
     def joined(self, other: EditConfig) -> PluginConfig:
         """A bank with the ratios and tasks of both; all other settings must agree."""
         assert isinstance(other, PluginConfig)
-        if (differing := replace(other, ratios=self.ratios, tasks=self.tasks)) != self:
+        if (differing := replace(other, ratios=self.ratios, tasks=self.tasks, ratio=self.ratio)) != self:
             raise ModelError(f"Plugins with other settings cannot share a bank: {differing} and {self}.")
         ratios, tasks = dict.fromkeys(self.ratios + other.ratios), dict.fromkeys(self.tasks + other.tasks)
         return replace(self, ratios=tuple(sorted(ratios)), tasks=tuple(tasks))

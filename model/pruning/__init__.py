@@ -5,6 +5,7 @@ from model.pruning.commit import committed, sparsify, sparsity_of
 from model.pruning.config import PruningConfig
 from model.pruning.importance import Importance, measure_importance
 from model.pruning.layer_drop import LayerDropConfig, first_layers
+from model.pruning.layers_axis import LayersAxis, with_layers
 from model.pruning.nested import NestedWidths
 from model.pruning.places import Places, places_of
 from model.pruning.widths import Widths, widths_at
@@ -12,6 +13,7 @@ from model.pruning.widths import Widths, widths_at
 __all__ = [
     "Importance",
     "LayerDropConfig",
+    "LayersAxis",
     "NestedWidths",
     "Places",
     "PruningConfig",
@@ -24,4 +26,5 @@ __all__ = [
     "sparsify",
     "sparsity_of",
     "widths_at",
+    "with_layers",
 ]

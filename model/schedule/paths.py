@@ -1,15 +1,16 @@
-"""Scales as they are written on the command line, parsed once: `90S`, `4L`, `80,90S`, `6,4L`, `80,90S;70,90S`."""
+"""Scales as they are written on the command line, parsed once: `90S`, `60R`, `4L`, `80,90S`, `80,90S;70,90S`."""
 
 from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from model.errors import ModelError
+from model.schedule.axis import SCALE_TOLERANCE
+from model.schedule.units import LETTERS, UNITS, Axis, Unit
 
-Axis = Literal["sparsity", "layers"]
-_STEP = re.compile(r"([+-]?[\d.]+(?:e[+-]?\d+)?)\s*([SL]?)", re.IGNORECASE)
+_STEP = re.compile(rf"([+-]?[\d.]+(?:e[+-]?\d+)?)\s*([{''.join(LETTERS)}]?)", re.IGNORECASE)
 
 
 class Step(NamedTuple):
@@ -17,25 +18,58 @@ class Step(NamedTuple):
 
     Attributes:
         axis: what is scaled.
-        scale: the fraction that is pruned (`sparsity`), or the number of layers that are kept (`layers`).
+        scale: the fraction that is gone (`sparsity`, `rank`), the number of layers that are kept (`layers`), or the
+            ratio of the plugins (`ratio`).
     """
 
     axis: Axis
     scale: float | int
 
     @property
+    def unit(self) -> Unit:
+        """Of its axis."""
+        return UNITS[self.axis]
+
+    @property
     def text(self) -> str:
         """As it is written: `90S`, `4L`."""
-        return f"{100 * self.scale:g}S" if self.axis == "sparsity" else f"{self.scale}L"
+        return f"{100 * self.scale:g}{self.unit.letter}" if self.unit.is_percent else f"{self.scale}{self.unit.letter}"
+
+    def is_near(self, other: Step) -> bool:
+        """Whether both are the same scale, but for the rounding of percentages."""
+        return self.axis == other.axis and abs(self.scale - other.scale) < SCALE_TOLERANCE
+
+    def is_smaller_than(self, other: Step) -> bool:
+        """Whether it is the smaller student, of the same axis."""
+        return self.scale < other.scale if self.axis == "layers" else self.scale > other.scale
+
+    def gone(self, layers: int) -> float:
+        """The fraction that is gone; of a model that had so many `layers`."""
+        return float(self.scale) if self.unit.is_percent else self.unit.gone(self.scale, layers)
 
 
-def parse_step(text: str) -> Step:
-    """`90S` is 90 % pruned, `4L` the first four layers.
+def parse_step(text: str, axis: Axis | None = None) -> Step:
+    """`90S` is 90 % pruned, `60R` lacks 60 % of each rank, `4L` has the first four layers, `4K` plugins of ratio 4.
+
+    Args:
+        axis: whose letter may be left out.
 
     Raises:
-        ModelError: it is neither.
+        ModelError: it is none of these.
     """
-    return _step(text, "")
+    return _step(text, "" if axis is None else UNITS[axis].letter)
+
+
+def parse_grid(text: str, axis: Axis) -> tuple[Step, ...]:
+    """Scales of one axis, separated by commas, in any order; the axis' letter may be left out.
+
+    Raises:
+        ModelError: one is no scale, or of another axis.
+    """
+    steps = tuple(_step(piece, UNITS[axis].letter, text) for piece in text.split(","))
+    if other := [step for step in steps if step.axis != axis]:
+        raise ModelError(f"{other[0].text} is none of the {UNITS[axis].plural}: expected {UNITS[axis].example}.")
+    return tuple(dict.fromkeys(steps))
 
 
 def parse_path(text: str) -> tuple[Step, ...]:
@@ -51,12 +85,12 @@ def parse_path(text: str) -> tuple[Step, ...]:
     steps = tuple(_step(piece, letter, text) for piece in pieces)
     for before, after in pairwise(steps):
         if before.axis != after.axis:
-            raise ModelError(f"The path {text!r} mixes sparsities (S) and layers (L): a path has one of them.")
-        smaller = after.scale > before.scale if after.axis == "sparsity" else after.scale < before.scale
-        if not smaller:
+            mixed = " and ".join(f"{unit.plural} ({unit.letter})" for unit in (before.unit, after.unit))
+            raise ModelError(f"The path {text!r} mixes {mixed}: a path has one of them.")
+        if not after.is_smaller_than(before):
             raise ModelError(
                 f"The path {text!r} goes from {before.text} to {after.text}: each step has to be smaller than the one "
-                f"before it, that is {'a higher sparsity' if after.axis == 'sparsity' else 'fewer layers'}."
+                f"before it, that is {after.unit.smaller}."
             )
     return steps
 
@@ -76,19 +110,23 @@ def parse_paths(text: str) -> tuple[tuple[Step, ...], ...]:
 
 def _step(text: str, letter: str, path: str | None = None) -> Step:
     """A step; `letter` is that of a step without one."""
-    where = f" in the path {path!r}" if path is not None and path.strip() != text.strip() else ""
+    where = f" in {path!r}" if path is not None and path.strip() != text.strip() else ""
     match = _STEP.fullmatch(text.strip())
-    unit = (match[2] or letter).upper() if match else ""
-    if match is None or unit not in ("S", "L"):
-        raise ModelError(f"{text!r}{where} is no scale: expected a sparsity such as 90S or layers such as 4L.")
+    unit = LETTERS.get((match[2] or letter).upper()) if match else None
+    if match is None or unit is None:
+        *most, last = (known.example for known in UNITS.values())
+        raise ModelError(f"{text!r}{where} is no scale: expected {', '.join(most)} or {last}.")
     try:
         number = float(match[1])
     except ValueError:
         raise ModelError(f"{text!r}{where} is no scale: {match[1]!r} is no number.") from None
-    if unit == "S":
+    what = f"{text!r}{where}: {unit.example.rsplit(' such as', 1)[0]}"
+    if unit.is_percent:
         if not 0 <= number < 100:
-            raise ModelError(f"{text!r}{where}: a sparsity is from 0 to below 100 percent, found {number:g}.")
-        return Step("sparsity", number / 100)
+            verb = "is" if unit.axis == "sparsity" else "are"
+            raise ModelError(f"{what} {verb} from 0 to below 100 percent, found {number:g}.")
+        return Step(unit.axis, number / 100)
     if number < 1 or number != int(number):
-        raise ModelError(f"{text!r}{where}: layers are a whole number of at least 1, found {number:g}.")
-    return Step("layers", int(number))
+        verb = "are" if unit.axis == "layers" else "is"
+        raise ModelError(f"{what} {verb} a whole number of at least 1, found {number:g}.")
+    return Step(unit.axis, int(number))

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 
 from dataset import Task
 from model import ModelError
-from model.schedule import Step, parse_paths, parse_step
-from model.schedule.axis import SCALE_TOLERANCE
+from model.schedule import UNITS, Axis, Step, parse_grid, parse_paths, parse_step
 from model.variants import ModelType, get_model_type
 from utils.arguments import flag
 from utils.errors import UserError
+from utils.tucker.arguments import DecompositionArguments
 
 #: Modes of `task_distill.py` that belong to schedules whatever else is given; `distill` does with --layer_or_sparsity.
 SCHEDULE_MODES = ("sparsify", "maxidisc", "minidisc")
 #: The original's sparsities, in percent.
 _GRID = "10,20,30,40,50,60,70,80,85,90,95"
+_TARGETS = ("target", "trunc")
 
 
 @dataclass
@@ -32,17 +33,31 @@ class ScheduleArguments:
         "What is trained and compared: ftbert, kdbert, pkdbert, sparsebert, ftenct5 or sparseenct5, with _cls or _ner "
         "behind it (default: ftbert for --mode finetune, sparsebert for schedules).",
     )
+    axis: Axis | None = flag(
+        None,
+        "What --mode minidisc scales: sparsity (default), rank (components of a decomposed student), layers or ratio "
+        "(of plugins). In the other modes the letter of a scale says it.",
+    )
     layer_or_sparsity: str | None = flag(
-        None, "The student of --mode distill, and of --mode sparsify: 90S (90 %% pruned) or 4L (its first 4 layers)."
+        None,
+        "The student of --mode distill, and of --mode sparsify: 90S (90 %% pruned), 4L (its first 4 layers), 60R "
+        "(decomposed, without 60 %% of each rank) or 4K (plugins of ratio 4).",
     )
     layer_or_sparsity_path: str | None = flag(
-        None, "Assistants and student of --mode maxidisc: 80,90S or 6,4L; several paths, separated by ;, are compared."
+        None,
+        "Assistants and student of --mode maxidisc: 80,90S, 6,4L, 30,60R or 2,4K; several paths, separated by ;, are "
+        "compared.",
     )
+    target: str | None = flag(None, "The student of --mode minidisc with another --axis than sparsity: 60R, 4L or 4K.")
+    trunc: str | None = flag(None, "Larger assistants than this are not tried there (default: all of --grid are).")
     target_sparsity: float = flag(90.0, "The student of --mode minidisc, in percent.")
     target_iteration: int = flag(2, "Distillations of --mode minidisc: all but the last choose an assistant.")
     lam: float = flag(0.2, "Weight of an assistant's sparsity (0 to 1) against its metric, when it is chosen.")
     trunc_sparsity: float = flag(50.0, "Assistants below this sparsity, in percent, are not tried.")
-    grid: str = flag(_GRID, "Sparsities that are tried, in percent.")
+    grid: str = flag(
+        _GRID,
+        "Scales that are tried: sparsities or removed ranks in percent, numbers of layers (default: all), or ratios.",
+    )
     selection_metric: str | None = flag(None, "Metric that selects models and assistants (default: the task's).")
     patience_epochs: int = flag(0, "Stop a distillation after this many epochs without a gain; 0 never does.")
     num_relation_heads: int | None = flag(
@@ -68,13 +83,32 @@ def schedule_problems(mode: str, flags: ScheduleArguments) -> list[str]:
     for name, modes in (("layer_or_sparsity", ("distill", "sparsify")), ("layer_or_sparsity_path", ("maxidisc",))):
         if getattr(flags, name) is not None and mode not in modes:
             problems.append(f"--{name} belongs to --mode {' and '.join(modes)}, found --mode {mode}")
+    if flags.axis == "ratio" and flags.grid == _GRID and not steps_of(flags, mode):
+        problems.append(f"--mode {mode} --axis ratio needs --grid, such as 2,4")
     if mode == "minidisc":
         problems += _minidisc_problems(flags)
+    else:
+        problems += [f"--{name} belongs to --mode minidisc, found --mode {mode}" for name in _given(flags, _TARGETS)]
     if flags.model_type is not None:
         known_type(flags.model_type, "cls")
     if not problems:
-        steps_of(flags, mode)
+        axes_of(flags, mode)
     return problems
+
+
+def decomposition_problems(mode: str, flags: ScheduleArguments, ranks: DecompositionArguments) -> list[str]:
+    """What of a decomposition was given to a schedule that has none, or cannot begin with it.
+
+    Raises:
+        UserError: a scale or path is not one.
+    """
+    if "rank" not in axes_of(flags, mode):
+        if ranks != DecompositionArguments():
+            return ["--use_swap and its ranks belong to decomposed students, not to teacher assistants"]
+        return []
+    names = ("embedding_type", "embedding_order", "embedding_rank", "from_scratch")
+    told = "a schedule over ranks decomposes the teacher's matrices, whose components it sorts"
+    return [f"--{name} has no place here: {told}" for name in names if getattr(ranks, name) not in (None, False)]
 
 
 def unused_in(mode: str, flags: ScheduleArguments) -> list[str]:
@@ -83,6 +117,8 @@ def unused_in(mode: str, flags: ScheduleArguments) -> list[str]:
     for name in ("layer_or_sparsity", "layer_or_sparsity_path", "num_relation_heads"):
         if getattr(flags, name) is not None:
             problems.append(f"--{name} belongs to --mode distill, sparsify or maxidisc, found --mode {mode}")
+    for name in _given(flags, ("axis", *_TARGETS)):
+        problems.append(f"--{name} belongs to --mode minidisc, found --mode {mode}")
     if flags.model_type is None or mode in ("evaluate", "predict"):
         return problems  # the model says what it is
     if mode == "distill":
@@ -110,36 +146,78 @@ def _range_problems(flags: ScheduleArguments) -> list[str]:
     return problems
 
 
+def _given(flags: ScheduleArguments, names: Sequence[str]) -> list[str]:
+    """Those of the flags that do not have their default value."""
+    return [name for name in names if getattr(flags, name) != getattr(ScheduleArguments(), name)]
+
+
 def _minidisc_problems(flags: ScheduleArguments) -> list[str]:
-    target, problems = flags.target_sparsity / 100, []
-    scales = grid_of(flags)
-    if not any(abs(scale - target) < SCALE_TOLERANCE for scale in scales):
-        known = ", ".join(f"{100 * scale:g}" for scale in scales)
-        problems.append(f"--target_sparsity {flags.target_sparsity:g} is not in --grid {known}")
-    if flags.target_iteration > 1 and flags.trunc_sparsity > flags.target_sparsity:
+    axis = flags.axis or "sparsity"
+    if axis == "sparsity":
+        problems = [f"--{name} is for another --axis: give --{name}_sparsity" for name in _given(flags, _TARGETS)]
+    else:
+        wrong = _given(flags, ("target_sparsity", "trunc_sparsity"))
+        problems = [f"--{name} is for --axis sparsity: give --{name.split('_')[0]}" for name in wrong]
+        if flags.target is None:
+            problems.append(f"--mode minidisc --axis {axis} needs --target, {UNITS[axis].example}")
+    if problems:
+        return problems
+    target, grid, trunc = target_of(flags), grid_of(flags, axis), trunc_of(flags)
+    names = ("target_sparsity", "trunc_sparsity") if axis == "sparsity" else ("target", "trunc")
+    if grid is not None and not any(step.is_near(target) for step in grid):
+        known = ", ".join(map(_shown, sorted(grid)))
+        problems.append(f"--{names[0]} {_shown(target)} is not in --grid {known}")
+    if flags.target_iteration > 1 and trunc is not None and trunc.is_smaller_than(target):
         problems.append(
-            f"--trunc_sparsity {flags.trunc_sparsity:g} leaves no assistant before --target_sparsity "
-            f"{flags.target_sparsity:g}: it must not be above"
+            f"--{names[1]} {_shown(trunc)} leaves no assistant before --{names[0]} {_shown(target)}: it must not be "
+            f"{'below' if axis == 'layers' else 'above'}"
         )
     return problems
 
 
-def grid_of(flags: ScheduleArguments) -> tuple[float, ...]:
-    """The sparsities that are tried, as fractions, rising.
+def _shown(step: Step) -> str:
+    """A scale as its flag has it: sparsities, which have flags of their own, without the letter."""
+    return step.text.removesuffix("S")
+
+
+def target_of(flags: ScheduleArguments) -> Step:
+    """The student of `minidisc`.
 
     Raises:
-        UserError: one is no number from 0 to below 100.
+        UserError: it is no scale of the axis.
     """
-    scales = set()
-    for text in flags.grid.split(","):
-        try:
-            percent = float(text)
-        except ValueError:
-            raise UserError(f"--grid {flags.grid}: {text.strip()!r} is no number.") from None
-        if not 0 <= percent < 100:
-            raise UserError(f"--grid {flags.grid}: expected percentages from 0 to below 100, found {percent:g}.")
-        scales.add(percent / 100)
-    return tuple(sorted(scales))
+    if flags.axis in (None, "sparsity") or flags.target is None:
+        return Step("sparsity", flags.target_sparsity / 100)
+    return _scale_of(flags.target, flags.axis, "--target")
+
+
+def trunc_of(flags: ScheduleArguments) -> Step | None:
+    """The largest assistant of `minidisc`; None for any.
+
+    Raises:
+        UserError: it is no scale of the axis.
+    """
+    if flags.axis in (None, "sparsity"):
+        return Step("sparsity", flags.trunc_sparsity / 100)
+    return None if flags.trunc is None else _scale_of(flags.trunc, flags.axis, "--trunc")
+
+
+def _scale_of(text: str, axis: Axis | None, flag_name: str) -> Step:
+    assert axis is not None
+    with naming(flag_name):
+        return parse_grid(text, axis)[-1]
+
+
+def grid_of(flags: ScheduleArguments, axis: Axis) -> tuple[Step, ...] | None:
+    """The scales that are tried; None for all depths of a model, where the default (percentages) says nothing.
+
+    Raises:
+        UserError: one is no scale of the axis.
+    """
+    if flags.grid == _GRID and not UNITS[axis].is_percent:
+        return None
+    with naming("--grid"):
+        return parse_grid(flags.grid, axis)
 
 
 def type_of(flags: ScheduleArguments, task: Task) -> ModelType:
@@ -196,6 +274,22 @@ def steps_of(flags: ScheduleArguments, mode: str) -> list[tuple[Step, ...]]:
         if mode in ("distill", "sparsify") and flags.layer_or_sparsity is not None:
             return [(parse_step(flags.layer_or_sparsity),)]
     return []
+
+
+def axes_of(flags: ScheduleArguments, mode: str) -> tuple[Axis, ...]:
+    """What a call scales: in `minidisc` (and in `sparsify` without a scale) --axis, else what the letters say.
+
+    Raises:
+        UserError: a scale or path is not one, or of another axis than --axis.
+    """
+    steps = [step for path in steps_of(flags, mode) for step in path]
+    if not steps:
+        return (flags.axis or "sparsity",)
+    if flags.axis is not None and (other := [step for step in steps if step.axis != flags.axis]):
+        raise UserError(
+            f"--axis {flags.axis}: {other[0].text} is none of its scales: expected {UNITS[flags.axis].example}."
+        )
+    return tuple(dict.fromkeys(step.axis for step in steps))
 
 
 @contextmanager

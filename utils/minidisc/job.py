@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,24 +13,31 @@ from tqdm import tqdm
 
 from dataset import BucketedBatches, Task
 from metric.cost import parameter_counts
-from model import LayerDropConfig, PruningConfig, SparsityAxis, apply_edit, committed, find_edit, first_layers, sparsify
 from model.attention_scores import Batch
-from model.backbone import spec_for
-from model.compression import edits_of
 from model.distillation import classify
 from model.losses import task_loss
-from model.pruning import measure_importance, sparsity_of
-from model.schedule import Choice, Sandwich, Step
+from model.pruning import Importance, measure_importance
+from model.schedule import Axis, Choice, Sandwich, Step
 from model.schedule.axis import SCALE_TOLERANCE
 from model.variants import VariantDistillation
 from utils.engine import RunDirectory, Runtime, TrainerConfig
 from utils.engine.data_record import DATA_FILE, fingerprints_of
 from utils.engine.files import atomic_directory
-from utils.errors import UserError
-from utils.minidisc.arguments import ScheduleArguments, grid_of, naming, path_name, selection_of, steps_of, type_of
+from utils.minidisc.arguments import (
+    ScheduleArguments,
+    axes_of,
+    grid_of,
+    naming,
+    path_name,
+    selection_of,
+    steps_of,
+    target_of,
+    trunc_of,
+    type_of,
+)
+from utils.minidisc.axes import AxisKind, kinds_for
 from utils.minidisc.record import Record, read_choice, write_choice
 from utils.minidisc.stages import Stages
-from utils.minidisc.unsort import unsorted
 from utils.tucker.arguments import bert_trainer_config
 from utils.tucker.data import training_batches, validation_sets
 from utils.tucker.evaluation import evaluator_for
@@ -38,15 +45,22 @@ from utils.tucker.loading import check_length, load_bert_tokenizer, load_classif
 from utils.tucker.report import encoder_params
 from utils.tucker.training import Fit, fit, with_patience
 
-#: Folder of the reordered teacher in a schedule's folder.
-SPARSIFIED = "sparsified"
-
 
 class Model(NamedTuple):
-    """A model that a stage made, and the share of heads and neurons that it lacks."""
+    """A model that a stage made, and the share of what is scaled that it lacks.
+
+    Attributes:
+        teacher: what teaches in its place: the fine-tuned model, where a base of students is no match for it.
+    """
 
     folder: Path
-    sparsity: float
+    scale: float
+    teacher: Path | None = None
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Of the model that teaches its students."""
+        return self.teacher or self.folder
 
 
 class ScheduleJob:
@@ -65,6 +79,8 @@ class ScheduleJob:
         self.teacher_source: str = command.task.teacher_model
         self.tokenizer = load_bert_tokenizer(self.teacher_source, command.bert.do_lower_case)
         self.sets = validation_sets(request, self.tokenizer, runtime)
+        self.kinds: dict[Axis, AxisKind] = {}
+        self.mode = ""
         self.record = Record(self.flags, self.selection)
 
     def check(self, mode: str) -> None:
@@ -73,29 +89,21 @@ class ScheduleJob:
         Raises:
             UserError, ModelError: with what the teacher is.
         """
-        source, flags = f"--teacher_model {self.teacher_source}", self.flags
         with naming("--teacher_model"):
             teacher = load_classifier(self.teacher_source, self.task, trained=True)
         check_length(teacher, self.request.max_length)
-        steps = [path[0] for path in steps_of(flags, mode)]
-        pruned = sparsity_of(teacher) - SCALE_TOLERANCE
-        kinds = [edit.kind for edit in edits_of(teacher)]
-        if beyond := [kind for kind in kinds if kind not in (LayerDropConfig.kind, PruningConfig.kind)]:
-            raise UserError(
-                f"{source} carries the edit {beyond[0]!r}: heads, neurons and layers can go only before it."
-            )
-        if any(step.axis == "layers" for step in steps) and (pruned > 0 or LayerDropConfig.kind in kinds):
-            raise UserError(f"{source} is smaller than the fine-tuned teacher: layers are dropped from that one.")
-        if mode == "minidisc" and pruned > flags.target_sparsity / 100:
-            raise UserError(
-                f"{source} is pruned to {100 * pruned:g} % already, beyond --target_sparsity {flags.target_sparsity:g}."
-            )
-        depth = len(spec_for(teacher).encoder_layers(teacher))
-        for step in steps:
-            if step.axis == "sparsity" and pruned > step.scale:
-                raise UserError(f"{source} is pruned to {100 * pruned:g} % already and cannot become {step.text}.")
-            if step.axis == "layers" and step.scale > depth:
-                raise UserError(f"{source} has {depth} layers and cannot become {step.text}.")
+        self.kinds = kinds_for(axes_of(self.flags, mode), self.command, self.task, teacher)
+        for axis, kind in self.kinds.items():
+            kind.check(teacher, f"--teacher_model {self.teacher_source}", self.asked(axis, mode))
+
+    def asked(self, axis: Axis, mode: str) -> list[Step]:
+        """All scales of an axis that a call names."""
+        steps = [step for path in steps_of(self.flags, mode) for step in path if step.axis == axis]
+        if not steps:
+            # Sparsities below that of a pruned teacher are left out of the grid; all others have to be possible.
+            grid = () if axis == "sparsity" else grid_of(self.flags, axis) or ()
+            return [*grid, *([target_of(self.flags)] if mode == "minidisc" else [])]
+        return steps
 
     def run(self, mode: str) -> dict[str, Any]:
         """Do everything that is not done yet; the best model ends in `best/`.
@@ -103,153 +111,171 @@ class ScheduleJob:
         Returns:
             What result.json of the schedule holds.
         """
+        self.mode = mode
         if mode == "sparsify":
             steps = steps_of(self.flags, mode)
-            made = self.sparsified() if not steps else self.cut(self.beginning(steps[0][0]), steps[0][0])
+            made = self.base(axes_of(self.flags, mode)[0]) if not steps else self.cut(steps[0][0])
             return self.finish(mode, made.folder, self.evaluate(made.folder))
         if mode == "minidisc":
-            return self.minidisc()
+            return self.minidisc(self.flags.axis or "sparsity")
         return self.along_paths(mode)
 
     # --- what the modes are made of ---------------------------------------------------------------------------------
 
-    def sparsified(self) -> Model:
-        """The teacher with its heads and neurons in the order of their importance; made at the first call."""
-        teacher = load_classifier(self.teacher_source, self.task, trained=True)
-        if (edit := find_edit(teacher, PruningConfig)) is not None:
-            return Model(Path(self.teacher_source), edit.sparsity)
-        folder = self.stages.path / SPARSIFIED
+    def base(self, axis: Axis) -> Model:
+        """What all students of an axis are parts of, such as the teacher with its heads and neurons sorted; made at
+        the first call."""
+        kind, source = self.kinds[axis], Path(self.teacher_source)
+        given = kind.given(load_classifier(self.teacher_source, self.task, trained=True))
+        if given is not None:
+            return Model(source, given)
+        assert kind.stage is not None
+        folder = self.stages.path / kind.stage
 
         def work(directory: RunDirectory) -> dict[str, Any]:
-            teacher.to(self.runtime.device)
-            rows = self.sets[0].source.for_one_process()  # every process measures the same
-            bar = tqdm(rows.batches(0), "importance", rows.batches_per_epoch, leave=False, disable=self.quiet)
-            batches = (self.runtime.to_device(batch) for batch in bar)
-            sparsify(teacher, measure_importance(teacher, batches, _task_loss), self.flags.round_to)
-            self.save(directory, teacher)
-            sizes = {f"{100 * s:g}": parameter_counts(committed(teacher, s)).total for s in grid_of(self.flags)}
-            self.stages.say("parameters by sparsity: " + ", ".join(f"{s} %: {n:,}" for s, n in sizes.items()))
+            made = kind.base(self.teacher_source, self)
+            self.save(directory, made)
+            kind.settle(made)
+            scales = sorted(step.gone(kind.num_layers) for step in grid_of(self.flags, axis) or ())
+            sizes = {f"{kind.number(s):g}": parameter_counts(kind.student(made, (s,))).total for s in scales}
+            self.say(f"parameters by {axis}: " + ", ".join(f"{s}{kind.mark}: {n:,}" for s, n in sizes.items()))
             return {"mode": "sparsify", "num_params": sizes}
 
-        self.stages.do(SPARSIFIED, "importance of heads and neurons", {"teacher": self.teacher_source}, work)
-        return Model(folder / "best", 0.0)
+        self.stages.do(kind.stage, kind.told, {"teacher": self.teacher_source}, work)
+        kind.settle(load_classifier(str(folder / "best"), self.task, trained=True))
+        return Model(folder / "best", 0.0, None if kind.base_teaches else source)
 
-    def cut(self, start: Model, step: Step) -> Model:
+    def ratios(self) -> list[int]:
+        """All plugin ratios that the call names."""
+        return [int(step.scale) for step in self.asked("ratio", self.mode)]
+
+    def say(self, text: str) -> None:
+        """One line, from the main process."""
+        self.stages.say(text)
+
+    def importance(self, teacher: Any) -> Importance:
+        """That of a teacher's heads and neurons on the development set."""
+        teacher.to(self.runtime.device)
+        rows = self.sets[0].source.for_one_process()  # every process measures the same
+        bar = tqdm(rows.batches(0), "importance", rows.batches_per_epoch, leave=False, disable=self.quiet)
+        return measure_importance(teacher, (self.runtime.to_device(batch) for batch in bar), _task_loss)
+
+    def cut(self, step: Step) -> Model:
         """The student of a step before it learns, as a stage of its own."""
-        name = f"{step.text}-undistilled"
+        start, name = self.base(step.axis), f"{step.text}-undistilled"
 
         def work(directory: RunDirectory) -> dict[str, Any]:
             self.save(directory, self.student(start, step))
             return {"mode": "sparsify", "scale": step.text}
 
         self.stages.do(name, f"{step.text} without distillation", {"start": str(start.folder)}, work)
-        return Model(self.stages.path / name / "best", step.scale if step.axis == "sparsity" else 0.0)
+        return Model(self.stages.path / name / "best", self.gone(step))
 
-    def beginning(self, step: Step) -> Model:
-        """What a path with this first step begins from: the reordered teacher, or the teacher itself for layers."""
-        return self.sparsified() if step.axis == "sparsity" else Model(Path(self.teacher_source), 0.0)
+    def gone(self, step: Step) -> float:
+        """The fraction that a step's student lacks."""
+        return step.gone(self.kinds[step.axis].num_layers)
 
     def student(self, start: Model, step: Step) -> Any:
         """The model of a step before it learns."""
         model = load_classifier(str(start.folder), self.task, trained=True)
-        if step.axis == "sparsity":
-            return committed(model, step.scale)
-        whole = unsorted(model, self.task)
-        apply_edit(whole, first_layers(int(step.scale)))
-        return whole
+        return self.kinds[step.axis].cut(model, self.gone(step))
 
     def along_paths(self, mode: str) -> dict[str, Any]:
         """Distil along each path; each assistant is the next one's teacher, and what paths share is done once."""
         found: dict[str, float] = {}
         for steps in steps_of(self.flags, mode):
-            source = self.beginning(steps[0])
+            source = self.base(steps[0].axis)
             for count in range(1, len(steps) + 1):
                 source = self.distil_to(steps[:count], source)
             found[path_name(steps)] = self.value(path_name(steps))
         best = max(found, key=lambda name: found[name])
         if len(found) > 1:
-            self.stages.say("paths: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+            self.say("paths: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         self.record.paths(found, best)
         return self.finish(mode, self.stages.path / best / "best", {self.selection: found[best]})
 
     def distil_to(self, steps: Sequence[Step], source: Model) -> Model:
         """One distillation: `source` teaches the model of the last step, which begins as a part of it."""
         name, step = path_name(steps), steps[-1]
-        # Layers are dropped from the whole teacher, not from an assistant that has lost some.
-        start = source if step.axis == "sparsity" else self.beginning(step)
+        start = self.base(step.axis) if self.kinds[step.axis].starts_at_base else source
 
         def work(directory: RunDirectory) -> dict[str, Any]:
             student = self.student(start, step)
-            objective = VariantDistillation(
-                self.teacher(source), student, self.type, self.command.task.temperature, self.flags.num_relation_heads
-            )
+            objective = self.objective(source, student)
             evaluate = evaluator_for(self.task)(self.runtime, student, self.sets)
             return self.fit(
                 directory, Fit(objective, student, self.tokenizer, self.batches(), evaluate, self.selection)
             )
 
-        self.stages.do(name, f"distillation to {step.text}", {"teacher": str(source.folder), "step": step.text}, work)
-        return Model(self.stages.path / name / "best", step.scale if step.axis == "sparsity" else source.sparsity)
+        settings = {"teacher": str(source.teacher_folder), "step": step.text}
+        self.stages.do(name, f"distillation to {step.text}", settings, work)
+        return Model(self.stages.path / name / "best", self.gone(step))
 
-    def minidisc(self) -> dict[str, Any]:
+    def minidisc(self, axis: Axis) -> dict[str, Any]:
         """All scales at once, the best trade-off as assistant, and then the target from it."""
-        source, target = self.sparsified(), self.flags.target_sparsity / 100
+        kind, source, target = self.kinds[axis], self.base(axis), self.gone(target_of(self.flags))
         last = self.flags.target_iteration
         for iteration in range(1, last + 1):
-            source = self.iteration(iteration, source, target, is_last=iteration == last)
+            source = self.iteration(kind, iteration, source, target, is_last=iteration == last)
         return self.finish("minidisc", source.folder, {self.selection: self.record.metric_of(last, target)})
 
-    def iteration(self, number: int, source: Model, target: float, is_last: bool) -> Model:
+    def scales(self, kind: AxisKind, source: Model) -> tuple[float, ...]:
+        """The scales of the grid that are tried, rising: from the first assistant on, and from the present one."""
+        trunc, grid = trunc_of(self.flags), grid_of(self.flags, kind.axis)
+        every = [kind.unit.gone(count, kind.num_layers) for count in range(1, kind.num_layers + 1)]
+        scales = every if grid is None else [self.gone(step) for step in grid]
+        least = max(0.0 if trunc is None else self.gone(trunc), source.scale) - SCALE_TOLERANCE
+        return tuple(sorted(scale for scale in scales if scale >= least))
+
+    def iteration(self, kind: AxisKind, number: int, source: Model, target: float, is_last: bool) -> Model:
         """One distillation of MiniDisc; of the last one only the target is trained."""
         name = f"iteration-{number}"
-        least = max(self.flags.trunc_sparsity / 100, source.sparsity)
-        scales = (target,) if is_last else tuple(s for s in grid_of(self.flags) if s >= least - SCALE_TOLERANCE)
+        scales = (target,) if is_last else self.scales(kind, source)
 
         def work(directory: RunDirectory) -> dict[str, Any]:
-            # Widths beyond the largest trained one would only cost memory.
-            student = committed(load_classifier(str(source.folder), self.task, trained=True), scales[0])
-            axis = SparsityAxis(student, scales)
-            variant = VariantDistillation(
-                self.teacher(source), student, self.type, self.command.task.temperature, self.flags.num_relation_heads
-            )
-            objective = Sandwich(variant, axis, scales, self.flags.lam, target, source.sparsity, is_last)
-            evaluate = NestedEvaluator(
-                axis, objective, evaluator_for(self.task)(self.runtime, student, self.sets), self.selection
-            )
+            student = kind.student(load_classifier(str(source.folder), self.task, trained=True), scales)
+            axis = kind.open(student, scales)
+            variant = self.objective(source, student)
+            objective = Sandwich(variant, axis, scales, self.flags.lam, target, source.scale, is_last)
+            whole = evaluator_for(self.task)(self.runtime, student, self.sets)
+            evaluate = NestedEvaluator(axis, objective, whole, self.selection, kind.number)
 
             def save(folder: Path) -> None:
                 assert evaluate.choice is not None
-                axis.commit(evaluate.choice.scale).save_pretrained(folder)
+                kind.kept(axis, evaluate.choice.scale, target).save_pretrained(folder)
                 write_choice(folder, evaluate.choice)
 
             parts = Fit(objective, student, self.tokenizer, self.batches(), evaluate, NestedEvaluator.SCORE, save)
             made = self.fit(directory, parts)
             # A scale that was not chosen may have become better since.
-            whole = replace(read_choice(directory.best), table=objective.choice().table)
-            self.runtime.by_main(lambda: write_choice(directory.best, whole))
+            choice = replace(read_choice(directory.best), table=objective.choice().table)
+            self.runtime.by_main(lambda: write_choice(directory.best, choice))
             return made
 
         what = f"iteration {number}: " + (
-            f"distillation to {100 * target:g}S"
+            f"distillation to {kind.text(target)}"
             if is_last
-            else f"all of {' '.join(f'{100 * scale:g}' for scale in scales)} at once, to choose an assistant"
+            else f"all of {' '.join(f'{kind.number(scale):g}' for scale in scales)} at once, to choose an assistant"
         )
-        settings = {"teacher": str(source.folder), "scales": list(scales), "is_last": is_last}
+        settings = {"teacher": str(source.teacher_folder), "scales": list(scales), "is_last": is_last}
         self.stages.do(name, what, settings, work)
         folder = self.stages.path / name / "best"
         choice = read_choice(folder)
-        self.record.iteration(number, choice)
+        self.record.iteration(number, choice, kind)
         if not is_last:
-            self.stages.say(f"assistant: {100 * choice.scale:g}S ({choice.reason})")
+            self.say(f"assistant: {kind.text(choice.scale)} ({choice.reason})")
         return Model(folder, choice.scale)
 
     # --- shared steps -----------------------------------------------------------------------------------------------
 
-    def teacher(self, source: Model) -> Any:
-        """The teacher, if a term of the loss has one."""
-        if not self.type.needs_teacher and self.flags.num_relation_heads is None:
-            return None
-        return load_classifier(str(source.folder), self.task, trained=True)
+    def objective(self, source: Model, student: Any) -> VariantDistillation:
+        """The loss of a student; with the source's teacher, if a term of it has one."""
+        teacher = None
+        if self.type.needs_teacher or self.flags.num_relation_heads is not None:
+            teacher = load_classifier(str(source.teacher_folder), self.task, trained=True)
+        return VariantDistillation(
+            teacher, student, self.type, self.command.task.temperature, self.flags.num_relation_heads
+        )
 
     def batches(self) -> BucketedBatches:
         """The training rows."""
@@ -261,7 +287,7 @@ class ScheduleJob:
         sources = [rows.source for rows in self.sets]
         self.runtime.by_main(lambda: directory.check_data(fingerprints_of(self.batches(), sources), resumed))
         for remark in directory.remarks:
-            self.stages.say(f"warning: {remark}")
+            self.say(f"warning: {remark}")
 
     def fit(self, directory: RunDirectory, parts: Fit) -> dict[str, Any]:
         """Train a stage."""
@@ -333,12 +359,19 @@ class ScheduleJob:
 
 
 class NestedEvaluator:
-    """Evaluates a model at every scale of a schedule; selects by the trade-off of the best scale."""
+    """Evaluates a model at every scale of a schedule; selects by the trade-off of the best scale.
+
+    Args:
+        number: of a scale in its axis' unit, which stands behind the metric's name.
+    """
 
     SCORE = "tradeoff"
 
-    def __init__(self, axis: Any, objective: Sandwich, evaluate: Any, metric: str) -> None:
+    def __init__(
+        self, axis: Any, objective: Sandwich, evaluate: Any, metric: str, number: Callable[[float], float]
+    ) -> None:
         self._axis, self._objective, self._evaluate, self._metric = axis, objective, evaluate, metric
+        self._number = number
         self.choice: Choice | None = None
 
     @property
@@ -353,8 +386,8 @@ class NestedEvaluator:
             self._axis.select(scale)
             values[scale] = self._evaluate()[self._metric]
         self.choice = self._objective.update(values)
-        shown = {f"{self._metric}@{100 * scale:g}": value for scale, value in values.items()}
-        return {self.SCORE: self.choice.score, "assistant": 100 * self.choice.scale, **shown}
+        shown = {f"{self._metric}@{self._number(scale):g}": value for scale, value in values.items()}
+        return {self.SCORE: self.choice.score, "assistant": self._number(self.choice.scale), **shown}
 
 
 def _task_loss(model: Any, batch: Batch) -> Tensor:

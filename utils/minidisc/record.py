@@ -13,6 +13,7 @@ from model.weights import read_json
 from utils.engine import write_json
 from utils.errors import writing
 from utils.minidisc.arguments import ScheduleArguments
+from utils.minidisc.axes import AxisKind
 
 SCHEDULE_FILE = "schedule.json"
 PLOT_FILE = "schedule.png"
@@ -20,10 +21,18 @@ PLOT_FILE = "schedule.png"
 CHOICE_FILE = "choice.json"
 
 
-def choice_values(choice: Choice, metric: str) -> dict[str, Any]:
-    """JSON form of a choice; in its table the selection metric is called `metric`."""
-    rows = [{"scale": s, metric: value, "tradeoff": score} for s, (value, score) in sorted(choice.table.items())]
-    return {"scale": choice.scale, "score": choice.score, "reason": choice.reason, "table": rows}
+def choice_values(choice: Choice, metric: str, kind: AxisKind | None = None) -> dict[str, Any]:
+    """JSON form of a choice; in its table the selection metric is called `metric`.
+
+    Args:
+        kind: of the axis, for the scales as they are written.
+    """
+
+    def of(scale: float) -> dict[str, Any]:
+        return {"scale": scale} if kind is None else {"scale": scale, "written": kind.text(scale)}
+
+    rows = [{**of(s), metric: value, "tradeoff": score} for s, (value, score) in sorted(choice.table.items())]
+    return {**of(choice.scale), "score": choice.score, "reason": choice.reason, "table": rows}
 
 
 def write_choice(folder: Path, choice: Choice) -> None:
@@ -48,12 +57,13 @@ class Record:
     def __init__(self, flags: ScheduleArguments, metric: str) -> None:
         self._flags, self._metric = flags, metric
         self._iterations: dict[int, Choice] = {}
+        self._kind: AxisKind | None = None
         self._paths: dict[str, float] = {}
         self._best_path: str | None = None
 
-    def iteration(self, number: int, choice: Choice) -> None:
-        """What an iteration of MiniDisc ended with."""
-        self._iterations[number] = choice
+    def iteration(self, number: int, choice: Choice, kind: AxisKind) -> None:
+        """What an iteration of MiniDisc over an axis ended with."""
+        self._iterations[number], self._kind = choice, kind
 
     def paths(self, found: Mapping[str, float], best: str) -> None:
         """What every path reached."""
@@ -67,20 +77,21 @@ class Record:
     def write(self, folder: Path, result: Mapping[str, Any]) -> None:
         """schedule.json, and schedule.png where something was chosen."""
         values = {**result, "settings": asdict(self._flags)}
-        if self._iterations:
+        if self._kind is not None:
+            values |= {"axis": self._kind.axis, "unit": self._kind.unit.label}
             values["iterations"] = [
-                {"iteration": number, **choice_values(choice, self._metric)}
+                {"iteration": number, **choice_values(choice, self._metric, self._kind)}
                 for number, choice in sorted(self._iterations.items())
             ]
         if self._best_path is not None:
             values |= {"paths": self._paths, "best_path": self._best_path}
         write_json(folder / SCHEDULE_FILE, values)
-        if self._iterations and len(self._iterations[min(self._iterations)].table) > 1:
-            draw(self._iterations[min(self._iterations)], self._metric, folder / PLOT_FILE)
+        if self._kind is not None and len(self._iterations[min(self._iterations)].table) > 1:
+            draw(self._iterations[min(self._iterations)], self._metric, self._kind, folder / PLOT_FILE)
 
 
-def draw(choice: Choice, metric: str, file: Path) -> None:
-    """Plots the metric and the trade-off against the scale, the chosen one marked."""
+def draw(choice: Choice, metric: str, kind: AxisKind, file: Path) -> None:
+    """Plots the metric and the trade-off against the scale in its axis' unit, the chosen one marked."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -88,11 +99,11 @@ def draw(choice: Choice, metric: str, file: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     scales = sorted(choice.table)
-    percent = [100 * scale for scale in scales]
-    axes.plot(percent, [choice.table[scale][0] for scale in scales], marker="o", label=metric)
-    axes.plot(percent, [choice.table[scale][1] for scale in scales], marker="s", linestyle="--", label="trade-off")
-    axes.axvline(100 * choice.scale, color="grey", linestyle=":", label=f"chosen: {100 * choice.scale:g}")
-    axes.set_xlabel("sparsity (%)")
+    numbers = [kind.number(scale) for scale in scales]
+    axes.plot(numbers, [choice.table[scale][0] for scale in scales], marker="o", label=metric)
+    axes.plot(numbers, [choice.table[scale][1] for scale in scales], marker="s", linestyle="--", label="trade-off")
+    axes.axvline(kind.number(choice.scale), color="grey", linestyle=":", label=f"chosen: {kind.text(choice.scale)}")
+    axes.set_xlabel(kind.unit.label)
     axes.set_ylabel(f"{metric} on the development set")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -75,10 +75,14 @@ class Study:
         self.runner.run(folder, f"task_distill.py {arguments} {place}", done)
         return folder
 
+    def teacher(self, task: str) -> Path:
+        """The fine-tuned teacher of a task; gives its folder."""
+        tuned = f"--mode finetune --teacher_model {self.backbone} {TEACHER[task]} --do_eval --no-costs"
+        return self.call(task, _TEACHER_SEED, "teacher", tuned, done="evaluation.json")
+
     def run(self, task: str, seed: int, rows: Sequence[str]) -> None:
         """The teacher, the reordered teacher, and the rows."""
-        tuned = f"--mode finetune --teacher_model {self.backbone} {TEACHER[task]} --do_eval --no-costs"
-        teacher = self.call(task, _TEACHER_SEED, "teacher", tuned, done="evaluation.json")
+        teacher = self.teacher(task)
         sparse = self.call(task, seed, "sparsification", f"--mode sparsify --teacher_model {teacher} --grid {GRID}")
         for row in rows:
             made = self.call(task, seed, row, f"{ROWS[row]} --teacher_model {sparse} {DISTIL[task]}")
@@ -97,11 +101,15 @@ class Study:
                 self.evaluate(task, seed, folder, "costs")
 
 
-def table(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
-    """Markdown of one task: metrics and retention over seeds, then size, latency and the cost of training."""
+def table(study: Study, task: str, seeds: Sequence[int], names: Sequence[str] = tuple(ROWS)) -> list[str]:
+    """Markdown of one task: metrics and retention over seeds, then size, latency and the cost of training.
+
+    Args:
+        names: of the rows.
+    """
     metrics = METRICS[task]
     teacher = read_result(study.folder(task, _TEACHER_SEED, "teacher") / "evaluation.json")
-    rows = {row: [made for s in seeds if (made := _reached(study, task, s, row))] for row in ROWS}
+    rows = {row: [made for s in seeds if (made := reached(study, task, s, row))] for row in names}
     most = max(map(len, rows.values()))
     if teacher is None or not most:
         return []
@@ -110,12 +118,12 @@ def table(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
     lines = [["student", *metrics, "retention", *sizes, "training"]]
     lines.append(["---"] * len(lines[0]))
     lines.append(["teacher", *(f"{dense[m]:.3f}" for m in metrics), "1", *_cost(study, task, seeds, "teacher"), ""])
-    for row, reached in rows.items():
-        if reached:
-            of = f" ({len(reached)} of {most} seeds)" if len(reached) < most else ""
-            shown = [spread([values[m] for values, _ in reached]) for m in metrics]
-            kept = statistics.mean(values[metrics[0]] for values, _ in reached) / dense[metrics[0]]
-            spent = _spent([result for _, result in reached])
+    for row, of_seeds in rows.items():
+        if of_seeds:
+            of = f" ({len(of_seeds)} of {most} seeds)" if len(of_seeds) < most else ""
+            shown = [spread([values[m] for values, _ in of_seeds]) for m in metrics]
+            kept = statistics.mean(values[metrics[0]] for values, _ in of_seeds) / dense[metrics[0]]
+            spent = _spent([result for _, result in of_seeds])
             lines.append([f"{row}{of}", *shown, f"{kept:.1%}", *_cost(study, task, seeds, row), spent])
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
@@ -127,7 +135,7 @@ def _spent(results: Sequence[dict[str, Any]]) -> str:
     return f"{tokens:,.0f} k tokens, {minutes:.1f} min" if tokens else "none"
 
 
-def _reached(study: Study, task: str, seed: int, row: str) -> tuple[dict[str, float], dict[str, Any]] | None:
+def reached(study: Study, task: str, seed: int, row: str) -> tuple[dict[str, float], dict[str, Any]] | None:
     """Metrics and result of a row, if both are there."""
     folder = study.folder(task, seed, row)
     found, result = read_result(folder / "evaluation" / "evaluation.json"), read_result(folder / "result.json")
@@ -148,13 +156,14 @@ def assistants(study: Study, task: str, seeds: Sequence[int]) -> list[str]:
         mini = read_result(study.folder(task, seed, "MiniDisc") / "schedule.json")
         maxi = read_result(study.folder(task, seed, "MaxiDisc") / "schedule.json")
         if mini and maxi:
-            chosen = 100 * mini["iterations"][0]["scale"]
+            first = mini["iterations"][0]
+            chosen = first.get("written", f"{100 * first['scale']:g}S")  # older runs are of sparsities alone
             best = maxi["best_path"].split("-")[0]
-            reached = ", ".join(f"{path.split('-')[0]} {value:.3f}" for path, value in maxi["paths"].items())
-            agreed = "the same" if best == f"{chosen:g}S" else "another one"
+            each = ", ".join(f"{path.split('-')[0]} {value:.3f}" for path, value in maxi["paths"].items())
+            agreed = "the same" if best == chosen else "another one"
             share = mini["train_seconds"] / maxi["train_seconds"]
             lines.append(
-                f"- seed {seed}: MiniDisc chose {chosen:g}S; MaxiDisc's best was {best} ({agreed}; {reached}). "
+                f"- seed {seed}: MiniDisc chose {chosen}; MaxiDisc's best was {best} ({agreed}; {each}). "
                 f"MiniDisc took {share:.0%} of MaxiDisc's training time."
             )
     return lines
@@ -165,7 +174,7 @@ def write_page(study: Study, tasks: Sequence[str], seeds: Sequence[int], page: P
     parts: list[str] = []
     for task in tasks:
         if lines := table(study, task, seeds):
-            made = [s for s in seeds if any(_reached(study, task, s, row) for row in ROWS)]
+            made = [s for s in seeds if any(reached(study, task, s, row) for row in ROWS)]
             parts += [f"### {task.upper()}, seed(s) {', '.join(map(str, made))}", "", *lines, ""]
             if chosen := assistants(study, task, seeds):
                 parts += [*chosen, ""]
@@ -187,7 +196,7 @@ def write_summary(study: Study, tasks: Sequence[str], seeds: Sequence[int], page
     for task in tasks:
         metric, cells, most = METRICS[task][-1], [], 0
         for row in shown:
-            values = [made[0][metric] for seed in seeds if (made := _reached(study, task, seed, row))]
+            values = [made[0][metric] for seed in seeds if (made := reached(study, task, seed, row))]
             most = max(most, len(values))
             cells.append(f"{statistics.mean(values):.3f}" if values else "not run")
         teacher = read_result(study.folder(task, _TEACHER_SEED, "teacher") / "evaluation.json")

@@ -51,12 +51,13 @@ class Runner:
         return list({_folder(line): line for line in lines if "--resume" not in line}.values())
 
 
-def study_parser(name: str, description: str) -> argparse.ArgumentParser:
+def study_parser(name: str, description: str, summary: bool = True) -> argparse.ArgumentParser:
     """A study's command line with the flags that all have.
 
     Args:
         name: of the module and of its page in docs/results.
         description: the module's docstring, whose first line is shown.
+        summary: whether it also writes a few rows into the README.
     """
     parser = argparse.ArgumentParser(prog=f"python -m utils.studies.{name}", description=description.split("\n")[0])
     shown = "(default: %(default)s)"
@@ -64,7 +65,8 @@ def study_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help=f"CPU threads of a stage {shown}")
     parser.add_argument("--output", type=Path, default=output, help=f"folder of the runs {shown}")
     parser.add_argument("--page", type=Path, default=page, help=f"page whose measured block is rewritten {shown}")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"), help=f"page of the summary {shown}")
+    if summary:
+        parser.add_argument("--readme", type=Path, default=Path("README.md"), help=f"page of the summary {shown}")
     parser.add_argument("--costs", action="store_true", help="only measure MACs and latencies of what is there")
     parser.add_argument("--report", action="store_true", help="only write the pages")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

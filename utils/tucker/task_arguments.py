@@ -25,6 +25,7 @@ from utils.minidisc.arguments import (
     SCHEDULE_MODES,
     ScheduleArguments,
     asks_for_schedule,
+    decomposition_problems,
     schedule_problems,
     selection_of,
     type_of,
@@ -222,8 +223,7 @@ def _check(command: TaskCommand, plan: Plan) -> None:
             problems.append(
                 f"--mode {plan.schedule} makes its students of the fine-tuned teacher: give --teacher_model alone"
             )
-        if command.decomposition != DecompositionArguments():
-            problems.append("--use_swap and its ranks belong to decomposed students, not to teacher assistants")
+        problems += decomposition_problems(plan.schedule, command.schedule, command.decomposition)
     elif task.student_model is None:
         problems.append("--student_model is required")
     if task.teacher_model is None and plan.stages and plan.stages != ("finetune",):
