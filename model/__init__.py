@@ -1,6 +1,10 @@
 """Models and the edits that compress them. Importing this package registers the compressed model types."""
 
-from model.auto import register
+from model.quiet import hush
+
+hush()  # before Transformers is imported
+
+from model.auto import register  # noqa: E402
 from model.compression import EditConfig, apply_edit, edits_of, find_edit, undo_edit
 from model.decomposition import DecompositionConfig, optimize_for_inference, relative_errors
 from model.decomposition.embeddings import EmbeddingConfig
@@ -21,6 +25,7 @@ from model.pruning import (
     sparsify,
     sparsity_of,
 )
+from model.quantization import QuantizationConfig
 
 register()
 
@@ -38,6 +43,7 @@ __all__ = [
     "NestedWidths",
     "PluginConfig",
     "PruningConfig",
+    "QuantizationConfig",
     "SparsityAxis",
     "apply_edit",
     "available_ratios",

@@ -114,6 +114,12 @@ class BackboneSpec:
     join_ffns: Callable[[Any], None] = lambda model: None
     split_ffns: Callable[[Any], None] = lambda model: None
 
+    def layer_lists(self, model: Any) -> list[nn.Module]:
+        """The list of the encoder's layers, and that of the decoder's where there is one."""
+        encoder = self.layer_list(model)
+        decoder = getattr(model, "decoder", None)
+        return [encoder.module, *([] if decoder is None else [decoder.get_submodule(encoder.name)])]
+
 
 def _t5_attention(layer: Any, name: str) -> AttentionSlots:
     block = getattr(layer, name)
