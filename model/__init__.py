@@ -1,10 +1,11 @@
 """Models and the edits that compress them. Importing this package registers the compressed model types."""
 
+# ruff: noqa: E402  (what is hushed speaks up while Transformers is imported)
 from model.quiet import hush
 
-hush()  # before Transformers is imported
+hush()
 
-from model.auto import register  # noqa: E402
+from model.auto import register
 from model.compression import EditConfig, apply_edit, edits_of, find_edit, undo_edit
 from model.decomposition import DecompositionConfig, optimize_for_inference, relative_errors
 from model.decomposition.embeddings import EmbeddingConfig
