@@ -20,10 +20,11 @@ from transformers import AutoConfig, PreTrainedModel
 
 from metric.cost import count_macs, latency_ms, parameter_counts, peak_memory_bytes
 from model import auto, available_ratios, edits_of, use_ratio
-from model.backbone import T5, family_of, spec_for
+from model.backbone import COMPRESSED_PREFIX, T5, family_of, spec_for
 from utils.errors import UserError, run_as_script, writing
 from utils.loading import check_complete, loading_errors, without_report
 from utils.tucker.loading import model_directory
+from utils.tucker.report import frozen
 
 #: Tokens that a decoder reads in the cost figures: [start, <extra_id_0>], as classification does.
 _DECODER_TOKENS = 2
@@ -103,7 +104,7 @@ def measure_model(
         )
     model.eval()
     run = partial(_forward, model, batch, length)
-    with torch.inference_mode(), use_ratio(model, ratio):
+    with torch.inference_mode(), frozen(model), use_ratio(model, ratio):
         run()  # weights that are formed once per model are no part of any forward
         macs = count_macs(partial(_forward, model, 1, length))
         latency = latency_ms(run, warmup=warmup, repeats=repeats, device=model.device)
@@ -141,8 +142,11 @@ def load_any(source: str) -> tuple[PreTrainedModel, Path]:
     if not (Path(directory) / "config.json").is_file():
         raise UserError(f"--model {source} holds no model: there is no config.json in it.")
     with loading_errors(directory), without_report():
-        names = AutoConfig.from_pretrained(directory).architectures or ["no class"]
-        kind = getattr(auto, names[0], None)
+        config = AutoConfig.from_pretrained(directory)
+        names = config.architectures or ["no class"]
+        # An edited model is saved by the name of the class that it was edited in, or of the one that it was loaded in.
+        prefix = "Compressed" if config.model_type.startswith(COMPRESSED_PREFIX) else ""
+        kind = getattr(auto, prefix + names[0].removeprefix("Compressed"), None)
         if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
             raise UserError(
                 f"--model {source}: its config.json names {names[0]}, which is none of this toolkit's models."
