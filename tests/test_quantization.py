@@ -16,6 +16,7 @@ from model import DecompositionConfig, LoraConfig, ModelError, PluginConfig, Qua
 from model.compression import edit_from_dict
 from model.decomposition.layers import DecomposedLinear
 from model.delta import save_delta
+from model.plugin.objective import freeze_for
 from model.plugin.surgery import plugin_layers
 from model.quantization import Int8Linear
 from model.quantization.layers import Activations
@@ -109,7 +110,7 @@ def test_files_hold_plain_tensors_of_a_byte_per_weight(tmp_path: Path) -> None:
     assert count_macs(lambda: model(**tiny_inputs())) == macs
 
 
-def test_it_cannot_be_undone_handed_on_or_misspelt(tmp_path: Path) -> None:
+def test_it_cannot_be_undone_handed_on_trained_or_misspelt(tmp_path: Path) -> None:
     model = tiny_bert()
     apply_edit(model, QuantizationConfig())
     with pytest.raises(ModelError, match="'quantization' cannot be undone: reload the model without it"):
@@ -118,5 +119,9 @@ def test_it_cannot_be_undone_handed_on_or_misspelt(tmp_path: Path) -> None:
         save_delta(model, "quantization", tmp_path)
     with pytest.raises(ModelError, match="activations is one of float, int8, found 'int4'"):
         edit_from_dict({"kind": "quantization", "activations": "int4"})
+    t5 = build_t5("relu")
+    apply_edit(t5, QuantizationConfig())
+    with pytest.raises(ModelError, match="A quantised model cannot be trained: train the one"):
+        freeze_for(t5, "no", delta_tuning=False)
     with pytest.raises(ModelError, match="0 encoder and 0 decoder layers"):
         apply_edit(build_t5("relu", num_layers=0, num_decoder_layers=0), QuantizationConfig())

@@ -146,8 +146,9 @@ def load_any(source: str) -> tuple[PreTrainedModel, Path]:
         names = config.architectures or ["no class"]
         # An edited model is saved by the name of the class that it was edited in, or of the one that it was loaded in.
         prefix = "Compressed" if config.model_type.startswith(COMPRESSED_PREFIX) else ""
-        kind = getattr(auto, prefix + names[0].removeprefix("Compressed"), None)
-        if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        kind: Any = getattr(auto, prefix + names[0].removeprefix("Compressed"), None)
+        is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
+        if not is_model:
             raise UserError(
                 f"--model {source}: its config.json names {names[0]}, which is none of this toolkit's models."
             )
@@ -218,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> list[ModelCost]:
     if given.threads is not None:
         torch.set_num_threads(given.threads)
     model, directory = load_any(given.model)
-    model.to(given.device)  # type: ignore[arg-type]
+    model.to(given.device)
     print(f"measuring {directory}: {type(model).__name__}, {given.batch} x {given.length} tokens", flush=True)
     costs = []
     for ratio in given.ratios or available_ratios(model):
