@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, mm_flop, sdpa_flop_count
 
 from metric.errors import MetricError
 from metric.formulas import t5_decoder_macs, t5_encoder_macs
@@ -74,9 +74,17 @@ def _cpu_attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -
     return sdpa_flop_count(query, key, value)
 
 
+def _integer_product_flops(first: Any, second: Any, *_: Any, **__: Any) -> int:
+    return mm_flop(first, second)
+
+
 # torch's counter knows the fused attention kernels of GPUs but not the one that a CPU uses without gradients:
-# left alone, attention would count on a GPU and in training, and be missing on a CPU in evaluation.
-_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops}
+# left alone, attention would count on a GPU and in training, and be missing on a CPU in evaluation. Nor does it know
+# products of integers, which a quantised model's are.
+_UNKNOWN = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops,
+    torch.ops.aten._int_mm: _integer_product_flops,
+}
 
 
 def count_macs(function: Callable[[], object]) -> int:
@@ -90,7 +98,7 @@ def count_macs(function: Callable[[], object]) -> int:
 
     The function is run as it is: what it pads is counted, so pass real, unpadded lengths (`macs_at_lengths`).
     """
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNKNOWN) as counter:
         function()
     return counter.get_total_flops() // 2
 

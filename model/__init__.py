@@ -23,6 +23,7 @@ from model.pruning import (
     sparsify,
     sparsity_of,
 )
+from model.quantization import QuantizationConfig
 
 register()
 
@@ -41,6 +42,7 @@ __all__ = [
     "NestedWidths",
     "PluginConfig",
     "PruningConfig",
+    "QuantizationConfig",
     "RankAxis",
     "RatioAxis",
     "SparsityAxis",

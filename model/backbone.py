@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from model.errors import ModelError
+from model.feed_forward import BertFeedForward, join, split
 
 #: Prefix of `config.model_type` once a model carries edits (see `model.compression`).
 COMPRESSED_PREFIX = "compressed_"
@@ -53,7 +54,8 @@ class LayerSlots:
 
     Attributes:
         attention: the self-attention.
-        ffn: the whole feed-forward network, None where the family keeps it in no module of its own (BERT).
+        ffn: the whole feed-forward network, None while the family keeps it in no module of its own (BERT; see
+            `BackboneSpec.join_ffns`).
         ffn_in: its input projections, two where it is gated.
         ffn_out: its output projection.
         activation: what stands between them, where it is a module that takes the result of `ffn_in` and nothing else.
@@ -94,6 +96,10 @@ class BackboneSpec:
         layer_list: gives the slot of the list of the encoder's layers.
         relative_bias: whether the first layer of a stack holds a table of position biases, one column per head, that
             all its layers add to their attention scores.
+        stream_scale: size of the residual stream, by the rule of thumb that plugins begin with: 1 where every
+            sub-layer's result is normalised (BERT), 100 where it only grows (T5).
+        join_ffns: makes the feed-forward network of every encoder layer one module (`LayerSlots.ffn`) where it is not.
+        split_ffns: its inverse, once nothing wraps them any more.
     """
 
     family: str
@@ -104,6 +110,15 @@ class BackboneSpec:
     embeddings: Callable[[Any], Slot]
     layer_list: Callable[[Any], Slot]
     relative_bias: bool = False
+    stream_scale: float = 1.0
+    join_ffns: Callable[[Any], None] = lambda model: None
+    split_ffns: Callable[[Any], None] = lambda model: None
+
+    def layer_lists(self, model: Any) -> list[nn.Module]:
+        """The list of the encoder's layers, and that of the decoder's where there is one."""
+        encoder = self.layer_list(model)
+        decoder = getattr(model, "decoder", None)
+        return [encoder.module, *([] if decoder is None else [decoder.get_submodule(encoder.name)])]
 
 
 def _t5_attention(layer: Any, name: str) -> AttentionSlots:
@@ -148,6 +163,7 @@ T5 = BackboneSpec(
     embeddings=lambda model: Slot(model, "shared"),
     layer_list=lambda model: Slot(model.get_encoder(), "block"),
     relative_bias=True,
+    stream_scale=100.0,
 )
 
 #: T5's encoder with a classifier (`model.enct5`): the same parts by the same names.
@@ -171,11 +187,29 @@ def _bert_layers(model: Any) -> list[LayerSlots]:
             value=Slot(block, "value"),
             output=Slot(layer.attention.output, "dense"),
         )
-        ffn_in = (Slot(layer.intermediate, "dense"),)
-        activation = Slot(layer.intermediate, "intermediate_act_fn")
-        ffn_out = Slot(layer.output, "dense")
-        layers.append(LayerSlots(attention, ffn=None, ffn_in=ffn_in, ffn_out=ffn_out, activation=activation))
+        whole = getattr(layer.intermediate, "base_layer", layer.intermediate)  # with plugins, the dense one is inside
+        joined = isinstance(whole, BertFeedForward)
+        first = whole.intermediate if joined else whole
+        layers.append(
+            LayerSlots(
+                attention,
+                ffn=Slot(layer, "intermediate") if joined else None,
+                ffn_in=(Slot(first, "dense"),),
+                ffn_out=Slot(whole if joined else layer.output, "dense"),
+                activation=Slot(first, "intermediate_act_fn"),
+            )
+        )
     return layers
+
+
+def _bert_join_ffns(model: Any) -> None:
+    for layer in _bert_base(model).encoder.layer:
+        join(layer)
+
+
+def _bert_split_ffns(model: Any) -> None:
+    for layer in _bert_base(model).encoder.layer:
+        split(layer)
 
 
 def _bert_sizes(config: Any) -> BackboneSizes:
@@ -197,6 +231,8 @@ BERT = BackboneSpec(
     sizes=_bert_sizes,
     embeddings=lambda model: Slot(_bert_base(model).embeddings, "word_embeddings"),
     layer_list=lambda model: Slot(_bert_base(model).encoder, "layer"),
+    join_ffns=_bert_join_ffns,
+    split_ffns=_bert_split_ffns,
 )
 
 SPECS: Mapping[str, BackboneSpec] = MappingProxyType({T5.family: T5, ENCT5.family: ENCT5, BERT.family: BERT})

@@ -44,6 +44,10 @@ class EditConfig(ABC):
     def apply(self, model: PreTrainedModel) -> None:
         """Replace modules of `model` in place. Matching nothing raises `ModelError`."""
 
+    def fitted(self, model: PreTrainedModel) -> Self:
+        """The edit with what was left to the model filled in; it is applied, and recorded, in this form."""
+        return self
+
     def build(self, model: PreTrainedModel) -> None:
         """Give a model without meaningful weights the structure that `apply` leaves; also on the meta device.
 
@@ -96,7 +100,7 @@ class EditConfig(ABC):
     @classmethod
     def settings_above(cls, limit: int, values: Mapping[str, Any]) -> list[str]:
         """Names of those `values` (JSON form) that are sizes, or hold some, and go beyond `limit`."""
-        sizes = (f.name for f in dataclasses.fields(cls) if f.type != "float")  # type: ignore[arg-type]
+        sizes = (f.name for f in dataclasses.fields(cls) if "float" not in str(f.type))  # type: ignore[arg-type]
         return [name for name in sizes if _largest_number(values.get(name)) > limit]
 
 
@@ -172,6 +176,7 @@ def apply_edit(model: PreTrainedModel, edit: EditConfig, from_scratch: bool = Fa
     """
     present = edits_of(model)
     check_stacking([e.kind for e in present] + [edit.kind])
+    edit = edit.fitted(model)
     (edit.build if from_scratch else edit.apply)(model)
     _record(model, [*present, edit])
 
@@ -209,7 +214,7 @@ def join_edits(edits: Sequence[EditConfig]) -> EditConfig:
 
 def extend_edit(model: PreTrainedModel, edit: EditConfig) -> None:
     """Bring the model's edit of the same kind up to `edit` (see `EditConfig.extend`) and record it."""
-    present = edits_of(model)
+    present, edit = edits_of(model), edit.fitted(model)
     edit.extend(model)
     _record(model, [edit if e.kind == edit.kind else e for e in present])
 
@@ -228,7 +233,7 @@ def build_edits(model: PreTrainedModel, descriptions: Any) -> None:
     edits = [edit_from_dict(values) for values in descriptions]
     check_stacking([e.kind for e in edits])
     for edit in edits:
-        edit.build(model)
+        edit.fitted(model).build(model)
 
 
 def _record(model: PreTrainedModel, edits: Sequence[EditConfig]) -> None:

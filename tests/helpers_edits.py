@@ -98,10 +98,10 @@ CASES: dict[str, Case] = {
             ({"compat": "orignal"}, "native, grouping, original"),
         ),
     ),
-    "plugin_bank": Case(PluginConfig(ratios=(4, 2, 3), bottleneck=7), _train_plugins),
-    "plugin_tasks": Case(PluginConfig(ratios=(2, 4), bottleneck=5, tasks=("sst2", "mrpc")), _train_plugins),
+    "plugin_bank": Case(PluginConfig((4, 2, 3), 7, 100.0), _train_plugins),
+    "plugin_tasks": Case(PluginConfig((2, 4), 5, 100.0, ("sst2", "mrpc")), _train_plugins),
     "plugin_original": Case(
-        PluginConfig(ratios=(4,), compat="original"),
+        PluginConfig((4,), residual_scale=100.0, compat="original"),
         _train_plugins,
         identity=PluginConfig(ratios=(4,), compat="grouping"),  # the original's epsilon changes the dense model too
     ),

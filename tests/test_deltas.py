@@ -216,7 +216,7 @@ def test_a_bank_is_saved_as_one_small_pair_of_files_per_ratio(tmp_path: Path) ->
         assert names and all(name.startswith(f"ratio_{ratio}.mux_layer.") for name in names)
         described = json.loads(path.with_suffix(".json").read_text())
         assert described["edit"]["ratios"] == [ratio] and described["extra"] == {"dataset": "sst2"}
-    assert read_delta_edit(tmp_path, "plugin") == PluginConfig((2, 4), 5)
+    assert read_delta_edit(tmp_path, "plugin") == PluginConfig((2, 4), 5, 100.0)
 
 
 def test_one_ratio_of_a_saved_bank_can_be_handed_on_alone(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_one_ratio_of_a_saved_bank_can_be_handed_on_alone(tmp_path: Path) -> Non
     for path in tmp_path.glob("plugin-k2.*"):
         path.unlink()
     plain = build_t5(some_backbone)
-    assert load_delta(plain, "plugin", tmp_path) == PluginConfig((4,), 5)
+    assert load_delta(plain, "plugin", tmp_path) == PluginConfig((4,), 5, 100.0)
     assert available_ratios(plain) == (1, 4)
     assert torch.equal(logits_by_choice(plain)["4"], logits_by_choice(model)["4"])
 
@@ -239,7 +239,7 @@ def test_loading_ratios_extends_the_bank_and_leaves_its_plugins_alone(tmp_path: 
     set_ratio(model, 4)
     before, expected = logits_by_choice(model)["4"], logits_by_choice(source)
     load_delta(model, "plugin", tmp_path)
-    assert find_edit(model, PluginConfig) == PluginConfig((2, 4, 8), 5)
+    assert find_edit(model, PluginConfig) == PluginConfig((2, 4, 8), 5, 100.0)
     assert available_ratios(model) == (1, 2, 4, 8) and current_ratio(model) == 4
     after = own_parameters(model, PluginConfig((4,), 5))
     assert after.keys() == kept.keys() and all(torch.equal(after[key], kept[key]) for key in kept)

@@ -23,9 +23,17 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Ranks for BERT-base, and some that a tiny one has.
 _RANKS = {
     "rank_layer=72, rank_condim=384, rank_dim=384": "rank_layer=4, rank_condim=12, rank_dim=10",
+    "rank_layer=24, rank_condim=384, rank_dim=384": "rank_layer=2, rank_condim=12, rank_dim=10",
+    "first_layers(6)": "first_layers(1)",
     'embedding_type="tt", order=3, rank=64': 'embedding_type="tt", order=3, rank=2',
 }
-PAGES = ("README.md", "docs/tucker.md", "docs/embedding_factorisations.md", "docs/minidisc.md")
+PAGES = (
+    "README.md",
+    "docs/tucker.md",
+    "docs/embedding_factorisations.md",
+    "docs/minidisc.md",
+    "docs/composition.md",
+)
 
 
 def python_of(page: str) -> list[str]:

@@ -68,7 +68,7 @@ def test_published_plugins_of_another_ratio_and_of_other_tasks_join_the_bank(tmp
     bank = with_plugins((2,), "grouping")
     former = encode(bank, 2, *ask)
     load_published_plugin(bank, path)
-    assert find_edit(bank, PluginConfig) == PluginConfig((2, 4), 6, compat="grouping")
+    assert find_edit(bank, PluginConfig) == PluginConfig((2, 4), 6, 100.0, compat="grouping")
     assert torch.equal(encode(bank, 2, *ask), former)
     assert torch.equal(encode(bank, 4, *ask), encode(alone, 4, *ask))
 
@@ -76,7 +76,7 @@ def test_published_plugins_of_another_ratio_and_of_other_tasks_join_the_bank(tmp
     for task, seed in (("sst2", 5), ("mrpc", 6)):
         save_published_plugin(with_plugins((4,), "grouping", seed=seed), 4, path)
         load_published_plugin(several, path, task=task)
-    assert find_edit(several, PluginConfig) == PluginConfig((4,), 6, tasks=("sst2", "mrpc"), compat="grouping")
+    assert find_edit(several, PluginConfig) == PluginConfig((4,), 6, 100.0, ("sst2", "mrpc"), "grouping")
     assert torch.equal(encode(several, 4, *ask, task="sst2"), encode(alone, 4, *ask))
     assert not torch.equal(encode(several, 4, *ask, task="mrpc"), encode(alone, 4, *ask))
 

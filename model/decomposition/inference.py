@@ -24,6 +24,7 @@ from model.decomposition.plans import costs, multiply
 from model.decomposition.stacking import GROUPS, Role
 from model.decomposition.surgery import BANK, matrix_groups, role_slots
 from model.errors import ModelError
+from model.feed_forward import BertFeedForward
 from model.packed_layers import PackedLinear, pack, unpack
 from model.packing import usable_for
 
@@ -120,7 +121,8 @@ def _plain_modules(model: PreTrainedModel, roles: tuple[Role, ...]) -> list[nn.M
         for role in roles:
             linear = slots[role].module
             if type(linear) in (nn.Linear, PackedLinear):
-                found.append(linear if role in ("query", "key", "value") else slots[role].parent)
+                alone = role in ("query", "key", "value") or isinstance(slots[role].parent, BertFeedForward)
+                found.append(linear if alone else slots[role].parent)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -10,9 +11,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from model.backbone import BackboneSpec
+from model.errors import ModelError
 from model.plugin.mux import MuxLayer
 from model.plugin.state import PluginState
 from model.plugin.tracing import cut, padded
+
+#: Inputs of an encoder, beside its tokens, that have one whole number per position.
+_BY_POSITION = ("token_type_ids", "position_ids")
 
 
 class PluginFFN(nn.Module):
@@ -52,6 +57,7 @@ class EncoderPadding:
         self._state = state
         self._pad_id = model.config.pad_token_id or 0
         encoder = spec.encoder(model)
+        self._names = tuple(inspect.signature(encoder.forward).parameters)
         self._handles: list[RemovableHandle] = [
             encoder.register_forward_pre_hook(self._pad, with_kwargs=True),
             encoder.register_forward_hook(self._cut, always_call=True),
@@ -70,8 +76,7 @@ class EncoderPadding:
         ratio = self._state.choice.ratio
         if ratio == 1:
             return None
-        # The encoder's signature starts with (input_ids, attention_mask); make both keywords.
-        kwargs = {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs}
+        kwargs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         name = "input_ids" if kwargs.get("input_ids") is not None else "inputs_embeds"
         if name == "input_ids" and torch.compiler.is_exporting():
             made = padded(kwargs, ratio, self._pad_id)
@@ -85,11 +90,14 @@ class EncoderPadding:
         if mask is None:
             mask = torch.ones((batch, length), dtype=torch.long, device=given.device)
         if missing:
+            if mask.dim() != 2:
+                raise ModelError(
+                    f"A mask of {mask.dim()} dimensions cannot be filled up from {length} positions to a multiple of "
+                    f"the plugins' ratio, {ratio}: give one of (batch, length)."
+                )
             mask = F.pad(mask, (0, missing), value=0)
-            pads = torch.full((batch, missing), self._pad_id, device=given.device)
-            if name == "inputs_embeds":
-                pads = encoder.get_input_embeddings()(pads)
-            kwargs[name] = torch.cat([given, pads.to(given.dtype)], dim=1)
+            kwargs[name] = self._filled(encoder, given, missing)
+            kwargs.update(self._filled_beside(kwargs, given, missing))
         kwargs["attention_mask"] = mask
         used = mask if mask.dim() == 2 else None
         # Reading the mask costs nothing on a CPU; on a GPU it would wait for the device.
@@ -97,6 +105,21 @@ class EncoderPadding:
             used = None
         self._state.begin(used, length if missing else None)
         return (), kwargs
+
+    def _filled(self, encoder: Any, given: Tensor, missing: int) -> Tensor:
+        """Ids (B, L) or embeddings (B, L, D) with pad tokens behind them."""
+        pads = torch.full((given.shape[0], missing), self._pad_id, device=given.device)
+        if given.dim() == 3:
+            pads = encoder.get_input_embeddings()(pads)
+        return torch.cat([given, pads.to(given.dtype)], dim=1)
+
+    def _filled_beside(self, kwargs: dict[str, Any], given: Tensor, missing: int) -> dict[str, Tensor]:
+        """The other inputs by position, (1 or B, L), that the encoder knows; the added ones are at position 0, for the
+        table of positions may have no more than L."""
+        beside = {name: kwargs[name] for name in _BY_POSITION if isinstance(kwargs.get(name), Tensor)}
+        if "position_ids" in self._names and "position_ids" not in beside:
+            beside["position_ids"] = torch.arange(given.shape[1], device=given.device).unsqueeze(0)
+        return {name: F.pad(ids, (0, missing), value=0) for name, ids in beside.items()}
 
     def _cut(self, encoder: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         length = self._state.end()
@@ -115,10 +138,11 @@ class EncoderPadding:
 
 
 def _cut_to(length: int, part: Any) -> Any:
-    """Hidden states (B, L, D) and attention probabilities (B, heads, L, L), or tuples of them, without added rows."""
+    """Hidden states (B, L, D) and attention probabilities (B, heads, L, L), or tuples of them, without added rows; what
+    is pooled, (B, D), stays."""
     if isinstance(part, tuple):
         return tuple(_cut_to(length, one) for one in part)
-    if not isinstance(part, Tensor):
+    if not isinstance(part, Tensor) or part.dim() < 3:
         return part
     if torch.compiler.is_exporting():
         return cut(length, part)

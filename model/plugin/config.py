@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import nn
 from transformers import PreTrainedModel
 
+from model.backbone import spec_for
 from model.compression import EditConfig, is_positive, is_whole, register_edit
 from model.errors import ModelError
 from model.plugin.state import Choice
@@ -26,8 +27,10 @@ class PluginConfig(EditConfig):
     Attributes:
         ratios: the ratios k of the bank, each at least 2. Ratio 1 (the dense model) is always there.
         bottleneck: hidden size of the adapter that undoes the compression; 64 in the paper.
-        residual_scale: S, the backbone's residual stream over the one that the parameters are made for: 100 for
-            published plugins and for the original's training dynamics on a Hugging Face T5, 1 for native units.
+        residual_scale: S, the backbone's residual stream over the one that the parameters are made for. None, the
+            default, takes the family's: 100 for T5, whose stream grows from layer to layer (published plugins and the
+            original's training dynamics have it), and 1 for BERT, whose stream is normalised behind every sub-layer.
+            What was taken is what is saved.
         tasks: names of the tasks that have plugins of their own on this backbone; "" is the only one by default.
         compat: how padding is treated.
             native: padded positions are left out of their group, so that a sequence's output does not depend on how
@@ -41,7 +44,7 @@ class PluginConfig(EditConfig):
 
     ratios: tuple[int, ...] = (4,)
     bottleneck: int = 64
-    residual_scale: float = 100.0
+    residual_scale: float | None = None
     tasks: tuple[str, ...] = ("",)
     compat: Compat = "native"
     ratio: int = 1
@@ -55,7 +58,7 @@ class PluginConfig(EditConfig):
             raise ModelError(f"Each plugin ratio may be named once, found {list(self.ratios)}.")
         if not is_whole(self.bottleneck) or self.bottleneck < 1:
             raise ModelError(f"The bottleneck must be a whole number of at least 1, found {self.bottleneck!r}.")
-        if not is_positive(self.residual_scale):
+        if self.residual_scale is not None and not is_positive(self.residual_scale):
             raise ModelError(f"The residual scale must be a number above 0, found {self.residual_scale!r}.")
 
         names: Any = self.tasks
@@ -74,10 +77,14 @@ class PluginConfig(EditConfig):
         """Every task with every ratio."""
         return [Choice(ratio, task) for task in self.tasks for ratio in self.ratios]
 
+    def fitted(self, model: PreTrainedModel) -> PluginConfig:
+        """With the residual scale of the model's family where none was given."""
+        return self if self.residual_scale else replace(self, residual_scale=spec_for(model).stream_scale)
+
     def apply(self, model: PreTrainedModel) -> None:
         """Wrap every encoder FFN; `base_layer` keeps the dense one. `ratio` is in use afterwards."""
         attach_modules(model, self.compat)
-        fill_bank(model, self.choices, self.bottleneck, self.residual_scale)
+        self.extend(model)
         set_ratio(model, self.ratio, self.tasks[0])
 
     def undo(self, model: PreTrainedModel) -> None:
@@ -104,14 +111,18 @@ class PluginConfig(EditConfig):
     def joined(self, other: EditConfig) -> PluginConfig:
         """A bank with the ratios and tasks of both; all other settings must agree."""
         assert isinstance(other, PluginConfig)
-        if (differing := replace(other, ratios=self.ratios, tasks=self.tasks, ratio=self.ratio)) != self:
-            raise ModelError(f"Plugins with other settings cannot share a bank: {differing} and {self}.")
+        scale = self.residual_scale or other.residual_scale  # one that is left to the model agrees with any
+        mine, theirs = (replace(edit, residual_scale=edit.residual_scale or scale) for edit in (self, other))
+        if (differing := replace(theirs, ratios=self.ratios, tasks=self.tasks, ratio=self.ratio)) != mine:
+            raise ModelError(f"Plugins with other settings cannot share a bank: {differing} and {mine}.")
         ratios, tasks = dict.fromkeys(self.ratios + other.ratios), dict.fromkeys(self.tasks + other.tasks)
-        return replace(self, ratios=tuple(sorted(ratios)), tasks=tuple(tasks))
+        return replace(mine, ratios=tuple(sorted(ratios)), tasks=tuple(tasks))
 
     def extend(self, model: PreTrainedModel) -> None:
         """Bring a model's bank up to this config: what is missing is added untrained, nothing is removed."""
-        fill_bank(model, self.choices, self.bottleneck, self.residual_scale)
+        scale = self.fitted(model).residual_scale
+        assert scale is not None
+        fill_bank(model, self.choices, self.bottleneck, scale)
 
 
 def prefix_of(choice: Choice) -> str:

@@ -98,7 +98,12 @@ def freeze_for(model: PreTrainedModel, distil: Distil, delta_tuning: bool, ratio
 
     Distillation trains the plugins of `ratios` (default: all of the bank), `no` with LoRA the LoRA matrices, `no`
     without it the whole model except plugins, which it does not run.
+
+    Raises:
+        ModelError: the model's weights are rounded to int8.
     """
+    if any(not parameter.is_floating_point() for parameter in model.parameters()):
+        raise ModelError("A quantised model cannot be trained: train the one that it was made of, and quantise that.")
     model.requires_grad_(distil == "no" and not delta_tuning)
     if distil == "no" or ratios is None:
         for ffn in plugin_layers(model):

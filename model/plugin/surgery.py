@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from model.backbone import Slot, describe_stacks, spec_for
+from model.backbone import BERT, Slot, describe_stacks, spec_for
 from model.errors import ModelError
 from model.plugin.bank import EncoderPadding, PluginFFN
 from model.plugin.mux import MuxLayer
@@ -44,10 +44,17 @@ def plugin_layers(model: Any) -> list[PluginFFN]:
 
 
 def attach_modules(model: Any, compat: str) -> None:
-    """Wrap every encoder FFN of `model` in a `PluginFFN` with an empty bank."""
-    slots = _ffn_slots(model)
-    if not slots:
+    """Wrap every encoder FFN of `model` in a `PluginFFN` with an empty bank.
+
+    Raises:
+        ModelError: there is none, or the model runs its FFNs in a way that groups of positions do not go with.
+    """
+    spec = spec_for(model)
+    if not spec.encoder_layers(model):
         raise ModelError(f"No encoder FFN to attach a plugin to was found: {describe_stacks(model)}.")
+    _check_runs(model, compat)
+    spec.join_ffns(model)
+    slots = _ffn_slots(model)
     runtime = PluginRuntime(model, compat)
     for slot in slots:
         wrapped = PluginFFN(slot.module, runtime.state, masks_groups=compat == "native")
@@ -74,6 +81,7 @@ def detach_modules(model: Any) -> None:
         wrapped = slot.module
         assert isinstance(wrapped, PluginFFN)
         slot.replace(wrapped.base_layer)
+    spec_for(model).split_ffns(model)
     getattr(model, _RUNTIME).remove(model)
     delattr(model, _RUNTIME)
 
@@ -119,14 +127,24 @@ def plugin_modules(model: Any, ratio: int, task: str = "") -> list[nn.Module]:
 
 
 def _ffn_slots(model: Any) -> list[Slot]:
+    """Of the encoder's layers, once they are joined."""
     slots = [layer.ffn for layer in spec_for(model).encoder_layers(model)]
-    found = [slot for slot in slots if slot is not None]
-    if len(found) < len(slots):
+    assert None not in slots
+    return [slot for slot in slots if slot is not None]
+
+
+def _check_runs(model: Any, compat: str) -> None:
+    """Refuse what would group the wrong positions, or stay without the effect that was asked for."""
+    family, config = spec_for(model).family, model.config
+    if family == BERT.family and getattr(config, "is_decoder", False):
+        raise ModelError("Plugins mix positions that follow each other: a BERT with is_decoder would see the future.")
+    if getattr(config, "chunk_size_feed_forward", 0):
         raise ModelError(
-            f"Plugins wrap an FFN that is one module, and {type(model).__name__} keeps its FFN in two: "
-            "they cannot be attached to this family."
+            f"Plugins group the positions of whole rows: set chunk_size_feed_forward to 0, not "
+            f"{config.chunk_size_feed_forward}."
         )
-    return found
+    if compat == "original" and family == BERT.family:
+        raise ModelError("compat 'original' repeats what the original's T5 does; a BERT takes 'native' or 'grouping'.")
 
 
 def plugin_state(model: Any) -> PluginState | None:

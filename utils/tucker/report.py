@@ -33,7 +33,7 @@ def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any
 
     counted = list(lengths[:_MOST_ROWS])
     model.eval()
-    with torch.inference_mode(), _frozen(model):
+    with torch.inference_mode(), frozen(model):
         for tokens in set(counted):  # counted once for nothing: weights that are formed once per model do not count,
             count_macs(partial(forward, 1, tokens))  # and the counter has them formed anew
         macs = macs_at_lengths(lambda tokens: forward(1, tokens), counted)
@@ -50,7 +50,7 @@ def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any
 
 
 @contextmanager
-def _frozen(model: Any) -> Iterator[None]:
+def frozen(model: Any) -> Iterator[None]:
     """No parameter asks for a gradient meanwhile.
 
     An expanded one (EncT5's prompt) would otherwise still do so where none are computed, and the counter would stop.

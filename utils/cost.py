@@ -1,0 +1,238 @@
+"""What a saved model costs as it stands, whatever is stacked on it: measured, never worked out from its parts.
+
+python -m utils.cost --model DIR --batch 8 --length 128
+python -m utils.cost --model DIR --ratios 1 4 --json cost.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from metric.cost import count_macs, latency_ms, parameter_counts, peak_memory_bytes
+from model import auto, available_ratios, edits_of, use_ratio
+from model.backbone import COMPRESSED_PREFIX, T5, family_of, spec_for
+from utils.errors import UserError, run_as_script, writing
+from utils.loading import check_complete, loading_errors, without_report
+from utils.tucker.loading import model_directory
+from utils.tucker.report import frozen
+
+#: Tokens that a decoder reads in the cost figures: [start, <extra_id_0>], as classification does.
+_DECODER_TOKENS = 2
+#: Any token that is no padding.
+_TOKEN = 5
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+@dataclass(frozen=True)
+class EditCost:
+    """One edit of a stack: its settings, and the parameters that are its own (0 where it only takes away)."""
+
+    kind: str
+    settings: dict[str, Any]
+    num_params: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """A model with all its edits, at one plugin ratio, for one shape of batch.
+
+    Attributes:
+        family: of the backbone.
+        edits: in stacking order.
+        ratio: in use while it was measured; 1 where there are no plugins.
+        num_params: of the whole model, plugins of other ratios included; int8 weights count as any.
+        memory_bytes: that those parameters take.
+        disk_bytes: of the weight files; None where the model was not saved.
+        macs: multiply-accumulates of one example of `length` tokens.
+        latency_ms: median of one forward of batch x length; `latency_p95_ms` the 95th percentile.
+        peak_memory_bytes: while one forward runs: of the whole process on a CPU, of torch on a GPU.
+        batch, length, device, threads: what was measured, and on what.
+    """
+
+    family: str
+    edits: tuple[EditCost, ...]
+    ratio: int
+    num_params: int
+    memory_bytes: int
+    disk_bytes: int | None
+    macs: int
+    latency_ms: float
+    latency_p95_ms: float
+    peak_memory_bytes: int
+    batch: int
+    length: int
+    device: str
+    threads: int
+
+
+def measure_model(
+    model: PreTrainedModel,
+    batch: int = 8,
+    length: int = 128,
+    *,
+    ratio: int = 1,
+    directory: Path | None = None,
+    warmup: int = 3,
+    repeats: int = 20,
+) -> ModelCost:
+    """Measure `model` where it is, in evaluation mode (which it keeps).
+
+    Args:
+        ratio: of the plugins, where it has some.
+        directory: where it is saved.
+        warmup, repeats: forwards before, and while, time is taken.
+
+    Raises:
+        UserError: the shape is not positive, or longer than the model's positions.
+        ModelError: there are no plugins of that ratio.
+    """
+    most = getattr(model.config, "max_position_embeddings", None) or length
+    if batch < 1 or not 1 <= length <= most:
+        raise UserError(
+            f"The batch shape must be at least 1 x 1 and at most {most} tokens long, found {batch} x {length}."
+        )
+    model.eval()
+    run = partial(_forward, model, batch, length)
+    with torch.inference_mode(), frozen(model), use_ratio(model, ratio):
+        run()  # weights that are formed once per model are no part of any forward
+        macs = count_macs(partial(_forward, model, 1, length))
+        latency = latency_ms(run, warmup=warmup, repeats=repeats, device=model.device)
+        memory = peak_memory_bytes(run, device=model.device)
+    return ModelCost(
+        family=family_of(model.config),
+        edits=tuple(_edit_cost(model, edit) for edit in edits_of(model)),
+        ratio=ratio,
+        num_params=parameter_counts(model).total,
+        memory_bytes=_bytes(model.parameters()),
+        disk_bytes=None if directory is None else weight_bytes(directory),
+        macs=macs,
+        latency_ms=latency.p50_ms,
+        latency_p95_ms=latency.p95_ms,
+        peak_memory_bytes=memory,
+        batch=batch,
+        length=length,
+        device=model.device.type,
+        threads=torch.get_num_threads(),
+    )
+
+
+def weight_bytes(directory: Path) -> int:
+    """Bytes of the weight files of a saved model."""
+    return sum(file.stat().st_size for pattern in _WEIGHTS for file in directory.glob(pattern))
+
+
+def load_any(source: str) -> tuple[PreTrainedModel, Path]:
+    """A saved model with the head and the edits that its config names, in evaluation mode, and its directory.
+
+    Raises:
+        UserError, ModelError: it cannot be loaded, or lacks weights.
+    """
+    directory = model_directory(source)
+    if not (Path(directory) / "config.json").is_file():
+        raise UserError(f"--model {source} holds no model: there is no config.json in it.")
+    with loading_errors(directory), without_report():
+        config = AutoConfig.from_pretrained(directory)
+        names = config.architectures or ["no class"]
+        # An edited model is saved by the name of the class that it was edited in, or of the one that it was loaded in.
+        prefix = "Compressed" if config.model_type.startswith(COMPRESSED_PREFIX) else ""
+        kind: Any = getattr(auto, prefix + names[0].removeprefix("Compressed"), None)
+        is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
+        if not is_model:
+            raise UserError(
+                f"--model {source}: its config.json names {names[0]}, which is none of this toolkit's models."
+            )
+        model, info = kind.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
+    check_complete(directory, info["missing_keys"])
+    loaded: PreTrainedModel = model.eval()
+    return loaded, Path(directory)
+
+
+def describe(cost: ModelCost) -> str:
+    """A model's costs as lines for the console."""
+    lines = [f"{'edit':<14} {'own parameters':>15} {'own bytes':>12}"]
+    lines += [f"{edit.kind:<14} {edit.num_params:>15,} {edit.num_bytes:>12,}" for edit in cost.edits]
+    lines += [] if cost.edits else ["(none: the model is dense)"]
+    disk = "not saved" if cost.disk_bytes is None else f"{cost.disk_bytes:,} bytes on disk"
+    where = f"{cost.threads} threads" if cost.device == "cpu" else cost.device
+    return "\n".join(
+        [
+            *lines,
+            f"whole model: {cost.num_params:,} parameters in {cost.memory_bytes:,} bytes | {disk}",
+            f"plugin ratio {cost.ratio}, {cost.batch} x {cost.length} tokens on {where}: "
+            f"{cost.macs / 1e6:.2f} M MACs/example | latency p50 {cost.latency_ms:.2f} ms, "
+            f"p95 {cost.latency_p95_ms:.2f} ms | peak memory {cost.peak_memory_bytes / 2**20:.0f} MiB",
+        ]
+    )
+
+
+def _forward(model: Any, batch: int, length: int) -> Any:
+    ids = torch.full((batch, length), min(_TOKEN, model.config.vocab_size - 1), device=model.device)
+    if family_of(model.config) == T5.family and spec_for(model).decoder_layers(model):
+        return model(input_ids=ids, decoder_input_ids=ids.new_zeros((batch, _DECODER_TOKENS)), use_cache=False)
+    return model(input_ids=ids)
+
+
+def _edit_cost(model: PreTrainedModel, edit: Any) -> EditCost:
+    own = {id(p): p for module in edit.own_modules(model).values() for p in module.parameters()}.values()
+    return EditCost(edit.kind, edit.to_dict(), sum(p.numel() for p in own), _bytes(own))
+
+
+def _bytes(parameters: Any) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m utils.cost", description=str(__doc__).split("\n")[0])
+    made.add_argument("--model", required=True, help="directory of a saved model, or of a run that made one")
+    made.add_argument("--batch", type=int, default=8, help="rows of a forward (default: %(default)s)")
+    made.add_argument("--length", type=int, default=128, help="tokens of a row (default: %(default)s)")
+    made.add_argument("--ratios", type=int, nargs="+", help="plugin ratios to measure (default: all that there are)")
+    made.add_argument("--repeats", type=int, default=20, help="timed forwards (default: %(default)s)")
+    made.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    made.add_argument("--json", type=Path, help="write the costs to this file, a list with one entry per ratio")
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given = made.parse_args(arguments)
+    for name in ("repeats", "threads"):
+        if getattr(given, name) is not None and getattr(given, name) < 1:
+            raise UserError(f"--{name} must be at least 1, found {getattr(given, name)}.")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no GPU that torch can use.")
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> list[ModelCost]:
+    """Measure, print, and write what was asked for."""
+    given = parse(arguments)
+    if given.threads is not None:
+        torch.set_num_threads(given.threads)
+    model, directory = load_any(given.model)
+    model.to(given.device)
+    print(f"measuring {directory}: {type(model).__name__}, {given.batch} x {given.length} tokens", flush=True)
+    costs = []
+    for ratio in given.ratios or available_ratios(model):
+        cost = measure_model(model, given.batch, given.length, ratio=ratio, directory=directory, repeats=given.repeats)
+        print(describe(cost), flush=True)
+        costs.append(cost)
+    if given.json is not None:
+        with writing(given.json):
+            given.json.parent.mkdir(parents=True, exist_ok=True)
+            given.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n", encoding="utf-8")
+        print(f"made: {given.json}")
+    return costs
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)
