@@ -174,12 +174,16 @@ def _settings_of(path: Path, directory: Path, grid: str | None, task: str | None
 def _grid(run: Path, grid: str | None) -> tuple[float, ...]:
     """The given sparsities; else those that the run counted parameters at; else the original's."""
     if grid is not None:
-        return grid_of(ScheduleArguments(grid=grid))
+        return _sparsities(ScheduleArguments(grid=grid))
     for file in (run / RESULT_FILE, run / "sparsified" / RESULT_FILE):
         counted = read_json(file).get("num_params") if file.is_file() else None
         if isinstance(counted, dict) and counted:
-            return grid_of(ScheduleArguments(grid=",".join(counted)))
-    return grid_of(ScheduleArguments())
+            return _sparsities(ScheduleArguments(grid=",".join(counted)))
+    return _sparsities(ScheduleArguments())
+
+
+def _sparsities(flags: ScheduleArguments) -> tuple[float, ...]:
+    return tuple(float(step.scale) for step in grid_of(flags, "sparsity") or ())
 
 
 # --- plugins ---------------------------------------------------------------------------------------------------------
