@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[Callable[[], Any], int | None]] = {
     "dense": (lambda: tiny_bert(num_hidden_layers=1), None),
     "answers": (lambda: tiny_bert(BertForQuestionAnswering, num_hidden_layers=1), None),
     "pairs": (lambda: decomposed(decompositions()["II"]), None),
-    "tucker": (lambda: decomposed(decompositions()["IV"]), None),
+    "tucker": (lambda: decomposed(decompositions()["IV"], num_hidden_layers=1), None),
     "expanded": (lambda: decomposed(decompositions()["expanded"]), None),
     "pruned": (lambda: _pruned(_wide_bert(), 0.8), None),
     "vanished": (lambda: _pruned(_wide_bert(), 0.97), None),
