@@ -90,6 +90,7 @@ def test_minidisc_over_layers(teachers: Teachers, tmp_path: Path) -> None:
     assert edit is not None and edit.layers == (0,)
 
 
+@pytest.mark.slow
 def test_minidisc_over_ratios(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """An EncT5 gets plugins for every ratio; the assistant keeps the target's, the target is on when it is loaded."""
     made, run = Teachers(tmp_path_factory.mktemp("t5-teachers")), tmp_path / "run"
