@@ -70,7 +70,7 @@ _ON_BERT = (
 STACKS = (
     *(f"bert-{stack}" for stack in _ANYWHERE + _ON_BERT),
     *(f"t5-{stack}" for stack in (*_ANYWHERE, "layer_drop+pruning_one+plugin")),
-    *(f"enct5-{stack}" for stack in _ANYWHERE if stack not in ("lora", "pruning+plugin")),
+    *(f"enct5-{stack}" for stack in _ANYWHERE if "+" in stack),
 )
 
 

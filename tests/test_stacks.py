@@ -1,4 +1,4 @@
-"""Every legal stack of edits: built, saved, loaded in a fresh process with the same logits; and what is refused."""
+"""Legal stacks of edits: built, saved, loaded in a fresh process with the same logits; and what is refused."""
 
 from __future__ import annotations
 
