@@ -94,6 +94,7 @@ def load_delta(model: PreTrainedModel, kind: str, directory: Path, parts: Sequen
         _check_backbone(model, _read_part(directory, name, kind)[1], directory, kind)
         state.update(read_safetensors(delta_files(directory, name)[0]))
     _check_sizes(edit, state, directory)
+    edit = edit.fitted(model)
     present = _carried(model, kind)
     if present is None:
         apply_edit(model, edit)
