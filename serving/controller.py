@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: Share of the requests that the latency target is about.
@@ -48,17 +48,15 @@ class ControllerSettings:
 
 
 class Window:
-    """(time, value) pairs of the last `span_s` seconds, at most `most` of them where that is given."""
+    """Number and sum of the values of the last `span_s` seconds."""
 
-    def __init__(self, span_s: float, most: int | None = None) -> None:
+    def __init__(self, span_s: float) -> None:
         self._span_s = span_s
-        self._pairs: deque[tuple[float, float]] = deque(maxlen=most)
+        self._pairs: deque[tuple[float, float]] = deque()
         self._sum = 0.0
 
     def add(self, now: float, value: float) -> None:
         """Note a value."""
-        if len(self._pairs) == self._pairs.maxlen:
-            self._sum -= self._pairs[0][1]
         self._pairs.append((now, value))
         self._sum += value
 
@@ -67,20 +65,19 @@ class Window:
         self._pairs.clear()
         self._sum = 0.0
 
-    def values(self, now: float) -> list[float]:
-        """What is not too old."""
+    def count(self, now: float) -> int:
+        """How many values there are."""
         while self._pairs and self._pairs[0][0] <= now - self._span_s:
             self._sum -= self._pairs.popleft()[1]
-        return [value for _, value in self._pairs]
+        return len(self._pairs)
 
     def per_second(self, now: float) -> float:
         """Sum of the values over the span."""
-        return self._sum / self._span_s if self.values(now) else 0.0
+        return self._sum / self._span_s if self.count(now) else 0.0
 
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of the (not empty) values do not exceed."""
-    return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
+    def mean(self, now: float) -> float:
+        """Mean of the values, of which there are some."""
+        return self._sum / self.count(now)
 
 
 class RatioController:
@@ -108,7 +105,7 @@ class RatioController:
         self._at = 0
         self._changed = -math.inf
         self._lowered = -math.inf
-        self._latencies_ms = Window(settings.window_s, most=1000)
+        self._late, self._slow = Window(settings.window_s), Window(settings.window_s)  # of 1 (yes) and 0 (no)
         self._arrivals = Window(settings.window_s)
         self._failing: tuple[int, float, float] | None = None  # ratio, since when, highest load so far
         self._retry_below: dict[int, float] = {}
@@ -119,7 +116,7 @@ class RatioController:
         return self.ratios[self._at]
 
     def arrived(self, now: float, work: float) -> None:
-        """Work was asked for, whether or not there was room for it."""
+        """Work came into the queue."""
         self._arrivals.add(now, work)
 
     def ran(self, ratio: int, work: float, seconds: float) -> None:
@@ -130,7 +127,8 @@ class RatioController:
     def answered(self, now: float, latency_ms: float) -> None:
         """A request was answered. One that came before the last change says nothing about this ratio."""
         if now - latency_ms / 1e3 >= self._changed:
-            self._latencies_ms.add(now, latency_ms)
+            self._late.add(now, latency_ms > self.settings.target_ms)
+            self._slow.add(now, latency_ms > self.settings.low_share * self.settings.target_ms)
 
     def seconds_for(self, work: float, ratio: int | None = None) -> float:
         """How long so much work takes at a ratio (default: the one in use)."""
@@ -140,10 +138,17 @@ class RatioController:
         """Share of the time that a ratio would be busy with what arrives; above 1 it cannot keep up."""
         return self.seconds_for(self._arrivals.per_second(now), ratio)
 
-    def p95_ms(self, now: float) -> float | None:
-        """The 95th percentile of the answers of this ratio; None while there are too few."""
-        values = self._latencies_ms.values(now)
-        return percentile(values, QUANTILE) if len(values) >= self.settings.min_samples else None
+    def is_late(self, now: float) -> bool:
+        """Whether the 95th percentile of this ratio's answers is above the target; no while there are too few."""
+        return self._exceeds(self._late, now)
+
+    def is_slow(self, now: float) -> bool:
+        """Whether it is above the share of the target below which a smaller ratio is thought of."""
+        return self._exceeds(self._slow, now)
+
+    def _exceeds(self, answers: Window, now: float) -> bool:
+        # More than 5 % above a limit is the same as a 95th percentile above it, and needs no sorting.
+        return answers.count(now) >= self.settings.min_samples and answers.mean(now) > 1 - QUANTILE
 
     def decide(self, now: float, waiting: float) -> int:
         """The ratio for the next batch.
@@ -153,14 +158,13 @@ class RatioController:
         """
         self._learn(now)
         since, settings = now - self._changed, self.settings
-        p95_ms, predicted_ms = self.p95_ms(now), 1e3 * self.seconds_for(waiting)
-        late = predicted_ms > settings.target_ms or (p95_ms is not None and p95_ms > settings.target_ms)
+        late = self.is_late(now) or 1e3 * self.seconds_for(waiting) > settings.target_ms
         if late and since >= settings.dwell_up_s and self._at + 1 < len(self.ratios):
             if now - self._lowered < settings.trial_s:
                 self._failing = (self.ratio, now, self._arrivals.per_second(now))
             self._lowered = -math.inf
             self._change(now, +1)
-        elif not late and since >= settings.dwell_down_s and self._at > 0 and self._has_room(now, waiting, p95_ms):
+        elif not late and since >= settings.dwell_down_s and self._at > 0 and self._has_room(now, waiting):
             self._lowered = now
             self._change(now, -1)
         return self.ratio
@@ -182,12 +186,13 @@ class RatioController:
     def _change(self, now: float, steps: int) -> None:
         self._at += steps
         self._changed = now
-        self._latencies_ms.clear()
+        self._late.clear()
+        self._slow.clear()
 
-    def _has_room(self, now: float, waiting: float, p95_ms: float | None) -> bool:
+    def _has_room(self, now: float, waiting: float) -> bool:
         """Whether the next smaller ratio would do."""
         lower, low_ms = self.ratios[self._at - 1], self.settings.low_share * self.settings.target_ms
-        if self._failing is not None or (p95_ms is not None and p95_ms > low_ms):
+        if self._failing is not None or self.is_slow(now):
             return False
         return (
             self._arrivals.per_second(now) < self._retry_below.get(lower, math.inf)

@@ -107,7 +107,9 @@ class PluginConfig(EditConfig):
     def for_task(self, task: str, state: dict[str, Tensor]) -> tuple[PluginConfig, dict[str, Tensor]]:
         """Plugins without a task's name as those of `task`."""
         if self.tasks != ("",):
-            raise ModelError(f"The plugins have the names of tasks ({', '.join(self.tasks)}); {task!r} is none of them.")
+            raise ModelError(
+                f"The plugins have the names of tasks ({', '.join(self.tasks)}); {task!r} is none of them."
+            )
         named = {f"{task}.{key}": tensor for key, tensor in state.items()}  # as `prefix_of` begins
         return replace(self, tasks=(task,)), named
 
