@@ -26,7 +26,8 @@ class ControllerSettings:
         window_s: latencies and arrivals of this long count.
         dwell_up_s, dwell_down_s: shortest time after a change before the next one up, or down.
         trial_s: a ratio that had to be left again this soon after going down to it has failed at that load …
-        retry_share: … and is not tried again until the load is below this share of it.
+        retry_share: … and is not tried again until the load is below this share of it, …
+        forget_s: … or so much time has passed.
         min_samples: answers that it takes to speak of a percentile.
     """
 
@@ -36,8 +37,9 @@ class ControllerSettings:
     window_s: float = 5.0
     dwell_up_s: float = 0.5
     dwell_down_s: float = 5.0
-    trial_s: float = 30.0
+    trial_s: float = 300.0
     retry_share: float = 0.8
+    forget_s: float = 1800.0
     min_samples: int = 20
 
     def __post_init__(self) -> None:
@@ -86,8 +88,8 @@ class RatioController:
     Up, one step, when the answers of this ratio are late, or when what waits would be late at its speed. Down, one
     step, when answers are early and the smaller ratio has room for the work that arrives. Between the two lies a band
     in which nothing changes. Where the smaller ratio has room by its measured speed but answers late nevertheless,
-    going down fails: that load is remembered, and only a clearly smaller one is tried again, after a second failure an
-    even smaller one. So a constant load leads to one ratio, and stays there.
+    going down fails: that load is remembered for half an hour, in which only a clearly smaller one is tried again, and
+    after another failure an even smaller one. So a constant load leads to one ratio, and stays there.
 
     Args:
         settings: thresholds and times.
@@ -108,7 +110,7 @@ class RatioController:
         self._late, self._slow = Window(settings.window_s), Window(settings.window_s)  # of 1 (yes) and 0 (no)
         self._arrivals = Window(settings.window_s)
         self._failing: tuple[int, float, float] | None = None  # ratio, since when, highest load so far
-        self._retry_below: dict[int, float] = {}
+        self._retry_below: dict[int, tuple[float, float]] = {}  # ratio -> load, and when it failed there
 
     @property
     def ratio(self) -> int:
@@ -179,8 +181,8 @@ class RatioController:
         highest = max(highest, self._arrivals.per_second(now))
         self._failing = (ratio, since, highest)
         if now - since >= self.settings.window_s:
-            known = self._retry_below.get(ratio, math.inf)
-            self._retry_below[ratio] = self.settings.retry_share * min(highest, known)
+            known = self._retry_load(ratio, now)
+            self._retry_below[ratio] = (self.settings.retry_share * min(highest, known), now)
             self._failing = None
 
     def _change(self, now: float, steps: int) -> None:
@@ -189,13 +191,18 @@ class RatioController:
         self._late.clear()
         self._slow.clear()
 
+    def _retry_load(self, ratio: int, now: float) -> float:
+        """Work per second below which a ratio may be tried; infinite where it has not failed."""
+        load, since = self._retry_below.get(ratio, (math.inf, -math.inf))
+        return load if now - since < self.settings.forget_s else math.inf
+
     def _has_room(self, now: float, waiting: float) -> bool:
         """Whether the next smaller ratio would do."""
         lower, low_ms = self.ratios[self._at - 1], self.settings.low_share * self.settings.target_ms
         if self._failing is not None or self.is_slow(now):
             return False
         return (
-            self._arrivals.per_second(now) < self._retry_below.get(lower, math.inf)
+            self._arrivals.per_second(now) < self._retry_load(lower, now)
             and self.load(now, lower) < self.settings.low_load
             and 1e3 * self.seconds_for(waiting, lower) < low_ms
         )

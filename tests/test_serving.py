@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
@@ -35,7 +36,7 @@ from serving.server import bind
 from tests.tiny import backbone
 from tests.tiny_bert import bert_config, tiny_word_pieces
 from utils.errors import USER_ERRORS
-from utils.loading import load_t5, write_task_file
+from utils.loading import Loaded, load_t5, write_task_file
 
 RATIOS = (2, 4)
 TEXTS = (
@@ -139,10 +140,17 @@ def body_of(*texts: str, **more: Any) -> dict[str, Any]:
     return {"rows": [{"sentence": text} for text in texts], **more}
 
 
+@functools.cache
+def with_plugins(folder: Path, plugins: str) -> Loaded:
+    """The model and the tokenizer, loaded without the server."""
+    loaded = load_t5(str(folder / "t5"), None)
+    load_delta(loaded.model, "plugin", folder / plugins)
+    return loaded
+
+
 def offline(folder: Path, plugins: str, ratio: int, *texts: str) -> list[list[float]]:
     """Class probabilities of rows that go through the model alone, as `train_t5.py --mode valid` has them."""
-    loaded, task = load_t5(str(folder / "t5"), None), get_task("sst2")
-    load_delta(loaded.model, "plugin", folder / plugins)
+    loaded, task = with_plugins(folder, plugins), get_task("sst2")
     head = VerbalizerHead(verbalizer_ids(task, loaded.tokenizer), sentinel_id(loaded.tokenizer, 0))
     rows = []
     for feature in encode_classification(task, [GlueExample(0, t) for t in texts], loaded.tokenizer, MAX_LENGTH):
