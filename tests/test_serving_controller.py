@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ SETTINGS = ControllerSettings(target_ms=100.0, min_samples=4)
 COSTS = {1: 0.01, 2: 0.005, 4: 0.0025}
 
 
-def controller(**changes: float) -> RatioController:
+def controller(**changes: Any) -> RatioController:
     return RatioController(replace(SETTINGS, **changes), COSTS)
 
 
