@@ -27,6 +27,9 @@ from serving.predictor import Predictor
 from serving.server import bind, run
 from utils.errors import UserError, run_as_script
 
+#: The model's thread needs a moment to end, even when nothing is left to do.
+_THREAD_END_S = 1.0
+
 
 def build_engine(arguments: ServingArguments, predictor: Predictor, metrics: Metrics) -> Engine:
     """The engine with the controller that the flags ask for; measures the model's speed at every ratio.
@@ -61,10 +64,11 @@ def main(given: Sequence[str] | None = None) -> None:
     engine.start()
     host, port = bound.getsockname()[:2]
     print(f"listening on {host} port {port}; SIGTERM or Ctrl-C ends, /v1/model tells what is served", flush=True)
+    left_s = 0.0
     try:
-        run(app, bound, arguments.drain_seconds, engine.refuse_more)
+        left_s = run(app, bound, arguments.drain_seconds, engine.refuse_more)
     finally:
-        done = engine.stop(arguments.drain_seconds)
+        done = engine.stop(max(left_s, _THREAD_END_S))
     if not done:
         raise UserError(f"--drain-seconds {arguments.drain_seconds:g} was not enough to finish what waited.")
     print("ended: every request that was taken is answered", flush=True)

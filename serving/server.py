@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,6 +23,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_signal: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_signal = on_signal
+        self.asked_at: float | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -33,6 +35,7 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.asked_at = self.asked_at or time.monotonic()
         self._on_signal()
         super().handle_exit(sig, frame)
 
@@ -52,11 +55,15 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}.") from error
 
 
-def run(app: FastAPI, bound: socket.socket, drain_seconds: float, on_signal: Callable[[], None]) -> None:
+def run(app: FastAPI, bound: socket.socket, drain_seconds: float, on_signal: Callable[[], None]) -> float:
     """Answer requests until SIGTERM or SIGINT, then those that are under way.
 
     Args:
+        drain_seconds: time for those that are under way.
         on_signal: called when the signal comes.
+
+    Returns:
+        What is left of that time, in seconds.
     """
     config = uvicorn.Config(
         app,
@@ -67,4 +74,7 @@ def run(app: FastAPI, bound: socket.socket, drain_seconds: float, on_signal: Cal
         server_header=False,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
-    _Server(config, on_signal).run(sockets=[bound])
+    server = _Server(config, on_signal)
+    server.run(sockets=[bound])
+    asked_at = time.monotonic() if server.asked_at is None else server.asked_at
+    return max(0.0, asked_at + drain_seconds - time.monotonic())

@@ -50,20 +50,20 @@ def test_a_queue_that_would_be_late_raises_the_ratio_before_any_answer_is() -> N
 
 def test_the_ratio_falls_only_with_early_answers_room_and_time() -> None:
     """Each of the conditions alone keeps the ratio up."""
-    for latency_ms, arriving, after_s, expected in (
-        (50.0, 60.0, 5.0, 1),  # early answers, 60 % load at ratio 1, 5 s after the change
-        (61.0, 60.0, 5.0, 2),  # between the thresholds: 60 and 100 ms
-        (50.0, 71.0, 5.0, 2),  # more than 70 % load at ratio 1
-        (50.0, 60.0, 4.9, 2),  # too soon
+    for latency_ms, arriving, waiting, now, expected in (
+        (50.0, 60.0, 5, 5.0, 1),  # early answers, 60 % load at ratio 1, 50 ms of work there, 5 s after the change
+        (61.0, 60.0, 5, 5.0, 2),  # between the thresholds: 60 and 100 ms
+        (50.0, 71.0, 5, 5.0, 2),  # more than 70 % load at ratio 1
+        (50.0, 60.0, 7, 5.0, 2),  # what waits would take 70 ms at ratio 1
+        (50.0, 60.0, 5, 4.9, 2),  # too soon
     ):
         one = controller()
         assert one.decide(0.0, waiting=11) == 2
-        now = 5.0 if after_s == 5.0 else after_s
         for i in range(100):
             one.arrived(now - 1 + i / 100, arriving * SETTINGS.window_s / 100)
         answer(one, 9, latency_ms, begin=now - 1)
         assert one.load(now, 1) == pytest.approx(arriving / 100)
-        assert one.decide(now, waiting=0) == expected, (latency_ms, arriving, after_s)
+        assert one.decide(now, waiting) == expected, (latency_ms, arriving, waiting, now)
 
 
 def test_without_requests_the_ratio_returns_to_1() -> None:
@@ -87,6 +87,26 @@ def test_one_ratio_is_a_fixed_ratio() -> None:
     one = RatioController(SETTINGS, {4: 1.0})
     answer(one, 50, 1e6, begin=0.0)
     assert [one.decide(t, waiting) for t, waiting in ((1.0, 1e6), (50.0, 0))] == [4, 4]
+
+
+def feed(one: RatioController, begin: float, end: float, per_second: float) -> None:
+    for i in range(round((end - begin) * 10)):
+        one.arrived(begin + i / 10, per_second / 10)
+
+
+def test_a_ratio_that_failed_is_tried_at_a_smaller_load_or_after_half_an_hour() -> None:
+    """The load that counts is the highest of the window after the failure, as a step fills the window slowly."""
+    for per_second, end, expected in ((45, 20.0, 2), (35, 20.0, 1), (45, 1811.0, 2), (45, 1811.5, 1)):
+        one = controller()
+        assert one.decide(0.0, waiting=11) == 2
+        feed(one, 0.0, 5.5, 10)
+        assert one.decide(5.5, waiting=0) == 1  # going down …
+        feed(one, 5.5, 6.0, 50)
+        assert one.decide(6.0, waiting=11) == 2  # … fails as the load steps to 50
+        feed(one, 6.0, 11.5, 50)
+        assert one.decide(11.5, waiting=0) == 2
+        feed(one, end - 6, end, per_second)
+        assert one.decide(end, waiting=0) == expected, (per_second, end)
 
 
 def test_windows_forget() -> None:
