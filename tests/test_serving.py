@@ -96,7 +96,7 @@ class Server:
         async def conversation() -> Any:
             transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-                return await send(client)
+                return await asyncio.wait_for(send(client), 120)  # a request that nobody answers fails
 
         return asyncio.run(conversation())
 
