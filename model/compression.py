@@ -71,6 +71,10 @@ class EditConfig(ABC):
         """The edit that holds what both hold, where parts can be put together again."""
         raise ModelError(f"Two edits {self.kind!r} cannot be joined.")
 
+    def for_task(self, task: str, state: dict[str, Tensor]) -> tuple[EditConfig, dict[str, Tensor]]:
+        """The edit and its stored tensors under the name of a task, where an edit knows tasks."""
+        raise ModelError(f"The edit {self.kind!r} belongs to no task, so that it cannot get the name {task!r}.")
+
     def extend(self, model: PreTrainedModel) -> None:
         """Bring a model that carries a part of this edit up to the whole, where that is possible."""
         raise ModelError(f"The edit {self.kind!r} cannot be extended.")

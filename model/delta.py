@@ -80,10 +80,15 @@ def read_delta_edit(directory: Path, kind: str, parts: Sequence[str] = ()) -> Ed
         raise ModelError(f"{directory}: {error}") from None
 
 
-def load_delta(model: PreTrainedModel, kind: str, directory: Path, parts: Sequence[str] = ()) -> EditConfig:
+def load_delta(
+    model: PreTrainedModel, kind: str, directory: Path, parts: Sequence[str] = (), task: str = ""
+) -> EditConfig:
     """Apply the edit saved in `directory` and load its weights; of several parts, those named (default: all).
 
     A model that carries the edit already gets the weights; plugins for further ratios or tasks join its bank.
+
+    Args:
+        task: the name under which plugins that were saved without one join the bank.
 
     Raises:
         ModelError: the delta was made for a backbone of other sizes, or the file does not fit.
@@ -94,6 +99,8 @@ def load_delta(model: PreTrainedModel, kind: str, directory: Path, parts: Sequen
         _check_backbone(model, _read_part(directory, name, kind)[1], directory, kind)
         state.update(read_safetensors(delta_files(directory, name)[0]))
     _check_sizes(edit, state, directory)
+    if task:
+        edit, state = edit.for_task(task, state)
     edit = edit.fitted(model)
     present = _carried(model, kind)
     if present is None:

@@ -290,6 +290,18 @@ def test_a_task_joins_a_model_that_serves_another(tmp_path: Path) -> None:
     assert same(logits_by_choice(model), {**before, **expected})
 
 
+def test_plugins_without_a_name_join_a_bank_under_one(tmp_path: Path) -> None:
+    """`task` names them; what is trained for is theirs still. Plugins that have a name keep it."""
+    model, source = bank_of(4, seed=1, tasks=("sst2",)), bank_of(4, seed=2)
+    before, expected = logits_by_choice(model), logits_by_choice(source)
+    save_delta(source, "plugin", tmp_path)
+    load_delta(model, "plugin", tmp_path, task="mrpc")
+    assert same(logits_by_choice(model), {**before, "mrpc-4": expected["4"]})
+    save_delta(bank_of(4, tasks=("rte",)), "plugin", tmp_path)
+    with pytest.raises(ModelError, match=r"have the names of tasks \(rte\); 'sst2' is none"):
+        load_delta(model, "plugin", tmp_path, ["plugin-rte-k4"], task="sst2")
+
+
 def test_parts_that_do_not_agree_are_refused(tmp_path: Path) -> None:
     """Two files of one directory with unlike bottlenecks are no bank; the model is not touched."""
     save_delta(bank_of(2, bottleneck=5), "plugin", tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from model.backbone import spec_for
@@ -117,6 +117,15 @@ class PluginConfig(EditConfig):
             raise ModelError(f"Plugins with other settings cannot share a bank: {differing} and {mine}.")
         ratios, tasks = dict.fromkeys(self.ratios + other.ratios), dict.fromkeys(self.tasks + other.tasks)
         return replace(mine, ratios=tuple(sorted(ratios)), tasks=tuple(tasks))
+
+    def for_task(self, task: str, state: dict[str, Tensor]) -> tuple[PluginConfig, dict[str, Tensor]]:
+        """Plugins without a task's name as those of `task`."""
+        if self.tasks != ("",):
+            raise ModelError(
+                f"The plugins have the names of tasks ({', '.join(self.tasks)}); {task!r} is none of them."
+            )
+        named = {f"{task}.{key}": tensor for key, tensor in state.items()}  # as `prefix_of` begins
+        return replace(self, tasks=(task,)), named
 
     def extend(self, model: PreTrainedModel) -> None:
         """Bring a model's bank up to this config: what is missing is added untrained, nothing is removed."""

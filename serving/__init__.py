@@ -1,0 +1,1 @@
+"""A server of predictions whose compression ratio follows the load: `python -m serving --model DIR`."""

@@ -1,0 +1,87 @@
+"""Serves a saved model over HTTP; the compression ratio follows the load: docs/serving.md.
+
+python -m serving --help
+python -m serving --model checkpoints/sst2/best --plugins checkpoints/sst2-mux/best --port 8000
+python -m serving --model checkpoints/t5/best --plugins sst2=checkpoints/sst2-mux/best mrpc=checkpoints/mrpc-mux/best
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin()  # before the libraries load
+
+import torch
+
+from serving.app import AppSettings, create_app
+from serving.arguments import ServingArguments, parse_arguments
+from serving.controller import ControllerSettings, RatioController
+from serving.engine import Engine, EngineSettings
+from serving.loading import load_predictor
+from serving.metrics import Metrics
+from serving.predictor import Predictor
+from serving.server import bind, run
+from utils.errors import UserError, run_as_script
+
+#: The model's thread needs a moment to end, even when nothing is left to do.
+_THREAD_END_S = 1.0
+
+
+def build_engine(arguments: ServingArguments, predictor: Predictor, metrics: Metrics) -> Engine:
+    """The engine with the controller that the flags ask for; measures the model's speed at every ratio.
+
+    Raises:
+        UserError: the model has no such ratio.
+    """
+    fixed = arguments.fixed_ratio
+    if fixed is not None and fixed not in predictor.ratios:
+        raise UserError(f"--ratio {fixed}: the model has the ratios {', '.join(map(str, predictor.ratios))}.")
+    seconds = predictor.seconds_per_token()
+    print("speed: " + ", ".join(f"k={k} {1 / s:,.0f} tokens/s" for k, s in seconds.items()), flush=True)
+    chosen = seconds if fixed is None else {fixed: seconds[fixed]}
+    settings = EngineSettings(arguments.queue_rows, arguments.max_batch, arguments.max_wait_ms / 1e3, arguments.threads)
+    return Engine(predictor, RatioController(ControllerSettings(arguments.target_ms), chosen), settings, metrics)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Load, measure, listen, answer, and finish what waits when told to end."""
+    arguments = parse_arguments(given)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    bound = bind(arguments.host, arguments.port)  # a taken port is told before the model is loaded
+    print(f"loading {arguments.model}", flush=True)
+    predictor, metrics = load_predictor(arguments), Metrics()
+    _announce(arguments, predictor)
+    engine = build_engine(arguments, predictor, metrics)
+    target_ms = None if arguments.fixed_ratio is not None else arguments.target_ms
+    app = create_app(
+        engine, metrics, AppSettings(arguments.max_rows, arguments.max_chars, arguments.max_body_kb << 10, target_ms)
+    )
+    engine.start()
+    host, port = bound.getsockname()[:2]
+    print(f"listening on {host} port {port}; SIGTERM or Ctrl-C ends, /v1/model tells what is served", flush=True)
+    left_s = 0.0
+    try:
+        left_s = run(app, bound, arguments.drain_seconds, engine.refuse_more)
+    finally:
+        done = engine.stop(max(left_s, _THREAD_END_S))
+    if not done:
+        raise UserError(f"--drain-seconds {arguments.drain_seconds:g} was not enough to finish what waited.")
+    print("ended: every request that was taken is answered", flush=True)
+
+
+def _announce(arguments: ServingArguments, predictor: Predictor) -> None:
+    edits = " + ".join(edit["kind"] for edit in predictor.edits()) or "none"
+    for name, served in predictor.tasks.items():
+        print(f"{name}: columns {', '.join(served.task.columns)}; ratios {', '.join(map(str, predictor.ratios))}")
+    print(f"edits: {edits}; {arguments.precision} on {predictor.device}", flush=True)
+    if arguments.latency_target_ms is not None and len(predictor.ratios) == 1:
+        print("warning: --latency-target-ms has no effect: the model has ratio 1 only.", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)
