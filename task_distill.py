@@ -1,4 +1,4 @@
-"""Tasks: fine-tune a teacher, distil it into a decomposed, pruned or shallower student, evaluate and predict.
+"""Tasks: fine-tune a teacher, distil it into a decomposed, pruned or shallower student, put plugins on it, evaluate.
 
     python task_distill.py --help
     python task_distill.py --mode finetune --teacher_model bert-base-uncased --task_name mrpc --data_dir data/glue \
@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
     begin()  # before the libraries load
 
+from model import current_ratio
 from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
 from utils.arguments import runtime_for
 from utils.engine import write_json
@@ -27,6 +28,7 @@ from utils.errors import run_as_script
 from utils.minidisc.arguments import selection_of
 from utils.minidisc.job import ScheduleJob
 from utils.minidisc.stages import Stages
+from utils.tucker.adaptation import RatioEvaluator, attach, objective_for, per_ratio
 from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
 from utils.tucker.data import DataRequest, LabelledSet, task_for, training_batches, validation_sets
 from utils.tucker.defaults import Stage
@@ -62,7 +64,8 @@ class TaskJob:
         """Fit one stage, keep its best model, and say what comes next."""
         if stage != "prediction" and self.arguments.temperature != 1.0:
             self.warn(f"--temperature has no effect in the stage {stage}, only in prediction")
-        parts = self.finetuning() if stage == "finetune" else self.distillation(stage)
+        others = {"finetune": self.finetuning, "adapt": self.adaptation}
+        parts = others[stage]() if stage in others else self.distillation(stage)
         check_length(parts.student, self.request.max_length)
         directory = open_run(self.runtime, self.command.run, recorded_arguments(self.command, stage))
         config = bert_trainer_config(
@@ -93,6 +96,20 @@ class TaskJob:
         evaluate = evaluator_for(self.task)(self.runtime, model, sets)
         batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
         return Fit(Supervised(model), model, tokenizer, batches, evaluate, self.selection)
+
+    def adaptation(self) -> Fit:
+        """Plugins on a student, which is frozen and their teacher."""
+        source = self.arguments.student_model
+        assert source is not None
+        self.warn(unused_request(source, self.command.decomposition))
+        model, how = build_student(source, self.command.decomposition, self.task, trained=True)
+        ratios = attach(model, self.command.adaptation)
+        self.say(f"plugins for {', '.join(f'k = {k}' for k in ratios)} on ({describe(model)}): {how}")
+        tokenizer, sets = self.tokenizer(source), self.validation(source)
+        evaluate = RatioEvaluator(evaluator_for(self.task)(self.runtime, model, sets), model, ratios)
+        batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
+        objective = objective_for(model, self.command.adaptation, ratios)
+        return Fit(objective, model, tokenizer, batches, evaluate, self.selection)
 
     def distillation(self, stage: Stage) -> Fit:
         """A student that learns from a teacher: its inside first, its predictions then."""
@@ -138,11 +155,15 @@ class TaskJob:
         """Metrics on the development sets, and what the model costs."""
         sets = self.validation(source)
         values: dict[str, Any] = {"task": self.task.name, "model": source, "edits": describe(model)}
-        values["metrics"] = evaluator_for(self.task)(self.runtime, model, sets)()
-        if self.arguments.costs and self.runtime.is_main:
-            lengths = [len(feature.input_ids) for feature in sets[0].features]
-            values |= costs(model, lengths, self.runtime)
-        self.runtime.barrier()
+        lengths = [len(feature.input_ids) for feature in sets[0].features]
+
+        def measured() -> dict[str, Any]:
+            return costs(model, lengths, self.runtime) if self.arguments.costs and self.runtime.is_main else {}
+
+        at_ratios = per_ratio(model, self.runtime, evaluator_for(self.task)(self.runtime, model, sets), measured)
+        values |= at_ratios[str(current_ratio(model))]
+        if len(at_ratios) > 1:
+            values["ratios"] = at_ratios
         if self.runtime.is_main:
             write_json(output / "evaluation.json", values)
             print(f"{format_values(values)}\nmade: {output / 'evaluation.json'}", flush=True)

@@ -17,11 +17,12 @@ Batch = dict[str, Tensor]
 
 
 class HeadOutput(NamedTuple):
-    """`scores`: (B, C) for classification, (B, T, V) for sequence to sequence; the two last hidden states."""
+    """`scores`: (B, C) for classification, (B, L, C) for tagged words, (B, T, V) for sequence to sequence; the last
+    hidden states of the encoder and, where there is one, of the decoder."""
 
     scores: Tensor
     encoder_hidden: Tensor
-    decoder_hidden: Tensor
+    decoder_hidden: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class VerbalizerHead:
         encoder, decoder = encode_decode(model, ids, batch["attention_mask"], start, None)
         logits = lm_logits(model, decoder[:, -1], self.token_ids)
         return HeadOutput(logits * self.logit_scale, encoder, decoder)
+
+
+class ClassifierHead:
+    """The classifier that a BERT or an EncT5 has of its own, of whole rows or of words."""
+
+    def __call__(self, model: Any, batch: Batch) -> HeadOutput:
+        """Scores (B, C) or (B, L, C), and the encoder's hidden states."""
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        output = model(**{name: batch[name] for name in names if name in batch}, output_hidden_states=True)
+        return HeadOutput(output.logits, output.hidden_states[-1])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from model.errors import ModelError
 from model.heads import Batch, HeadOutput
 from model.lora import LoraConfig
-from model.losses import hidden_mse, token_accuracy, token_cross_entropy
+from model.losses import hidden_mse, task_loss, token_accuracy
 from model.plugin.surgery import plugin_layers, plugin_modules, use_ratio
 from model.shares import share
 
@@ -25,8 +25,8 @@ class PluginObjective(nn.Module):
 
     no           task
     task         task(student)
-    hidden       mse(decoder) + mse(encoder)
-    task-hidden  task(student) · task_ratio + mse(decoder) + mse(encoder)
+    hidden       mse(decoder, where there is one) + mse(encoder)
+    task-hidden  task(student) · task_ratio + what hidden has
 
     The teacher is the same model at ratio 1, run once per batch without gradients, before the student. With
     several ratios the losses are averaged over them; their parameters are disjoint, so each ratio learns
@@ -76,19 +76,19 @@ class PluginObjective(nn.Module):
 
     def _parts(self, student: HeadOutput, batch: Batch, teacher: HeadOutput | None) -> tuple[Tensor, dict[str, Tensor]]:
         of_labels = share(batch, "labels")
-        task = token_cross_entropy(student.scores, batch["labels"]) * of_labels
-        logs = {
-            "task_loss": task.detach(),
-            "accuracy": token_accuracy(student.scores.detach(), batch["labels"]) * of_labels,
-        }
+        task = task_loss(student.scores, batch["labels"]) * of_labels
+        logs = {"task_loss": task.detach()}
+        if not batch["labels"].is_floating_point():
+            logs["accuracy"] = token_accuracy(student.scores.detach(), batch["labels"]) * of_labels
         if teacher is None:
             return task, logs
-        decoder_mask = batch.get("decoder_attention_mask")
-        mse = hidden_mse(teacher.decoder_hidden, student.decoder_hidden, decoder_mask)
-        if decoder_mask is not None:
-            mse = mse * share(batch, "decoder_positions")
         encoder = hidden_mse(teacher.encoder_hidden, student.encoder_hidden, batch["attention_mask"])
-        mse = mse + encoder * share(batch, "positions")
+        mse = encoder * share(batch, "positions")
+        if teacher.decoder_hidden is not None and student.decoder_hidden is not None:
+            decoder_mask = batch.get("decoder_attention_mask")
+            decoder = hidden_mse(teacher.decoder_hidden, student.decoder_hidden, decoder_mask)
+            # As the original adds them: the decoder's first.
+            mse = (decoder if decoder_mask is None else decoder * share(batch, "decoder_positions")) + mse
         logs["mse_loss"] = mse.detach()
         return (mse + task * self.task_ratio if self.distil == "task-hidden" else mse), logs
 

@@ -120,6 +120,12 @@ RECIPES = (
         ("BERT: sparsify",),
     ),
     Recipe(
+        "BERT: adapt plugins",
+        f"{_TASK} {_STEPS} --mode adapt --mux_num 2 4 --student_model mini --output_dir plugins",
+        "plugins/result.json",
+        ("BERT: minidisc",),
+    ),
+    Recipe(
         "BERT: evaluate and predict",
         f"{_TASK} --do_eval --do_predict --no-costs --student_model mini --output_dir evaluated",
         "evaluated/evaluation.json",

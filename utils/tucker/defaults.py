@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 #: What one call of `task_distill.py` trains: a classifier on labels, one of the two stages of distillation into a
-#: decomposed student, or the distillations of a schedule of teacher assistants.
-Stage = Literal["finetune", "intermediate", "prediction", "schedule"]
+#: decomposed student, the distillations of a schedule of teacher assistants, or plugins on a student.
+Stage = Literal["finetune", "intermediate", "prediction", "schedule", "adapt"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class TaskDefaults:
     finetune_epochs: int = 3
     prediction_epochs: int = 3
     schedule_epochs: int = 10
+    adapt_epochs: int = 5
 
 
 _SMALL, _LARGE = 5, 3  # epochs of fine-tuning
@@ -52,6 +53,7 @@ _STAGES: Mapping[str, dict[str, Any]] = {
     "intermediate": {"lr": 5e-5, "schedule": "constant", "warmup_proportion": 0.0},
     "prediction": {"lr": 3e-5, "schedule": "linear", "warmup_proportion": 0.1},
     "schedule": {"lr": 3e-5, "schedule": "linear", "warmup_proportion": 0.1},
+    "adapt": {"lr": 1e-3, "schedule": "linear", "warmup_proportion": 0.1},  # as train_t5.py pre-trains plugins
 }
 
 
@@ -68,11 +70,12 @@ def stage_defaults(task: str, stage: Stage, optimizer: str = "adamw") -> dict[st
 
 def defaults_table() -> str:
     """All tasks' values, for `--help`."""
-    columns = ("max_seq_length", "finetune_epochs", "intermediate_epochs", "prediction_epochs", "schedule_epochs")
+    stages = ("finetune", "intermediate", "prediction", "schedule", "adapt")
+    columns = ("max_seq_length", *(f"{stage}_epochs" for stage in stages))
     rows = [f"{name} " + " ".join(str(getattr(d, c)) for c in columns) for name, d in TASK_DEFAULTS.items()]
     rates = ", ".join(f"{stage} {values['lr']:g} {values['schedule']}" for stage, values in _STAGES.items())
     return (
-        "Defaults by task (task: length, epochs of finetune, intermediate, prediction, schedule): "
+        f"Defaults by task (task: length, epochs of {', '.join(stages)}): "
         + "; ".join(row.replace(" ", ": ", 1) for row in rows)
         + f". By stage (rate, schedule): {rates}. Batch 32. With --task_name, --help shows that task's."
     )

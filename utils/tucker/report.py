@@ -71,7 +71,9 @@ def encoder_params(model: Any) -> int:
 
 
 def format_values(values: dict[str, Any]) -> str:
-    """Metrics and costs on two lines for the console."""
+    """Metrics and costs on two lines for the console; of a model with plugins two for each ratio."""
+    if ratios := values.get("ratios"):
+        return "\n".join(f"k = {ratio}: {format_values(found)}" for ratio, found in ratios.items())
     metrics = " | ".join(f"{name}: {value:.4f}" for name, value in values["metrics"].items())
     if "macs" not in values:
         return metrics

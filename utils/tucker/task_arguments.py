@@ -31,6 +31,7 @@ from utils.minidisc.arguments import (
     type_of,
     unused_in,
 )
+from utils.tucker.adaptation import AdaptationArguments, adaptation_problems
 from utils.tucker.arguments import (
     ALIASES,
     IGNORED,
@@ -64,10 +65,13 @@ class TaskArguments:
         None, "The fine-tuned teacher: a hub id, a directory or a run's; with --mode finetune, what is fine-tuned."
     )
     student_model: str | None = flag(None, "The student; with --mode evaluate and predict, the model itself.")
-    mode: Literal["finetune", "distill", "sparsify", "maxidisc", "minidisc", "evaluate", "predict"] | None = flag(
-        None,
-        "What to do. Default: distill; with --do_eval or --do_predict and no stage, these alone (as originally). "
-        "distill with --layer_or_sparsity, and sparsify, maxidisc and minidisc have flags of their own below.",
+    mode: Literal["finetune", "distill", "sparsify", "maxidisc", "minidisc", "adapt", "evaluate", "predict"] | None = (
+        flag(
+            None,
+            "What to do. Default: distill; with --do_eval or --do_predict and no stage, these alone (as originally). "
+            "distill with --layer_or_sparsity, and sparsify, maxidisc and minidisc have flags of their own below; "
+            "adapt trains plugins on a student, which stays as it is.",
+        )
     )
     stage: Literal["intermediate", "prediction", "both"] | None = flag(
         None,
@@ -97,6 +101,7 @@ class TaskCommand(NamedTuple):
     evaluation: EvaluationArguments
     run: RunArguments
     schedule: ScheduleArguments = ScheduleArguments()  # never written to
+    adaptation: AdaptationArguments = AdaptationArguments()
 
 
 class Plan(NamedTuple):
@@ -149,8 +154,8 @@ def plan_of(task: TaskArguments, output: Path, schedule: ScheduleArguments | Non
         return Plan((), task.do_eval, task.do_predict, output, mode)
     if mode != "distill" and named:
         raise UserError(f"--stage and --pred_distill belong to --mode distill, found --mode {mode}.")
-    if mode == "finetune":
-        return Plan(("finetune",), task.do_eval, task.do_predict, output)
+    if mode == "finetune" or mode == "adapt":
+        return Plan((mode,), task.do_eval, task.do_predict, output)
     if mode == "distill":
         both: tuple[Stage, ...] = ("intermediate", "prediction")
         stages = both if named == "both" else (both[named == "prediction"],)
@@ -176,8 +181,8 @@ def recorded_arguments(command: TaskCommand, stage: Stage) -> dict[str, Any]:
 def _first_stage(given: Sequence[str]) -> Stage:
     """The stage whose defaults the command line gets; a wrong one is told by the real parser."""
     peeked = _peek(given)
-    if peeked.mode == "finetune":
-        return "finetune"
+    if peeked.mode in ("finetune", "adapt"):
+        return "finetune" if peeked.mode == "finetune" else "adapt"
     if peeked.mode in SCHEDULE_MODES or peeked.layer_or_sparsity:
         return "schedule"
     return "prediction" if peeked.stage == "prediction" or peeked.pred_distill else "intermediate"
@@ -196,8 +201,8 @@ def _parse_stage(given: Sequence[str], stage: Stage, quiet: bool) -> TaskCommand
     task_name = task_for(peeked.task_name).name if peeked.task_name else ""
     types = [TaskArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
     parsed = parse(
-        [*types, RunArguments, ScheduleArguments],
-        "Fine-tune, distil, prune, evaluate and predict: BERT (or EncT5) on GLUE and on named entities.",
+        [*types, RunArguments, ScheduleArguments, AdaptationArguments],
+        "Fine-tune, distil, prune, add plugins, evaluate and predict: BERT (or EncT5) on GLUE and on named entities.",
         given,
         ignored=_IGNORED,
         warn=not quiet,
@@ -226,7 +231,9 @@ def _check(command: TaskCommand, plan: Plan) -> None:
         problems += decomposition_problems(plan.schedule, command.schedule, command.decomposition)
     elif task.student_model is None:
         problems.append("--student_model is required")
-    if task.teacher_model is None and plan.stages and plan.stages != ("finetune",):
+    if plan.stages == ("adapt",) and task.teacher_model is not None:
+        problems.append("--mode adapt has no --teacher_model: plugins learn from their --student_model without them")
+    if task.teacher_model is None and plan.stages and plan.stages[0] not in ("finetune", "adapt"):
         problems.append("--teacher_model is required: the fine-tuned model that the student learns from")
     if task.aug_train and not plan.stages:
         problems.append("--aug_train is for training: evaluation and prediction read other files")
@@ -243,6 +250,7 @@ def _check(command: TaskCommand, plan: Plan) -> None:
         problems += for_training_only(run, f"--mode {plan.schedule or _mode_of(plan)}")
     if command.schedule.patience_epochs and command.evaluation.patience:
         problems.append("--patience counts evaluations and --patience_epochs epochs: give one of them")
+    problems += adaptation_problems(command.adaptation, plan.stages == ("adapt",))
     if plan.schedule is None:
         problems += unused_in(_mode_of(plan), command.schedule)
     if problems:

@@ -16,6 +16,7 @@ from model import available_ratios, use_ratio
 from model.heads import Batch, generate_answers
 from model.losses import IGNORE
 from utils.engine import Runtime
+from utils.ratios import over_ratios
 from utils.variator.data import TaskData
 
 
@@ -34,11 +35,7 @@ class Evaluator:
         """Metrics at every ratio (`accuracy_k4`) and their means over the ratios (`accuracy`)."""
         if not ratios:
             return self.at_ratio(1)
-        per_ratio = {k: self.at_ratio(k) for k in ratios}
-        means = {name: sum(v[name] for v in per_ratio.values()) / len(ratios) for name in per_ratio[ratios[0]]}
-        if len(ratios) == 1:
-            return means
-        return means | {f"{name}_k{k}": value for k, values in per_ratio.items() for name, value in values.items()}
+        return over_ratios(ratios, self.at_ratio)
 
     def at_ratio(self, ratio: int) -> dict[str, float]:
         """Metrics with the plugins of `ratio`; 1 is the dense model."""
