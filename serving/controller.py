@@ -93,7 +93,7 @@ class RatioController:
 
     Args:
         settings: thresholds and times.
-        seconds_per_work: ratio -> seconds for one token, measured at full batches. `ran` corrects all of them by one
+        seconds_per_work: ratio -> seconds for one token, measured at large batches. `ran` corrects all of them by one
             common factor, as a machine that is shared gets slower and faster.
     """
 
@@ -122,7 +122,7 @@ class RatioController:
         self._arrivals.add(now, work)
 
     def ran(self, ratio: int, work: float, seconds: float) -> None:
-        """A full batch ran so long at `ratio`. Batches that are not full say nothing about the speed at full load."""
+        """A large batch ran so long at `ratio`. Small ones say nothing about the speed under load."""
         if work > 0 and seconds > 0:
             self._speed += 0.1 * (seconds / (work * self._costs[ratio]) - self._speed)
 

@@ -16,7 +16,7 @@ import torch
 from serving.batching import LengthQueue, Waiting, length_bucket
 from serving.controller import RatioController
 from serving.metrics import Metrics
-from serving.predictor import Encoded, Prediction, Predictor
+from serving.predictor import MEASURED_ROWS, Encoded, Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class Engine:
         self.metrics.batch_rows.observe(len(rows))
         self.metrics.batch_seconds.labels(str(ratio)).observe(end - begin)
         self.metrics.rows.labels(rows[0].task, str(ratio)).inc(len(rows))
-        if len(rows) == self._settings.max_batch:
+        if len(rows) >= min(self._settings.max_batch, MEASURED_ROWS):
             with self._changed:
                 self.controller.ran(ratio, sum(row.bucket for row in rows), end - begin)
         for request in {id(request): request for request, _ in pairs}.values():

@@ -21,7 +21,7 @@ from model import available_ratios, edits_of, use_ratio
 #: Of an encoding that cuts nothing; larger than any text that the server takes.
 _UNCUT = 1 << 30
 #: Rows and tokens of the batches that the speed is measured with at the start.
-_MEASURED_ROWS, _MEASURED_LENGTH, _REPEATS = 8, 64, 3
+MEASURED_ROWS, MEASURED_LENGTH, _REPEATS = 8, 64, 3
 
 
 class Encoded(NamedTuple):
@@ -114,9 +114,9 @@ class Predictor:
         """
         bare = {name: self.encode(name, [[""] * len(task.task.columns)])[0] for name, task in self.tasks.items()}
         name, served = next(iter(self.tasks.items()))
-        length = min(served.max_length, max(_MEASURED_LENGTH, 2 * len(bare[name].feature.input_ids)))
+        length = min(served.max_length, max(MEASURED_LENGTH, 2 * len(bare[name].feature.input_ids)))
         (feature,) = served.encode([_example(0, ["a " * length] * len(served.task.columns))], length)
-        batch = served.collate([feature] * _MEASURED_ROWS)
+        batch = served.collate([feature] * MEASURED_ROWS)
         tokens = batch["input_ids"].numel()
         seconds: dict[int, list[float]] = {ratio: [] for ratio in self.ratios}
         with torch.inference_mode():
