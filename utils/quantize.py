@@ -1,0 +1,62 @@
+"""Round the weights of a saved model to int8, after all other edits.
+
+    python -m utils.quantize --model DIR --output OUT                       # int8 weights
+    python -m utils.quantize --model DIR --output OUT --activations int8    # and activations, at run time
+
+OUT loads with `AutoModel…` as any model of this toolkit; `python -m utils.cost --model OUT` measures it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from transformers import AutoConfig, AutoTokenizer
+
+from model import QuantizationConfig, apply_edit
+from model.quantization.layers import Activations
+from utils.cost import load_any
+from utils.engine import atomic_directory
+from utils.errors import UserError, run_as_script
+from utils.hints import python
+from utils.tucker.loading import has_tokenizer
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m utils.quantize", description=str(__doc__).split("\n")[0])
+    parser.add_argument("--model", required=True, help="a saved model or the directory of a run")
+    parser.add_argument("--output", type=Path, required=True, help="a new directory for the rounded model")
+    parser.add_argument(
+        "--activations",
+        choices=get_args(Activations),
+        default="float",
+        help="int8 rounds what the layers read too, with a scale per position (default: %(default)s)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Load, round, save.
+
+    Raises:
+        UserError, ModelError: the model cannot be loaded or rounded, or the output is there already.
+    """
+    given = parse(arguments)
+    if given.output.exists():
+        raise UserError(f"--output {given.output} exists already: name a new directory.")
+    model, source = load_any(given.model)
+    apply_edit(model, QuantizationConfig(given.activations))
+    with atomic_directory(given.output) as folder:
+        model.save_pretrained(folder)
+        if has_tokenizer(str(source)):
+            AutoTokenizer.from_pretrained(source, config=AutoConfig.from_pretrained(source)).save_pretrained(folder)
+    print(f"made: {given.output}\nnext: {python()} -m utils.cost --model {given.output}")
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)

@@ -1,0 +1,149 @@
+"""Plugins and int8 on top of compressed BERTs, on real data: what a stack reaches, and what it costs.
+
+    python -m utils.studies.composition --data GLUE_DIR --threads 2
+
+Begins from the students that the studies of Tucker and of MiniDisc left behind, and writes docs/results/composition.md.
+Every stage is a call of a tool; one that has its result is not run again. `--report` only writes the page from what is
+there, `--costs` measures MACs and latencies, on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, run_as_script
+from utils.pages import write_measured
+from utils.studies.runner import Runner, add_rows_flag, commands_block, read_result, study_parser
+from utils.studies.tucker import LENGTH
+
+TASK, METRIC = "sst2", "accuracy"
+#: What the plugins and int8 are put on: the folders of the other studies' runs.
+STUDENTS: Mapping[str, str] = {
+    "dense": "tucker/teacher/sst2",
+    "decomposed to 1/7": "tucker/student/sst2/1of7-IV-teacher/prediction",
+    "pruned by 90 %": "minidisc/sst2-1/MiniDisc",
+}
+NAMES = tuple(STUDENTS)
+#: Chosen once, before anything was run: as many steps for every student.
+ADAPTATION = "--mode adapt --mux_num 2 4 --max_steps 300 --eval_step 100 --learning_rate 1e-3"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where everything is and how a stage is run.
+
+    Attributes:
+        sources: the folder of the other studies.
+    """
+
+    data: Path
+    sources: Path
+    runner: Runner
+    seed: int
+
+    def source(self, name: str) -> Path:
+        """The best model of a student's run.
+
+        Raises:
+            UserError: its study was not run.
+        """
+        best = self.sources / STUDENTS[name] / "best"
+        if not best.is_dir():
+            raise UserError(f"{best} is missing: run the study it belongs to first (docs/results).")
+        return best
+
+    def folder(self, name: str) -> Path:
+        """Where a student's stack is made."""
+        return self.runner.output / name.replace(" %", "").replace(" ", "-").replace("/", "of")
+
+    def run(self, name: str) -> None:
+        """Plugins, then int8, then their metrics."""
+        source, folder = self.source(name), self.folder(name)
+        self.call(folder / "plugins", f"{ADAPTATION} --student_model {source}", "result.json")
+        rounded = folder / "int8" / "model"
+        self.runner.run(
+            folder / "int8", f"-m utils.quantize --model {folder / 'plugins'} --output {rounded}", "model/config.json"
+        )
+        for part, model in self.models(name).items():
+            self.evaluate(folder / part, model, "evaluation", "--no-costs")
+
+    def models(self, name: str) -> dict[str, Path]:
+        """What is measured of a student: with its plugins, and that with int8 weights."""
+        folder = self.folder(name)
+        return {"plugins": folder / "plugins" / "best", "int8": folder / "int8" / "model"}
+
+    def costs(self, name: str) -> None:
+        """MACs and latency at every ratio."""
+        for part, model in self.models(name).items():
+            if model.is_dir():
+                self.evaluate(self.folder(name) / part, model, "costs", "")
+
+    def evaluate(self, folder: Path, model: Path, name: str, flags: str) -> None:
+        """Metrics at every ratio, of the model as it reloads."""
+        self.call(folder / name, f"--do_eval {flags} --student_model {model}", "evaluation.json")
+
+    def call(self, folder: Path, arguments: str, done: str) -> None:
+        """A call of `task_distill.py`."""
+        common = f"--max_seq_length {LENGTH[TASK]} --precision bf16 --keep_checkpoints 1 --seed {self.seed}"
+        place = f"--task_name {TASK} --data_dir {self.data} {common} --output_dir {folder}"
+        self.runner.run(folder, f"task_distill.py {arguments} {place}", done)
+
+
+def rows(study: Study) -> Iterator[str]:
+    """The table: a row per student, part and ratio."""
+    whole = read_result(study.folder(NAMES[0]) / "plugins" / "evaluation" / "evaluation.json")
+    reference = whole["ratios"]["1"]["metrics"][METRIC] if whole else None
+    for name in NAMES:
+        for part in ("plugins", "int8"):
+            folder = study.folder(name) / part
+            found = read_result(folder / "evaluation" / "evaluation.json")
+            measured = read_result(folder / "costs" / "evaluation.json") or {}
+            for ratio, values in (found or {}).get("ratios", {}).items():
+                costs = measured.get("ratios", {}).get(ratio, {})
+                yield _row(name, part, ratio, values["metrics"][METRIC], reference, costs)
+
+
+def _row(name: str, part: str, ratio: str, value: float, reference: float | None, costs: Mapping[str, Any]) -> str:
+    kept = f"{value / reference:.1%}" if reference else ""
+    macs = f"{costs['macs'] / 1e6:.0f} M" if "macs" in costs else ""
+    latency = f"{costs['latency_ms']:.1f} ms" if "latency_ms" in costs else ""
+    params = f"{costs['num_params']:,}" if "num_params" in costs else ""
+    shown = name + (", int8 weights" if part == "int8" else "")
+    return f"| {shown} | {ratio} | {value:.3f} | {kept} | {params} | {macs} | {latency} |"
+
+
+def write_page(study: Study, page: Path) -> None:
+    """The measured part of the results page."""
+    head = "| student | k | accuracy | retention | parameters, all ratios | MACs / example | latency p50, 8 x 128 |"
+    calls = commands_block(
+        study.runner,
+        "Commands",
+        {str(study.data): "GLUE_DIR"},
+        lambda call: "/costs " not in call and "/evaluation " not in call,
+    )
+    write_measured(page, [head, "|---|---|---|---|---|---|---|", *rows(study), "", *calls], "composition")
+
+
+def main() -> None:
+    """Command line."""
+    parser = study_parser("composition", str(__doc__), summary=False)
+    parser.add_argument("--data", type=Path, required=True, help="folder with GLUE's TSV folders (SST-2)")
+    parser.add_argument(
+        "--sources", type=Path, default=Path("outputs/results"), help="folder of the studies (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="default: 1")
+    add_rows_flag(parser, NAMES)
+    given = parser.parse_args()
+    study = Study(given.data, given.sources, Runner(given.output, given.threads), given.seed)
+    for name in [] if given.report else [NAMES[number] for number in given.rows]:
+        (study.costs if given.costs else study.run)(name)
+    write_page(study, given.page)
+    print(f"made: {given.page}")
+
+
+if __name__ == "__main__":
+    run_as_script(main, debug="--debug" in sys.argv)
