@@ -22,6 +22,8 @@ from model.quantization import Int8Linear
 from model.quantization.layers import Activations
 from tests.helpers_decomposition import tiny_bert, tiny_inputs, tiny_logits
 from tests.helpers_edits import build_t5, logits
+from utils import quantize
+from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -125,3 +127,17 @@ def test_it_cannot_be_undone_handed_on_trained_or_misspelt(tmp_path: Path) -> No
         freeze_for(t5, "no", delta_tuning=False)
     with pytest.raises(ModelError, match="0 encoder and 0 decoder layers"):
         apply_edit(build_t5("relu", num_layers=0, num_decoder_layers=0), QuantizationConfig())
+
+
+def test_the_command_rounds_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its tensors are those of the edit; a second call does not overwrite them."""
+    model = tiny_bert()
+    model.save_pretrained(tmp_path / "model")
+    command = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "int8"), "--activations", "int8"]
+    quantize.main(command)
+    apply_edit(model, QuantizationConfig("int8"))
+    saved, wanted = load_file(tmp_path / "int8" / "model.safetensors"), model.state_dict()
+    assert saved.keys() == wanted.keys() and all(torch.equal(saved[name], wanted[name]) for name in saved)
+    assert "utils.cost --model" in capsys.readouterr().out
+    with pytest.raises(UserError, match="exists already: name a new directory"):
+        quantize.main(command)
