@@ -31,7 +31,12 @@ NAMES = tuple(STUDENTS)
 #: Only factors are left in it, which int8 leaves alone.
 _NOT_ROUNDED = ("decomposed to 1/7",)
 #: Chosen once, before anything was run: as many steps for every student.
-ADAPTATION = "--mode adapt --mux_num 2 4 --max_steps 300 --eval_step 100 --learning_rate 1e-3"
+_PLUGINS = "--mode adapt --mux_num 2 4"
+ADAPTATION = f"{_PLUGINS} --max_steps 300 --eval_step 100 --learning_rate 1e-3"
+#: The control: plugins as they are drawn, but for a step too small to be seen.
+UNTRAINED = f"{_PLUGINS} --max_steps 1 --learning_rate 1e-9"
+#: Part of a stack -> what its rows are called behind the student's name.
+PARTS = {"plugins": "", "untrained": ", plugins untrained", "int8": ", int8 weights"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ class Study:
     def run(self, name: str) -> None:
         """Plugins, then int8, then their metrics."""
         source, folder = self.source(name), self.folder(name)
-        self.call(folder / "plugins", f"{ADAPTATION} --student_model {source}", "result.json")
+        for part, flags in (("plugins", ADAPTATION), ("untrained", UNTRAINED)):
+            self.call(folder / part, f"{flags} --student_model {source}", "result.json")
         if name not in _NOT_ROUNDED:
             rounded = folder / "int8" / "model"
             command = f"-m utils.quantize --model {folder / 'plugins'} --output {rounded}"
@@ -74,15 +80,15 @@ class Study:
             self.evaluate(folder / part, model, "evaluation", "--no-costs")
 
     def models(self, name: str) -> dict[str, Path]:
-        """What is measured of a student: with its plugins, and that with int8 weights."""
+        """What is measured of a student: with its plugins, with untrained ones, and the first with int8 weights."""
         folder = self.folder(name)
-        plugins, rounded = {"plugins": folder / "plugins" / "best"}, {"int8": folder / "int8" / "model"}
-        return plugins if name in _NOT_ROUNDED else plugins | rounded
+        plugins = {part: folder / part / "best" for part in ("plugins", "untrained")}
+        return plugins if name in _NOT_ROUNDED else plugins | {"int8": folder / "int8" / "model"}
 
     def costs(self, name: str) -> None:
         """MACs and latency at every ratio."""
         for part, model in self.models(name).items():
-            if model.is_dir():
+            if part != "untrained" and model.is_dir():
                 self.evaluate(self.folder(name) / part, model, "costs", "")
 
     def evaluate(self, folder: Path, model: Path, name: str, flags: str) -> None:
@@ -101,11 +107,13 @@ def rows(study: Study) -> Iterator[str]:
     whole = read_result(study.folder(NAMES[0]) / "plugins" / "evaluation" / "evaluation.json")
     reference = whole["ratios"]["1"]["metrics"][METRIC] if whole else None
     for name in NAMES:
-        for part in ("plugins", "int8"):
+        for part in PARTS:
             folder = study.folder(name) / part
             found = read_result(folder / "evaluation" / "evaluation.json")
             measured = read_result(folder / "costs" / "evaluation.json") or {}
             for ratio, values in (found or {}).get("ratios", {}).items():
+                if part == "untrained" and ratio == "1":
+                    continue  # without plugins it is the student of the row above
                 costs = measured.get("ratios", {}).get(ratio, {})
                 yield _row(name, part, ratio, values["metrics"][METRIC], reference, costs)
 
@@ -115,8 +123,7 @@ def _row(name: str, part: str, ratio: str, value: float, reference: float | None
     macs = f"{costs['macs'] / 1e6:.0f} M" if "macs" in costs else ""
     latency = f"{costs['latency_ms']:.1f} ms" if "latency_ms" in costs else ""
     params = f"{costs['num_params']:,}" if "num_params" in costs else ""
-    shown = name + (", int8 weights" if part == "int8" else "")
-    return f"| {shown} | {ratio} | {value:.3f} | {kept} | {params} | {macs} | {latency} |"
+    return f"| {name}{PARTS[part]} | {ratio} | {value:.3f} | {kept} | {params} | {macs} | {latency} |"
 
 
 def write_page(study: Study, page: Path) -> None:
