@@ -8,19 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
+from dataset.tasks import TASKS
 from model import (
     DecompositionConfig,
+    ModelError,
     PruningConfig,
+    QuantizationConfig,
     apply_edit,
     available_ratios,
     edits_of,
     find_edit,
 )
 from tests.helpers_minidisc import logits_of
-from tests.tiny_bert import TinyBert, run_task
+from tests.tiny_bert import TinyBert, bert_config, run_task, tiny_word_pieces
 from utils.errors import UserError
+from utils.tucker.loading import set_classes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,6 +80,19 @@ def test_pruned_by_minidisc_then_plugins(tiny: TinyBert, tmp_path: Path) -> None
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "best")
     assert find_edit(model, PruningConfig) is not None and available_ratios(model) == (1, 4)
     assert torch.isfinite(logits_of(model)).all()
+
+
+def test_a_quantised_student_is_not_trained(tiny: TinyBert, tmp_path: Path) -> None:
+    """Not fine-tuned, nor given plugins: the error says what would be right, and no run is begun."""
+    model = BertForSequenceClassification(bert_config())
+    set_classes(model.config, TASKS["sst2"])
+    apply_edit(model, QuantizationConfig())
+    model.save_pretrained(tmp_path / "int8")
+    tiny_word_pieces().save_pretrained(tmp_path / "int8")
+    for mode, told in (("finetune", "train what it was made of"), ("adapt", r"legal is: plugin \+ quantization")):
+        with pytest.raises((UserError, ModelError), match=told):
+            run_task(tiny.task(tmp_path / "run", "--mode", mode, "--student_model", tmp_path / "int8"))
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

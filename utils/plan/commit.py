@@ -54,13 +54,10 @@ def commit(opened: Opened, target: Path, plan: Mapping[str, Any]) -> None:
 
 def how_to_use(point: Point, target: Path) -> str:
     """What to do with the saved model next."""
+    loading = f"load it as any model: Auto….from_pretrained({str(target)!r}) after `import model`"
     if point.axis == "ratio" and point.value > 1:
         task = f", task={point.source.plugin_task!r}" if point.source.plugin_task else ""
-        ratio = f"{point.value:g}"
-        return (
-            f"load it with AutoModelForSeq2SeqLM.from_pretrained({str(target)!r}), then set_ratio(model, {ratio}{task})"
-        )
-    loading = f"load it as any model: Auto….from_pretrained({str(target)!r}) after `import model`"
+        return f"{loading}, then set_ratio(model, {point.value:g}{task})"
     if point.axis == "sparsity" and not is_as_saved(point):
         return f"{loading}; it has not learnt since it was cut: fine-tune or distil it (docs/minidisc.md)"
     return loading

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from dataset import BatchSource
+from model import QuantizationConfig, find_edit
 from model.compression import edits_of
 from utils.arguments import RunArguments
 from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig, write_json
@@ -87,6 +88,18 @@ def fit(runtime: Runtime, directory: RunDirectory, config: TrainerConfig, parts:
         "tokens": progress.tokens,
         "train_seconds": progress.seconds,
     }
+
+
+def check_trainable(model: Any) -> None:
+    """Refuse a model whose weights are rounded: what is left of it would be trained, and nothing said.
+
+    Raises:
+        UserError: it is quantised.
+    """
+    if find_edit(model, QuantizationConfig) is not None:
+        raise UserError(
+            "A quantised model cannot be trained: train what it was made of, and quantise that (python -m utils.quantize)."
+        )
 
 
 def with_patience(config: TrainerConfig, epochs: int, batches: int | None) -> TrainerConfig:
