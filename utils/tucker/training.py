@@ -98,7 +98,7 @@ def check_trainable(model: Any) -> None:
     """
     if find_edit(model, QuantizationConfig) is not None:
         raise UserError(
-            "A quantised model cannot be trained: train what it was made of, and quantise that (python -m utils.quantize)."
+            "A quantised model cannot be trained: train what it was made of, then round it (python -m utils.quantize)."
         )
 
 
