@@ -10,10 +10,10 @@ there, `--costs` measures MACs and latencies, on a machine that does nothing els
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.errors import UserError, run_as_script
 from utils.pages import write_measured
@@ -88,7 +88,7 @@ class Study:
     def costs(self, name: str) -> None:
         """MACs and latency at every ratio."""
         for part, model in self.models(name).items():
-            if part != "untrained" and model.is_dir():
+            if model.is_dir():
                 self.evaluate(self.folder(name) / part, model, "costs", "")
 
     def evaluate(self, folder: Path, model: Path, name: str, flags: str) -> None:
@@ -102,28 +102,63 @@ class Study:
         self.runner.run(folder, f"task_distill.py {arguments} {place}", done)
 
 
-def rows(study: Study) -> Iterator[str]:
-    """The table: a row per student, part and ratio."""
-    whole = read_result(study.folder(NAMES[0]) / "plugins" / "evaluation" / "evaluation.json")
-    reference = whole["ratios"]["1"]["metrics"][METRIC] if whole else None
+class Point(NamedTuple):
+    """A stack at one ratio: its metric, and its costs where they were measured."""
+
+    name: str
+    part: str
+    ratio: str
+    value: float
+    costs: Mapping[str, Any]
+
+
+def points(study: Study) -> Iterator[Point]:
+    """Every student, part and ratio that is there."""
     for name in NAMES:
         for part in PARTS:
             folder = study.folder(name) / part
-            found = read_result(folder / "evaluation" / "evaluation.json")
+            found = read_result(folder / "evaluation" / "evaluation.json") or {}
             measured = read_result(folder / "costs" / "evaluation.json") or {}
-            for ratio, values in (found or {}).get("ratios", {}).items():
-                if part == "untrained" and ratio == "1":
-                    continue  # without plugins it is the student of the row above
-                costs = measured.get("ratios", {}).get(ratio, {})
-                yield _row(name, part, ratio, values["metrics"][METRIC], reference, costs)
+            for ratio, values in found.get("ratios", {}).items():
+                if part != "untrained" or ratio != "1":  # without plugins it is the student itself
+                    costs = measured.get("ratios", {}).get(ratio, {})
+                    yield Point(name, part, ratio, values["metrics"][METRIC], costs)
 
 
-def _row(name: str, part: str, ratio: str, value: float, reference: float | None, costs: Mapping[str, Any]) -> str:
-    kept = f"{value / reference:.1%}" if reference else ""
+def row(point: Point, reference: float) -> str:
+    """A line of the table; `reference` is the dense model's metric."""
+    costs = point.costs
     macs = f"{costs['macs'] / 1e6:.0f} M" if "macs" in costs else ""
     latency = f"{costs['latency_ms']:.1f} ms" if "latency_ms" in costs else ""
     params = f"{costs['num_params']:,}" if "num_params" in costs else ""
-    return f"| {name}{PARTS[part]} | {ratio} | {value:.3f} | {kept} | {params} | {macs} | {latency} |"
+    kept = f"{point.value / reference:.1%}"
+    return f"| {point.name}{PARTS[point.part]} | {point.ratio} | {point.value:.3f} | {kept} | {params} | {macs} | {latency} |"
+
+
+def draw(found: Sequence[Point], file: Path) -> None:
+    """Accuracy against multiply-accumulates: a line over the ratios for each student."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for part, style in (("plugins", "o-"), ("untrained", "x:")):
+        for number, name in enumerate(NAMES):
+            line = [p for p in found if p.name == name and p.ratio != "1" and p.part == part and "macs" in p.costs]
+            line = [p for p in found if p.name == name and p.ratio == "1" and p.part == "plugins" and p.costs] + line
+            if len(line) > 1:
+                macs = [p.costs["macs"] / 1e6 for p in line]
+                axes.plot(macs, [p.value for p in line], style, color=f"C{number}", label=f"{name}{PARTS[part]}")
+                for x, p in zip(macs, line, strict=True):
+                    if part == "plugins":
+                        axes.annotate(f"k = {p.ratio}", (x, p.value), (4, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlabel("multiply-accumulates per example, millions")
+    axes.set_ylabel("accuracy, SST-2 development set")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(file, dpi=130, format="png")
 
 
 def write_page(study: Study, page: Path) -> None:
@@ -135,7 +170,13 @@ def write_page(study: Study, page: Path) -> None:
         {str(study.data): "GLUE_DIR"},
         lambda call: "/costs " not in call and "/evaluation " not in call,
     )
-    write_measured(page, [head, "|---|---|---|---|---|---|---|", *rows(study), "", *calls], "composition")
+    found = list(points(study))
+    if not found:
+        return
+    reference = found[0].value
+    table = [head, "|---|---|---|---|---|---|---|", *(row(point, reference) for point in found)]
+    write_measured(page, [*table, "", *calls], "composition")
+    draw(found, page.with_suffix(".png"))
 
 
 def main() -> None:
