@@ -131,8 +131,8 @@ def row(point: Point, reference: float) -> str:
     macs = f"{costs['macs'] / 1e6:.0f} M" if "macs" in costs else ""
     latency = f"{costs['latency_ms']:.1f} ms" if "latency_ms" in costs else ""
     params = f"{costs['num_params']:,}" if "num_params" in costs else ""
-    kept = f"{point.value / reference:.1%}"
-    return f"| {point.name}{PARTS[point.part]} | {point.ratio} | {point.value:.3f} | {kept} | {params} | {macs} | {latency} |"
+    metric = f"{point.value:.3f} | {point.value / reference:.1%}"
+    return f"| {point.name}{PARTS[point.part]} | {point.ratio} | {metric} | {params} | {macs} | {latency} |"
 
 
 def draw(found: Sequence[Point], file: Path) -> None:
