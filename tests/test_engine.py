@@ -172,6 +172,17 @@ def test_a_resumed_run_drops_the_rows_that_it_writes_again(bench: Bench) -> None
     assert [line["step"] for line in lines] == [1, 2, 3] and lines[-1]["split"] == "valid"
 
 
+def test_an_evaluation_that_the_checkpoint_does_not_know_is_written_once(tmp_path: Path) -> None:
+    """Its row is dropped on a resume at the same step, as it is made again; rows of the training stay."""
+    log = RunLog(tmp_path)
+    for split, step in (("train", 1), ("valid", 1), ("train", 2), ("valid", 2)):
+        log.metrics(split, step, {})
+    log.close()
+    RunLog(tmp_path, resume_step=2, evaluated_step=1).close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["split"], row["step"]) for row in rows] == [("train", 1), ("valid", 1), ("train", 2)]
+
+
 def test_logs_are_silent_on_other_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where `active` is false nothing is printed or written."""
     log = RunLog(tmp_path / "run", active=False)

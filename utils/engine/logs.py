@@ -24,9 +24,17 @@ class RunLog:
     Args:
         directory: the run directory; None logs to the console only.
         resume_step: on a resume, rows of metrics.jsonl beyond this step are dropped, since they will be written again.
+        evaluated_step: of the last evaluation that the checkpoint knows; later ones are done, and written, again. A
+            kill may fall between an evaluation's row and its checkpoint.
     """
 
-    def __init__(self, directory: Path | None, active: bool = True, resume_step: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path | None,
+        active: bool = True,
+        resume_step: int | None = None,
+        evaluated_step: int | None = None,
+    ) -> None:
         self._active = active
         self._directory = directory
         self._text: TextIO | None = None
@@ -39,7 +47,7 @@ class RunLog:
             directory.mkdir(parents=True, exist_ok=True)
             metrics = directory / "metrics.jsonl"
             if resume_step is not None and metrics.exists():
-                _drop_rows_after(metrics, resume_step)
+                _drop_rows_after(metrics, resume_step, resume_step if evaluated_step is None else evaluated_step)
             # Open for the whole run, closed in `close`.
             self._text = open(directory / "log.log", "a", encoding="utf-8")  # noqa: SIM115
             self._rows = open(metrics, "a", encoding="utf-8")  # noqa: SIM115
@@ -94,11 +102,12 @@ class RunLog:
                     handle.close()
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
+def _drop_rows_after(path: Path, step: int, evaluated_step: int) -> None:
     kept = []
     for row in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(row)["step"] <= step:
+            values = json.loads(row)
+            if values["step"] <= (evaluated_step if values["split"] == "valid" else step):
                 kept.append(row)
         except (json.JSONDecodeError, KeyError):
             continue  # the kill fell into this line

@@ -79,7 +79,7 @@ class Trainer:
             self.progress = load_checkpoint(newest, self.module, self.optimizer, runtime.rank)
         self.engine.start()
         self._stepper = self.engine.stepper(self.optimizer)
-        self.log = RunLog(directory.path, runtime.is_main, self.progress.step)
+        self.log = RunLog(directory.path, runtime.is_main, self.progress.step, self.progress.evaluated_step)
         for warning in directory.remarks:
             self.log.line(f"warning: {warning}")
         if newest is not None:
