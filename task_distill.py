@@ -38,7 +38,7 @@ from utils.tucker.prediction import write_predictions
 from utils.tucker.report import costs, format_values
 from utils.tucker.student import build_student, unused_request
 from utils.tucker.task_arguments import Plan, TaskCommand, parse_task_arguments, recorded_arguments
-from utils.tucker.training import Fit, check_trainable, describe, finish, fit, make_directory, open_run, with_patience
+from utils.tucker.training import Fit, describe, finish, fit, make_directory, open_run, with_patience
 
 
 class TaskJob:
@@ -67,7 +67,6 @@ class TaskJob:
         others = {"finetune": self.finetuning, "adapt": self.adaptation}
         parts = others[stage]() if stage in others else self.distillation(stage)
         check_length(parts.student, self.request.max_length)
-        check_trainable(parts.student)
         directory = open_run(self.runtime, self.command.run, recorded_arguments(self.command, stage))
         config = bert_trainer_config(
             self.command.bert, self.command.optimisation, self.command.evaluation, parts.source.batches_per_epoch

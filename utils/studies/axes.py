@@ -15,8 +15,8 @@ from pathlib import Path
 
 from utils.errors import run_as_script
 from utils.pages import write_measured
-from utils.studies.minidisc import Study, assistants, reached, table
-from utils.studies.runner import Runner, add_rows_flag, commands_block, study_parser
+from utils.studies.minidisc import Study, add_flags, assistants, reached, run_or_measure, table
+from utils.studies.runner import Runner, commands_block, study_parser
 
 #: Rows of the table, flags behind the common ones by axis. Chosen once, before anything was run. Ranks count from a
 #: bank of two thirds of every dimension (a MiniLM's: 48, 256, 256), about a third of the encoder's parameters; without
@@ -99,29 +99,12 @@ def main() -> None:
     """Command line."""
     parser = study_parser("axes", str(__doc__), summary=False)
     parser.add_argument("--axis", choices=list(ROWS), default="rank", help="what is scaled (default: %(default)s)")
-    parser.add_argument("--data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, SST-2)")
-    parser.add_argument("--backbone", required=True, help="pre-trained BERT directory")
-    parser.add_argument("--tasks", nargs="+", choices=list(EPOCHS), default=["mrpc"], help="default: mrpc")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="default: 1")
-    add_rows_flag(parser, list(NAMES))
-    teachers = Path("outputs/results/tucker/teacher")
-    parser.add_argument(
-        "--teachers",
-        type=Path,
-        default=teachers,
-        help="the Tucker study's, which serve where they are there (default: %(default)s)",
-    )
+    add_flags(parser, list(EPOCHS), ["mrpc"], NAMES)
     given = parser.parse_args()
     runner = Runner(given.output, given.threads)
     studies = [AxisStudy(given.data, given.data, given.backbone, runner, given.teachers, axis) for axis in ROWS]
     study = next(study for study in studies if study.axis == given.axis)
-    rows = [NAMES[index] for index in given.rows]
-    for seed in [] if given.report else given.seeds:
-        for task in given.tasks:
-            if not given.costs:
-                study.run(task, seed, rows)
-            elif seed == given.seeds[0]:
-                study.costs(task, seed, rows)
+    run_or_measure(study, given, NAMES)
     write_page(studies, list(EPOCHS), given.seeds, given.page)
     print(f"made: {given.page}")
 

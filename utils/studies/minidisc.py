@@ -8,6 +8,7 @@ resumed. `--report` only writes the page from what is there, `--costs` measures 
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from collections.abc import Sequence
@@ -206,31 +207,40 @@ def write_summary(study: Study, tasks: Sequence[str], seeds: Sequence[int], page
     write_measured(page, lines, "minidisc")
 
 
-def main() -> None:
-    """Command line."""
-    parser = study_parser("minidisc", str(__doc__))
+def add_flags(
+    parser: argparse.ArgumentParser, tasks: Sequence[str], default_tasks: Sequence[str], rows: Sequence[str]
+) -> None:
+    """The flags of studies whose students come from one fine-tuned BERT."""
+    shown = "(default: %(default)s)"
     parser.add_argument("--data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, SST-2)")
-    parser.add_argument("--wnut", type=Path, required=True, help="folder of WNUT-17 (train.txt, dev.txt)")
     parser.add_argument("--backbone", required=True, help="pre-trained BERT directory")
-    parser.add_argument("--tasks", nargs="+", choices=list(TEACHER), default=list(TEACHER), help="default: all")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="default: 1")
-    add_rows_flag(parser, list(ROWS))
+    parser.add_argument("--tasks", nargs="+", choices=tasks, default=default_tasks, help=shown)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help=shown)
+    add_rows_flag(parser, rows)
     teachers = Path("outputs/results/tucker/teacher")
-    parser.add_argument(
-        "--teachers",
-        type=Path,
-        default=teachers,
-        help="the Tucker study's, which serve where they are there (default: %(default)s)",
-    )
-    given = parser.parse_args()
-    study = Study(given.data, given.wnut, given.backbone, Runner(given.output, given.threads), given.teachers)
-    rows = [list(ROWS)[index] for index in given.rows]
+    told = f"the Tucker study's, which serve where they are there {shown}"
+    parser.add_argument("--teachers", type=Path, default=teachers, help=told)
+
+
+def run_or_measure(study: Study, given: argparse.Namespace, names: Sequence[str]) -> None:
+    """Every task and seed of the command line: its rows are made, or with `--costs` measured; nothing by `--report`."""
+    rows = [names[index] for index in given.rows]
     for seed in [] if given.report else given.seeds:
         for task in given.tasks:
             if not given.costs:
                 study.run(task, seed, rows)
             elif seed == given.seeds[0]:
                 study.costs(task, seed, rows)
+
+
+def main() -> None:
+    """Command line."""
+    parser = study_parser("minidisc", str(__doc__))
+    parser.add_argument("--wnut", type=Path, required=True, help="folder of WNUT-17 (train.txt, dev.txt)")
+    add_flags(parser, list(TEACHER), list(TEACHER), list(ROWS))
+    given = parser.parse_args()
+    study = Study(given.data, given.wnut, given.backbone, Runner(given.output, given.threads), given.teachers)
+    run_or_measure(study, given, list(ROWS))
     write_page(study, list(TEACHER), given.seeds, given.page)
     write_summary(study, list(TEACHER), given.seeds, given.readme)
     print(f"made: {given.page}")

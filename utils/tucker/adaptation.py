@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from model import PluginConfig, apply_edit, available_ratios, find_edit, use_ratio
@@ -15,8 +15,6 @@ from utils.errors import UserError
 from utils.loading import set_dropout
 from utils.ratios import over_ratios
 from utils.tucker.evaluation import ClassifierEvaluator
-
-DEFAULT_RATIO = 4
 
 
 @dataclass
@@ -35,8 +33,8 @@ class AdaptationArguments:
 def adaptation_problems(flags: AdaptationArguments, adapts: bool) -> list[str]:
     """What is wrong with the flags of a call."""
     if not adapts:
-        given = [name for name in ("mux_num", "distil", "task_ratio") if getattr(flags, name) != _default(name)]
-        return [f"--{name} belongs to --mode adapt" for name in given]
+        default = asdict(AdaptationArguments())
+        return [f"--{name} belongs to --mode adapt" for name, value in asdict(flags).items() if value != default[name]]
     problems = []
     if any(k < 2 for k in flags.mux_num) or len(set(flags.mux_num)) < len(flags.mux_num):
         problems.append(f"--mux_num takes each ratio once, whole numbers of at least 2, found {flags.mux_num}")
@@ -55,16 +53,15 @@ def attach(model: Any, flags: AdaptationArguments) -> tuple[int, ...]:
         UserError: it has plugins, but not for a ratio that was asked for.
         ModelError: plugins cannot be attached to it.
     """
-    present = find_edit(model, PluginConfig)
-    if present is None:
-        apply_edit(model, PluginConfig(ratios=tuple(sorted(flags.mux_num)) or (DEFAULT_RATIO,)))
-        present = find_edit(model, PluginConfig)
-        assert present is not None
-    ratios = tuple(sorted(flags.mux_num)) or present.ratios
-    if missing := sorted(set(ratios) - set(present.ratios)):
+    asked = tuple(sorted(flags.mux_num))
+    if find_edit(model, PluginConfig) is None:
+        apply_edit(model, PluginConfig(ratios=asked) if asked else PluginConfig())
+    present = available_ratios(model)[1:]
+    ratios = asked or present
+    if missing := sorted(set(ratios) - set(present)):
         raise UserError(
             f"--mux_num {missing[0]}: --student_model has plugins of its own, for the ratios "
-            f"{', '.join(map(str, present.ratios))} only."
+            f"{', '.join(map(str, present))} only."
         )
     set_dropout(model, 0.0)  # teacher and student are the same layers, and must not differ by chance
     freeze_for(model, flags.distil, delta_tuning=False, ratios=ratios)
@@ -97,7 +94,9 @@ class RatioEvaluator:
             return self.evaluate()
 
 
-def per_ratio(model: Any, runtime: Runtime, evaluate: ClassifierEvaluator, costs: Any) -> dict[str, Any]:
+def per_ratio(
+    model: Any, runtime: Runtime, evaluate: ClassifierEvaluator, costs: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """Of a model with plugins, JSON values by ratio: metrics and, where `costs` gives some, costs."""
     found: dict[str, Any] = {}
     for ratio in available_ratios(model):
@@ -105,7 +104,3 @@ def per_ratio(model: Any, runtime: Runtime, evaluate: ClassifierEvaluator, costs
             found[str(ratio)] = {"metrics": evaluate(), **costs()}
         runtime.barrier()
     return found
-
-
-def _default(name: str) -> Any:
-    return getattr(AdaptationArguments(), name)

@@ -29,6 +29,9 @@ class Fit:
         evaluate: gives the metrics of the present weights; its `sources`, if it has any, are the batches that it reads.
         selection: the metric that selects the best model.
         save: writes the present model into an empty directory; left out, the student as it is.
+
+    Raises:
+        UserError: the student's weights are rounded: only what is left of it would be trained, and nothing said.
     """
 
     objective: nn.Module
@@ -38,6 +41,12 @@ class Fit:
     evaluate: Callable[[], dict[str, float]]
     selection: str
     save: Callable[[Path], None] | None = None
+
+    def __post_init__(self) -> None:
+        if find_edit(self.student, QuantizationConfig) is not None:
+            raise UserError(
+                "A quantised model cannot be trained: train what it was made of, and round that (utils.quantize)."
+            )
 
 
 def open_run(runtime: Runtime, run: RunArguments, arguments: dict[str, Any]) -> RunDirectory:
@@ -88,18 +97,6 @@ def fit(runtime: Runtime, directory: RunDirectory, config: TrainerConfig, parts:
         "tokens": progress.tokens,
         "train_seconds": progress.seconds,
     }
-
-
-def check_trainable(model: Any) -> None:
-    """Refuse a model whose weights are rounded: what is left of it would be trained, and nothing said.
-
-    Raises:
-        UserError: it is quantised.
-    """
-    if find_edit(model, QuantizationConfig) is not None:
-        raise UserError(
-            "A quantised model cannot be trained: train what it was made of, then round it (python -m utils.quantize)."
-        )
 
 
 def with_patience(config: TrainerConfig, epochs: int, batches: int | None) -> TrainerConfig:
