@@ -7,6 +7,9 @@ python -m docs.examples.composition bert-base-uncased    # or any BERT
 import sys
 import tempfile
 
+import model  # noqa: F401  # first: makes AutoModel know compressed models, and what it loads quiet
+
+# isort: split
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
@@ -36,7 +39,7 @@ labels = torch.randint(0, 2, (8,))
 
 # Which heads and neurons matter, from the gradients of a few batches; then half of them, in real smaller matrices.
 batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}]
-sparsify(bert, measure_importance(bert, batches, lambda model, batch: model(**batch).loss))
+sparsify(bert, measure_importance(bert, batches, lambda student, batch: student(**batch).loss))
 small = committed(bert, 0.5)
 apply_edit(small, PluginConfig(ratios=(2,)))  # untrained here: task_distill.py --mode adapt trains them
 apply_edit(small, QuantizationConfig())

@@ -7,6 +7,9 @@ python -m docs.examples.decomposition bert-base-uncased    # or any BERT
 import sys
 import tempfile
 
+import model  # noqa: F401  # first: makes AutoModel know compressed models, and what it loads quiet
+
+# isort: split
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 

@@ -7,6 +7,9 @@ python -m docs.examples.plugins t5-base    # or any T5
 import sys
 import tempfile
 
+import model  # noqa: F401  # first: makes AutoModel know compressed models, and what it loads quiet
+
+# isort: split
 import torch
 from transformers import AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
 
