@@ -81,6 +81,8 @@ def verbalizer_ids(task: Task, tokenizer: Any) -> list[int]:
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of every text, uncut, without the end token."""
+    if not texts:  # which tokenizers in Rust do not take
+        return []
     encoded = tokenizer(
         list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
     )

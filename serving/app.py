@@ -20,6 +20,7 @@ from serving.schema import (
     PredictRequest,
     RowPrediction,
     TaskDescription,
+    WordTag,
     check,
     told,
 )
@@ -101,7 +102,11 @@ async def _unprocessable(request: Request, error: Exception) -> JSONResponse:
 def _answer(name: str, answer: Answer) -> PredictAnswer:
     rows = [
         RowPrediction(
-            label=row.prediction.label, scores=row.prediction.scores, ratio=row.ratio, truncated=row.truncated
+            label=row.prediction.label,
+            scores=dict(row.prediction.scores),
+            tags=None if (tags := row.prediction.tags) is None else [WordTag(**tag._asdict()) for tag in tags],
+            ratio=row.ratio,
+            truncated=row.truncated,
         )
         for row in answer.rows
     ]

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dataset import Collator, Task, encode_classification, get_task, sentinel_id, verbalizer_ids
+from dataset import Collator, GlueExample, Task, encode_classification, get_task, sentinel_id, verbalizer_ids
 from dataset.classification import PairCollator, encode_pairs
+from dataset.tokens import TaggedSentence, encode_tagged
 from model import PluginConfig, available_ratios, find_edit
 from model.backbone import T5, family_of
 from model.delta import delta_parts, load_delta
@@ -25,7 +26,7 @@ from serving.predictor import Predictor, ServedTask
 from utils.engine.run_directory import ARGUMENTS_FILE
 from utils.errors import UserError
 from utils.loading import TASK_FILE, load_t5
-from utils.tucker.data import task_for
+from utils.tucker.data import is_tagged, task_for
 from utils.tucker.loading import check_length, load_bert_tokenizer, load_classifier, model_directory, read_config
 
 #: Most tokens of a row where neither a flag nor the run that made the model says it; the scripts' own defaults.
@@ -116,8 +117,6 @@ def _load_bert(
 ) -> tuple[Any, dict[str, ServedTask]]:
     name = arguments.task or _task_of(directory)
     task = task_for(_required(name, directory))
-    if task.kind not in ("classification", "regression"):
-        raise UserError(f"--task {task.name}: tagged words are not served; `task_distill.py --do_predict` tags files.")
     model = load_classifier(str(directory), task, trained=True)
     sources = _attach(model, directory, plugins, task.name)
     if list(sources) != [task.name]:
@@ -127,7 +126,7 @@ def _load_bert(
     tokenizer = load_bert_tokenizer(str(directory), bool(_recorded(directory, "do_lower_case")))
     bank, _ = sources[task.name]
     collate = PairCollator(Collator(tokenizer.pad_token_id))
-    encode = partial(_pairs, tokenizer)
+    encode = partial(_words if is_tagged(task) else _pairs, tokenizer)
     return model, {task.name: ServedTask(task, bank, max_length, encode, collate, classify)}
 
 
@@ -190,9 +189,19 @@ def _required(name: str | None, source: Path) -> str:
     return name
 
 
-def _prompts(task: Task, tokenizer: Any, examples: Sequence[Any], max_length: int) -> list[Any]:
-    return list(encode_classification(task, examples, tokenizer, max_length))
+def _prompts(task: Task, tokenizer: Any, rows: Sequence[Sequence[str]], max_length: int) -> list[Any]:
+    return list(encode_classification(task, _examples(rows), tokenizer, max_length))
 
 
-def _pairs(tokenizer: Any, examples: Sequence[Any], max_length: int) -> list[Any]:
-    return list(encode_pairs(examples, tokenizer, max_length))
+def _pairs(tokenizer: Any, rows: Sequence[Sequence[str]], max_length: int) -> list[Any]:
+    return list(encode_pairs(_examples(rows), tokenizer, max_length))
+
+
+def _examples(rows: Sequence[Sequence[str]]) -> list[GlueExample]:
+    return [GlueExample(i, row[0], row[1] if len(row) > 1 else None) for i, row in enumerate(rows)]
+
+
+def _words(tokenizer: Any, rows: Sequence[Sequence[str]], max_length: int) -> list[Any]:
+    """Of each row's only text what stands between blanks."""
+    sentences = [TaggedSentence(i, tuple(text.split()), None, ()) for i, (text,) in enumerate(rows)]
+    return list(encode_tagged(sentences, tokenizer, max_length))

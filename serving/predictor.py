@@ -1,6 +1,6 @@
 """A model with its tasks: texts in, class probabilities out, at any ratio of the model.
 
-Shapes: B rows, C classes.
+Shapes: B rows, L tokens, C classes.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dataset import Feature, GlueExample, Task
+from dataset import Feature, Task
 from dataset.collate import Batch
+from dataset.tokens import NO_PIECE, OUTSIDE, TokenFeature
 from model import available_ratios, edits_of, use_ratio
 
 #: Of an encoding that cuts nothing; larger than any text that the server takes.
@@ -31,11 +33,19 @@ class Encoded(NamedTuple):
     truncated: bool
 
 
-class Prediction(NamedTuple):
-    """What a model says of a row: the label (None in regression), and class -> probability, or the score."""
+class Tag(NamedTuple):
+    """The label of a word, and its probability."""
 
-    label: str | None
-    scores: dict[str, float]
+    label: str
+    score: float
+
+
+class Prediction(NamedTuple):
+    """What a model says of a row: the label and class -> probability; in regression the score; of words their tags."""
+
+    label: str | None = None
+    scores: Mapping[str, float] = MappingProxyType({})
+    tags: tuple[Tag, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,15 +56,15 @@ class ServedTask:
         task: its columns and labels.
         bank: the name of its plugins in the model's bank.
         max_length: most tokens of a row; longer texts are cut as in training.
-        encode: examples and most tokens -> features.
+        encode: rows of texts, in the order of the task's columns, and most tokens -> features.
         collate: features -> a batch.
-        logits: a model and a batch -> (B, C), or (B, 1) in regression.
+        logits: a model and a batch -> (B, C); (B, 1) in regression, (B, L, C) for tagged words.
     """
 
     task: Task
     bank: str
     max_length: int
-    encode: Callable[[Sequence[GlueExample], int], Iterable[Feature]]
+    encode: Callable[[Sequence[Sequence[str]], int], Iterable[Feature]]
     collate: Callable[[Sequence[Feature]], Batch]
     logits: Callable[[Any, Batch], Tensor]
 
@@ -88,10 +98,9 @@ class Predictor:
             DataError: the task's prompt alone is longer than the most tokens of a row.
         """
         served = self.tasks[name]
-        examples = [_example(i, texts) for i, texts in enumerate(rows)]
-        features = list(served.encode(examples, _UNCUT))
+        features = list(served.encode(rows, _UNCUT))
         long = [i for i, feature in enumerate(features) if len(feature.input_ids) > served.max_length]
-        for i, cut in zip(long, served.encode([examples[i] for i in long], served.max_length), strict=True):
+        for i, cut in zip(long, served.encode([rows[i] for i in long], served.max_length), strict=True):
             features[i] = cut
         return [Encoded(feature, i in set(long)) for i, feature in enumerate(features)]
 
@@ -100,11 +109,7 @@ class Predictor:
         served = self.tasks[name]
         with torch.inference_mode():
             logits = self._logits(served, ratio, served.collate(features)).float().cpu()
-        if served.task.kind == "regression":
-            return [Prediction(None, {"score": float(value)}) for value in logits[:, 0]]
-        labels = served.task.labels
-        rows = logits.softmax(-1).tolist()
-        return [Prediction(labels[row.index(max(row))], dict(zip(labels, row, strict=True))) for row in rows]
+        return [_read(served.task, row, feature) for row, feature in zip(logits, features, strict=True)]
 
     def seconds_per_token(self, clock: Callable[[], float] = time.perf_counter) -> dict[int, float]:
         """Ratio -> seconds for one padded token, the fastest of a few batches; also warms the model up.
@@ -115,7 +120,7 @@ class Predictor:
         bare = {name: self.encode(name, [[""] * len(task.task.columns)])[0] for name, task in self.tasks.items()}
         name, served = next(iter(self.tasks.items()))
         length = min(served.max_length, max(MEASURED_LENGTH, 2 * len(bare[name].feature.input_ids)))
-        (feature,) = served.encode([_example(0, ["a " * length] * len(served.task.columns))], length)
+        (feature,) = served.encode([["a " * length] * len(served.task.columns)], length)
         batch = served.collate([feature] * MEASURED_ROWS)
         tokens = batch["input_ids"].numel()
         seconds: dict[int, list[float]] = {ratio: [] for ratio in self.ratios}
@@ -136,5 +141,18 @@ class Predictor:
             return served.logits(self.model, on_device)
 
 
-def _example(index: int, texts: Sequence[str]) -> GlueExample:
-    return GlueExample(index, texts[0], texts[1] if len(texts) > 1 else None)
+def _read(task: Task, logits: Tensor, feature: Feature) -> Prediction:
+    """What the logits of a row say: (C,), (1,) in regression, (L, C) for tagged words."""
+    if task.kind == "regression":
+        return Prediction(scores={"score": float(logits[0])})
+    scores = logits.softmax(-1)
+    if isinstance(feature, TokenFeature):
+        # A word that the model does not see, as it is cut off or has no pieces, counts as outside, as in evaluation.
+        found = [(OUTSIDE, 1.0) if at == NO_PIECE else _largest(scores[at]) for at in feature.starts]
+        return Prediction(tags=tuple(Tag(task.labels[label], score) for label, score in found))
+    return Prediction(task.labels[_largest(scores)[0]], dict(zip(task.labels, scores.tolist(), strict=True)))
+
+
+def _largest(scores: Tensor) -> tuple[int, float]:
+    score, at = scores.max(-1)
+    return int(at), float(score)

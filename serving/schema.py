@@ -22,11 +22,19 @@ class PredictRequest(BaseModel):
     rows: list[dict[str, str]] = Field(description="Column -> text, with all columns of the task and no others.")
 
 
+class WordTag(BaseModel):
+    """What the model says of one word."""
+
+    label: str
+    score: float = Field(description="The label's probability.")
+
+
 class RowPrediction(BaseModel):
     """What the model says of one row."""
 
-    label: str | None = Field(description="The most probable class; null in regression.")
-    scores: dict[str, float] = Field(description='Class -> probability; in regression {"score": value}.')
+    label: str | None = Field(description="The most probable class; null in regression and for tagged words.")
+    scores: dict[str, float] = Field(description='Class -> probability; {"score": value} in regression.')
+    tags: list[WordTag] | None = Field(None, description="Of every word, where words are tagged; else null.")
     ratio: int = Field(description="The compression ratio that served the row; 1 is the model without plugins.")
     truncated: bool = Field(description="Whether text was cut off, as the row had too many tokens.")
 

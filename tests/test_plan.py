@@ -140,9 +140,10 @@ def test_plugins_are_offered_at_their_ratios_with_the_recorded_metrics(with_plug
     whole = AutoModelForSeq2SeqLM.from_pretrained(with_plugins.parent / "dense" / "best").eval()
     opened = open_points(made.points, torch.device("cpu"))[1]
     assert available_ratios(small) == (1, 2)
-    assert torch.equal(logits(small), logits(whole))
-    with torch.no_grad(), use_ratio(small, 2), opened.selected():
+    with torch.no_grad(), opened.selected():  # at this ratio from the start
         assert torch.equal(small(**inputs()).logits, opened.model(**inputs()).logits)
+    with use_ratio(small, 1):
+        assert torch.equal(logits(small), logits(whole))
 
 
 def test_the_students_of_a_schedule_are_points_and_scales_without_student_are_told(sparsified, tmp_path, capsys):

@@ -16,10 +16,11 @@ import httpx
 import pytest
 import torch
 from fastapi import FastAPI
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, BertForTokenClassification
 
 from dataset import Collator, GlueExample, encode_classification, get_task, sentinel_id, verbalizer_ids
 from dataset.classification import PairCollator, encode_pairs
+from dataset.tokens import TaggedSentence, encode_tagged
 from model import PluginConfig, apply_edit, use_ratio
 from model.delta import load_delta, save_delta
 from model.distillation import classify
@@ -241,6 +242,30 @@ def test_a_bert_classifier_is_served(tmp_path: Path, serve: Callable[..., Server
         with torch.no_grad():
             assert row == pytest.approx(classify(model, batch).softmax(-1)[0].tolist(), abs=1e-5)
     assert server.talk(lambda client: client.get("/v1/model")).json()["tasks"]["mrpc"]["ratios"] == [1]
+
+
+def test_words_are_tagged_one_by_one(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    """The tag of a word is that of its first piece; what is cut off is O, and the answer says that text was cut."""
+    torch.manual_seed(0)
+    task, tokenizer = get_task("wnut17"), tiny_word_pieces()
+    model = BertForTokenClassification(bert_config(num_labels=len(task.labels), initializer_range=0.5)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    flags = ["--model", str(tmp_path), "--task", "wnut17", "--max-length", "16", "--device", "cpu"]
+    server = serve(load_predictor(parse_arguments(flags)))
+    texts = ("it is  bad", "a good film " * 9, "")
+    answer = server.post({"rows": [{"tokens": text} for text in texts]}).json()["predictions"]
+    assert [row["truncated"] for row in answer] == [False, True, False]
+    for row, text in zip(answer, texts, strict=True):
+        (feature,) = encode_tagged([TaggedSentence(0, tuple(text.split()), None, ())], tokenizer, 16)
+        with torch.no_grad():
+            scores = classify(model, PairCollator(Collator(0))([feature])).softmax(-1)[0]
+        assert (row["label"], row["scores"], len(row["tags"])) == (None, {}, len(text.split()))
+        for tag, start in zip(row["tags"], feature.starts, strict=True):
+            score, at = scores[start].max(-1) if start >= 0 else (1.0, 0)
+            assert tag == {"label": task.labels[int(at)], "score": pytest.approx(float(score), abs=1e-5)}
+    assert {tag["label"] for tag in answer[1]["tags"][-5:]} == {"O"}
+    assert any(tag["label"] != "O" for row in answer for tag in row["tags"])
 
 
 # --- what clients do wrong ---------------------------------------------------------------------------------------

@@ -33,7 +33,9 @@ class Step(NamedTuple):
     @property
     def text(self) -> str:
         """As it is written: `90S`, `4L`."""
-        return f"{100 * self.scale:g}{self.unit.letter}" if self.unit.is_percent else f"{self.scale}{self.unit.letter}"
+        return (
+            f"{100 * self.scale:g}{self.unit.letter}" if self.unit.is_percent else f"{self.scale:g}{self.unit.letter}"
+        )
 
     def is_near(self, other: Step) -> bool:
         """Whether both are the same scale, but for the rounding of percentages."""

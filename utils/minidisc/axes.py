@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
@@ -306,6 +306,12 @@ class RatioKind(AxisKind):
         assert isinstance(axis, RatioAxis)
         ratio = ratio_at(scale)
         return with_ratios(axis.model, [ratio, ratio_at(target)], ratio)
+
+
+#: Where a schedule's base lies in its folder, of the axes that make one.
+STAGES: Mapping[Axis, str] = {
+    kind.axis: kind.stage for kind in (SparsityKind, RankKind, LayersKind, RatioKind) if kind.stage is not None
+}
 
 
 def kinds_for(axes: Iterable[Axis], command: Any, task: Task, teacher: Any) -> dict[Axis, AxisKind]:

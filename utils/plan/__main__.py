@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 if __name__ == "__main__":
     from utils.startup import begin
@@ -23,6 +23,7 @@ import torch
 
 from dataset import Task, get_task
 from metric.errors import MetricError
+from model.schedule import Axis
 from utils.engine import Runtime, write_json
 from utils.engine.runtime import quiet_libraries
 from utils.errors import UserError, run_as_script
@@ -32,11 +33,19 @@ from utils.plan.commit import check_target, commit, how_to_use
 from utils.plan.evaluate import evaluate
 from utils.plan.load import Opened, open_points
 from utils.plan.measure import Shape, measure
-from utils.plan.points import Point, find_points
+from utils.plan.point import Point
+from utils.plan.points import Wanted, find_points
 from utils.plan.recorded import unsaved_scales
 from utils.plan.show import Plan, as_json, as_text, verdict
 from utils.plan.table import key_of, place_of, read_table, write_table
 
+#: What a model is of which an axis has several points.
+_NEEDED = {
+    "sparsity": "is sparsified last",
+    "rank": "is a BERT whose last edit is a decomposition",
+    "layers": "is without any edit but dropped layers",
+    "ratio": "has plugins",
+}
 #: Exit code where no point fits.
 NONE_FITS = 1
 
@@ -55,7 +64,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--whole", help="the model that x counts from (default: the first of --model that nothing is taken from)")
     add("--batch", type=int, default=8, help="rows of the timed forward (default: 8)")
     add("--length", type=int, default=128, help="tokens of a row (default: 128)")
-    add("--grid", help="sparsities in percent of a sparsified model, such as 50,70,90 (default: those of its run)")
+    add(
+        "--axis",
+        choices=get_args(Axis),
+        help="what the sizes of one model differ in: plugin ratios and the sparsities of a sparsified model are listed "
+        "without it; rank lists cuts of a decomposed BERT, layers those of one with all edits to come",
+    )
+    add("--grid", help="the sizes: 50,70,90 (percent that is gone) or 6,4,2 (layers); default: those of the run")
     add("--backbone", help="what plugins that lie alone go onto (default: what their run records)")
     add("--task", help="task of --data; of a bank of plugins for several tasks, the one")
     add("--data", help="evaluate every point on the development rows in this folder instead of reading its run's files")
@@ -78,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> Plan:
     quiet_libraries()
     limits, device = parse_budget(given.budget), _device(given)
     _check(given, limits, device)
-    points = find_points(given.model, given.grid, given.backbone, given.task, given.whole)
+    wanted = Wanted(given.axis, given.grid, given.backbone, given.task)
+    points = find_points(given.model, wanted, given.whole)
     _check_used(given, points)
     task = _task(given, points)
     work = _Work(points, device, task)
@@ -168,7 +184,8 @@ def _check_used(given: argparse.Namespace, points: Sequence[Point]) -> None:
     """Refuse a flag that nothing asks for."""
     sources = [point.source for point in points]
     wanted = {
-        "grid": (any(point.axis == "sparsity" for point in points), "no --model is sparsified"),
+        "axis": (any(point.axis == given.axis for point in points), f"no --model {_NEEDED.get(given.axis)}"),
+        "grid": (any(point.axis not in ("", "ratio") for point in points), "no --model can be cut"),
         "backbone": (any(source.plugins for source in sources), "no --model is plugins without their backbone"),
         "task": (given.data is not None or any(source.plugin_task for source in sources), "--data is not given"),
     }

@@ -13,7 +13,7 @@ from utils.engine import Runtime
 from utils.errors import UserError
 from utils.loading import TASK_FILE, load_tokenizer
 from utils.plan.load import Opened
-from utils.plan.points import Point
+from utils.plan.point import Point
 from utils.plan.recorded import Metric
 from utils.tucker.data import DataRequest, validation_sets
 from utils.tucker.evaluation import evaluator_for

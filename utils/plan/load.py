@@ -19,15 +19,16 @@ from transformers import (
 )
 
 from dataset import Task
-from model import committed, use_ratio
+from model import use_ratio
 from model.backbone import T5, family_of
 from model.decomposition import is_original, load_original
 from model.delta import load_delta
 from model.plugin import PluginConfig
-from model.weights import read_json
 from utils.errors import UserError
 from utils.loading import check_complete, load_t5, loading_errors, without_report
-from utils.plan.points import Point, Source
+from utils.plan.cuts import cut
+from utils.plan.files import family_in
+from utils.plan.point import Point, Source
 from utils.tucker.loading import load_classifier, read_config
 
 #: What the name of a saved model's class ends in -> how it is loaded; anything else is loaded without a head.
@@ -83,23 +84,14 @@ def open_points(points: Sequence[Point], device: torch.device, task: Task | None
         if point.source not in loaded:
             loaded[point.source] = load_source(point.source, task).to(device).eval().requires_grad_(False)
         model = loaded[point.source]
-        is_cut = point.axis == "sparsity" and not is_as_saved(point)
-        opened.append(Opened(point, committed(model, point.value) if is_cut else model))
+        opened.append(Opened(point, cut(model, point) if point.is_cut else model))
     return opened
-
-
-def is_as_saved(point: Point) -> bool:
-    """Whether the point is the model that lies in its directory, without a setting to choose."""
-    if point.axis != "sparsity":
-        return point.axis == ""
-    edits = read_json(point.source.directory / "config.json").get("compression") or [{}]
-    return bool(point.value == edits[-1].get("sparsity"))
 
 
 def load_source(source: Source, task: Task | None = None) -> Any:
     """The model of a source with all of its plugins."""
     directory = source.directory
-    if family_of(_Config(directory)) == T5.family:
+    if family_in(directory) == T5.family:
         model = load_t5(str(directory), None, tokenizer=False).model
     elif task is not None:
         model = load_classifier(str(directory), task, trained=True)
@@ -119,13 +111,6 @@ def check_length(opened: Opened, length: int) -> None:
     most = getattr(opened.model.config, "max_position_embeddings", None)  # T5 has relative positions
     if most is not None and length > most:
         raise UserError(f"--length {length}: {opened.point.name} has {most} positions.")
-
-
-class _Config:
-    """`model_type` of a directory, in the form that `family_of` reads."""
-
-    def __init__(self, directory: Path) -> None:
-        self.model_type = str(read_json(directory / "config.json").get("model_type", ""))
 
 
 def _as_saved(directory: Path) -> Any:

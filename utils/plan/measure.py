@@ -18,7 +18,7 @@ from model import find_edit
 from model.delta import delta_files, save_delta
 from model.plugin import PluginConfig
 from model.plugin.surgery import plugin_modules
-from utils.plan.load import Opened, check_length, is_as_saved
+from utils.plan.load import Opened, check_length
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -95,7 +95,7 @@ def _delta(one: Opened) -> int:
     point = one.point
     if point.axis == "ratio":
         return _plugin_bytes(one) if point.value > 1 else 0
-    if is_as_saved(point):
+    if point.is_saved:
         return sum(delta_bytes(file) for pattern in _WEIGHTS for file in point.source.directory.glob(pattern))
     with tempfile.TemporaryDirectory() as folder:
         one.model.save_pretrained(folder)

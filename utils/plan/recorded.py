@@ -82,12 +82,17 @@ def unsaved_scales(run: Path) -> list[str]:
     for entry in values.get("iterations", []):
         table = [row for row in entry["table"] if abs(row["scale"] - entry["scale"]) > SCALE_TOLERANCE]
         if table:
-            scales = ", ".join(f"{100 * row['scale']:g}S {row[name]:.4f}" for row in table)
+            scales = ", ".join(f"{_written(row)} {row[name]:.4f}" for row in table)
             lines.append(
                 f"iteration {entry['iteration']} also reached {name} at {scales}, of which no students were saved: "
-                "distil one with `python task_distill.py --mode distill --layer_or_sparsity …S`"
+                f"distil one with `python task_distill.py --mode distill --layer_or_sparsity {_written(table[0])}`"
             )
     return lines
+
+
+def _written(row: Mapping[str, Any]) -> str:
+    """A scale such as 90S; rows of runs before there were other axes hold the sparsity alone."""
+    return str(row.get("written", f"{100 * row['scale']:g}S"))
 
 
 def _of_choice(run: Path, file: Path) -> Metric | None:

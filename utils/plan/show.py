@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.plan.choose import Candidate, Choice, fits
-from utils.plan.points import Point
+from utils.plan.point import Point
 
 _HEADS = {
     "latency_ms": "latency",

@@ -21,7 +21,7 @@ from model.weights import read_json
 from utils.engine import write_json
 from utils.errors import UserError, writing
 from utils.plan.measure import Shape
-from utils.plan.points import Point
+from utils.plan.point import Point
 
 FORMAT_VERSION = 1
 _CHUNK = 1 << 20
