@@ -8,6 +8,11 @@ from pathlib import Path
 from utils.errors import UserError
 
 
+def read_measured(page: Path, name: str = "") -> list[str]:
+    """The lines between a page's markers; see `write_measured`."""
+    return _parts(page, name)[1].strip("\n").splitlines()
+
+
 def write_measured(page: Path, lines: Sequence[str], name: str = "") -> None:
     """Replace what stands between a page's markers, so that no measured number is typed by hand.
 
@@ -17,11 +22,16 @@ def write_measured(page: Path, lines: Sequence[str], name: str = "") -> None:
     Raises:
         UserError: the page has no such block.
     """
+    head, _, tail = _parts(page, name)
+    page.write_text(head + "\n" + "\n".join(lines) + "\n" + tail, encoding="utf-8")
+
+
+def _parts(page: Path, name: str) -> tuple[str, str, str]:
+    """The text up to the block's first marker, what is in it, and the text from its last marker on."""
     label = f"measured {name}".strip()
     begin, end = f"<!-- {label} -->", f"<!-- /{label} -->"
-    text = page.read_text(encoding="utf-8")
-    head, found, rest = text.partition(begin)
-    _, closed, tail = rest.partition(end)
+    head, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    inside, closed, tail = rest.partition(end)
     if not found or not closed:
         raise UserError(f"{page} has no block {begin} … {end} to write into.")
-    page.write_text(f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{tail}", encoding="utf-8")
+    return head + begin, inside, end + tail

@@ -20,6 +20,7 @@ from utils.errors import run_as_script
 from utils.pages import write_measured
 from utils.studies import tucker
 from utils.studies.runner import Runner, add_rows_flag, commands_block, read_result, spread, study_parser
+from utils.studies.summary import SummaryRow, write_summary
 
 #: Sparsities that MiniDisc tries; MaxiDisc goes over each of ASSISTANTS.
 GRID, ASSISTANTS = "70,80,85,90,95", (70, 80, 85)
@@ -38,6 +39,8 @@ DISTIL = {
 #: The selection metric, and what else tells rows apart: the F1 of MRPC's larger class alone is 0.812.
 METRICS = {"mrpc": ("f1", "accuracy"), "sst2": ("accuracy",), "wnut17": ("f1",)}
 LENGTH = {"mrpc": 128, "sst2": 64, "wnut17": 64}
+#: Rows beside MiniDisc's in the README's table, and what they are called there.
+_SUMMARY_NAMES = {"conventional": "conventional", "MaxiDisc": "best of MaxiDisc", "pruned, labels only": "labels alone"}
 #: Rows of the table: name -> flags behind the common ones. 1L is the depth nearest in size to a 90 % pruned MiniLM.
 ROWS = {
     "pruned, not distilled": "--mode sparsify --layer_or_sparsity 90S",
@@ -190,21 +193,22 @@ def write_page(study: Study, tasks: Sequence[str], seeds: Sequence[int], page: P
     write_measured(page, [*parts, *commands], "minidisc")
 
 
-def write_summary(study: Study, tasks: Sequence[str], seeds: Sequence[int], page: Path) -> None:
-    """The README's few rows."""
-    shown = ("pruned, labels only", "conventional", "MaxiDisc", "MiniDisc")
-    lines = [f"| task, metric | teacher | {' | '.join(shown)} |", "|---|---|" + "---|" * len(shown)]
+def summary_of(study: Study, tasks: Sequence[str], seeds: Sequence[int]) -> list[SummaryRow]:
+    """The README's few rows: MiniDisc's students beside the teacher and students made in other ways."""
+    rows = []
     for task in tasks:
-        metric, cells, most = METRICS[task][-1], [], 0
-        for row in shown:
-            values = [made[0][metric] for seed in seeds if (made := reached(study, task, seed, row))]
-            most = max(most, len(values))
-            cells.append(f"{statistics.mean(values):.3f}" if values else "not run")
+        metric = METRICS[task][-1]
+        values = {
+            row: [made[0][metric] for seed in seeds if (made := reached(study, task, seed, row))]
+            for row in ("MiniDisc", *_SUMMARY_NAMES)
+        }
+        means = {row: statistics.mean(found) for row, found in values.items() if found}
         teacher = read_result(study.folder(task, _TEACHER_SEED, "teacher") / "evaluation.json")
-        if teacher is not None and most:
-            name = f"{task.upper()}, {metric}, {most} seed(s)"
-            lines.append(f"| {name} | {teacher['metrics'][metric]:.3f} | {' | '.join(cells)} |")
-    write_measured(page, lines, "minidisc")
+        if teacher is not None and (value := means.pop("MiniDisc", None)) is not None:
+            dense, count = teacher["metrics"][metric], len(values["MiniDisc"])
+            others = {_SUMMARY_NAMES[row]: mean for row, mean in means.items()}
+            rows.append(SummaryRow("90 % pruned", task, metric, count, dense, value, value / dense, others))
+    return rows
 
 
 def add_flags(
@@ -242,7 +246,7 @@ def main() -> None:
     study = Study(given.data, given.wnut, given.backbone, Runner(given.output, given.threads), given.teachers)
     run_or_measure(study, given, list(ROWS))
     write_page(study, list(TEACHER), given.seeds, given.page)
-    write_summary(study, list(TEACHER), given.seeds, given.readme)
+    write_summary(given.readme, "MiniDisc", summary_of(study, list(TEACHER), given.seeds))
     print(f"made: {given.page}")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from utils.errors import run_as_script
 from utils.pages import write_measured
 from utils.studies.runner import Runner, commands_block, spread, study_parser
+from utils.studies.summary import SummaryRow, write_summary
 
 RATIOS = (2, 4, 8)
 #: Flags of the stages by task; `wiki` is the plugins' pre-training. Chosen on seed 1.
@@ -32,6 +33,8 @@ ADAPT = {
 }
 PRETRAIN = "--lr 1e-3 --warmup-step 20 --batch-size 32 --epochs 20 --training-step 150 --valid-step 150"
 LENGTH = {"sst2": 96, "mrpc": 128, "wiki": 128}
+#: Of the README's rows.
+_SUMMARY_RATIOS = (4, 8)
 CONTROLS = ("untrained", "pretrained only", "adapted only", "adapted")
 
 
@@ -188,24 +191,18 @@ def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) 
     write_measured(page, [*parts, *commands], "variator")
 
 
-def write_summary(study: Study, datasets: list[str], seeds: list[int], page: Path) -> None:
-    """The README's few rows: dense, and plugins by ratio: adapted ones, and as a control those never trained."""
-    ratios = " | ".join(f"k = {k}" for k in RATIOS)
-    lines = [f"| task, accuracy | dense | plugins | {ratios} |", "|---|---|---|" + "---|" * len(RATIOS)]
+def summary_of(study: Study, datasets: list[str], seeds: list[int]) -> list[SummaryRow]:
+    """The README's few rows: adapted plugins beside the dense model and, as a control, plugins never trained."""
+    rows = []
     for dataset in datasets:
         found = collect(study.output, dataset, seeds)
-        for control in ("adapted", "untrained"):
-            if control not in found:
-                continue
-            dense = statistics.mean(row["accuracy"] for row in found[control][1])
-            cells = []
-            for ratio in RATIOS:
-                rows = found[control][ratio]
-                value = statistics.mean(row["accuracy"] for row in rows)
-                cells.append(f"{value:.3f} ({retention(rows, 'accuracy'):.1%} kept)")
-            seeds_found = f"{len(found[control][1])} seed(s)"
-            lines.append(f"| {dataset.upper()}, {seeds_found} | {dense:.3f} | {control} | {' | '.join(cells)} |")
-    write_measured(page, lines, "variator")
+        for ratio in _SUMMARY_RATIOS if "adapted" in found else ():
+            dense, value = (statistics.mean(row["accuracy"] for row in found["adapted"][k]) for k in (1, ratio))
+            control = found.get("untrained", {}).get(ratio)
+            others = {"untrained plugins": statistics.mean(row["accuracy"] for row in control)} if control else {}
+            count, kept = len(found["adapted"][1]), retention(found["adapted"][ratio], "accuracy")
+            rows.append(SummaryRow(f"k = {ratio}", dataset, "accuracy", count, dense, value, kept, others))
+    return rows
 
 
 def write_rows(study: Study, datasets: list[str], seeds: list[int], path: Path) -> None:
@@ -240,7 +237,7 @@ def main() -> None:
             for dataset in given.datasets:
                 study.task(dataset, seed)
     write_page(study, given.datasets, given.seeds, given.page)
-    write_summary(study, given.datasets, given.seeds, given.readme)
+    write_summary(given.readme, "Variator", summary_of(study, given.datasets, given.seeds))
     if given.json is not None:
         write_rows(study, given.datasets, given.seeds, given.json)
     print(f"made: {given.page}")
