@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, TypeVar, cast
 
@@ -13,7 +12,6 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
-from transformers.utils import logging
 
 from utils.engine.engines import EngineName
 from utils.engine.launch import adopt_ranks
@@ -63,7 +61,6 @@ class Runtime:
                 raise UserError(f"--precision fp16 is refused: {_NO_FP16[family]}; use bf16 or fp32.")
             if cpu or not torch.cuda.is_available():
                 raise UserError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32.")
-        quiet_libraries()
         adopt_ranks()
         _check_engine(engine, family)
         # Accelerate takes several processes without GPUs for as many runs of one process, unless it is told of the CPU.
@@ -205,12 +202,6 @@ def _process_group(engine: EngineName, several: bool, rank_timeout_s: float, bot
     elif both:
         backend = "cpu:gloo,cuda:nccl"
     return InitProcessGroupKwargs(backend=backend, timeout=timeout)
-
-
-def quiet_libraries() -> None:
-    """Without a terminal, the libraries' own progress bars would only litter the log."""
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
 
 
 def seed_everything(seed: int) -> None:

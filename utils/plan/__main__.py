@@ -25,7 +25,6 @@ from dataset import Task, get_task
 from metric.errors import MetricError
 from model.schedule import Axis
 from utils.engine import Runtime, write_json
-from utils.engine.runtime import quiet_libraries
 from utils.errors import UserError, run_as_script
 from utils.plan.budget import QUANTITIES, Limit, parse_budget
 from utils.plan.choose import Candidate, choose, pareto_front
@@ -90,7 +89,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> Plan:
     """Find the points, measure, choose, and write where asked."""
     given = parse(arguments)
-    quiet_libraries()
     limits, device = parse_budget(given.budget), _device(given)
     _check(given, limits, device)
     wanted = Wanted(given.axis, given.grid, given.backbone, given.task)
