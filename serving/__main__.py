@@ -19,7 +19,7 @@ import torch
 
 from serving.app import AppSettings, create_app
 from serving.arguments import ServingArguments, parse_arguments
-from serving.controller import ControllerSettings, RatioController
+from serving.controller import ControllerSettings, RatioController, worthwhile
 from serving.engine import Engine, EngineSettings
 from serving.loading import load_predictor
 from serving.metrics import Metrics
@@ -42,7 +42,9 @@ def build_engine(arguments: ServingArguments, predictor: Predictor, metrics: Met
         raise UserError(f"--ratio {fixed}: the model has the ratios {', '.join(map(str, predictor.ratios))}.")
     seconds = predictor.seconds_per_token()
     print("speed: " + ", ".join(f"k={k} {1 / s:,.0f} tokens/s" for k, s in seconds.items()), flush=True)
-    chosen = seconds if fixed is None else {fixed: seconds[fixed]}
+    chosen = worthwhile(seconds) if fixed is None else {fixed: seconds[fixed]}
+    if fixed is None and (slow := [f"k={ratio}" for ratio in seconds if ratio not in chosen]):
+        print(f"left out, as no faster here than a smaller ratio: {', '.join(slow)} (--ratio serves one all the same)")
     settings = EngineSettings(arguments.queue_rows, arguments.max_batch, arguments.max_wait_ms / 1e3, arguments.threads)
     return Engine(predictor, RatioController(ControllerSettings(arguments.target_ms), chosen), settings, metrics)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 #: Share of the requests that the latency target is about.
 QUANTILE = 0.95
+#: A ratio is faster than another if its time is below this share of the other's: measured times differ by a little.
+FASTER = 0.95
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,15 @@ class Window:
     def mean(self, now: float) -> float:
         """Mean of the values, of which there are some."""
         return self._sum / self.count(now)
+
+
+def worthwhile(seconds_per_work: Mapping[int, float]) -> dict[int, float]:
+    """The ratios that are clearly faster than every smaller one of them; going up to another would help nobody."""
+    kept: dict[int, float] = {}
+    for ratio, seconds in sorted(seconds_per_work.items()):
+        if not kept or seconds < FASTER * min(kept.values()):
+            kept[ratio] = seconds
+    return kept
 
 
 class RatioController:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serving.batching import LengthQueue, Waiting, length_bucket
-from serving.controller import ControllerSettings, RatioController, Window
+from serving.controller import ControllerSettings, RatioController, Window, worthwhile
 
 SETTINGS = ControllerSettings(target_ms=100.0, min_samples=4)
 #: Seconds for one unit of work: 100, 200 and 400 units a second.
@@ -80,6 +80,13 @@ def test_the_speed_follows_the_machine() -> None:
         one.ran(2, work=10, seconds=0.1)
     assert one.seconds_for(10, 2) == pytest.approx(0.1, rel=1e-3)
     assert one.seconds_for(10, 4) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_only_ratios_that_are_faster_than_all_smaller_ones_are_chosen_among() -> None:
+    """On a pruned model plugins may cost more than they save; a twentieth is within what measurements differ by."""
+    assert worthwhile({4: 0.0025, 1: 0.01, 2: 0.005}) == COSTS
+    assert worthwhile({1: 1.0, 2: 1.2, 4: 0.97}) == {1: 1.0}
+    assert worthwhile({1: 1.0, 2: 1.2, 4: 0.9, 8: 0.89, 16: 0.5}) == {1: 1.0, 4: 0.9, 16: 0.5}
 
 
 def test_one_ratio_is_a_fixed_ratio() -> None:
