@@ -163,17 +163,32 @@ def test_mistakes_are_told(words: list[str], told: str, tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("paper", "stages_run", "row", "claim"),
+    [
+        ("variator", 4, "| sst2 | k=4 | accuracy |", "| metric lost at k = 4"),
+        ("tucker", 5, "| sst2 | 1/48 | accuracy |", "| latency, dense over student, at 1/48 |"),
+        ("minidisc", 5, "| sst2 | 90S MiniDisc | accuracy |", "| metric of MiniDisc less"),
+    ],
+)
 def test_tiny_grid_is_run_and_then_skipped(
-    tiny: Tiny, bert: TinyBert, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    paper: str,
+    stages_run: int,
+    row: str,
+    claim: str,
+    tiny: Tiny,
+    bert: TinyBert,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Variator's grid with two steps per stage ends in both tables; a second call runs nothing and says the same."""
-    words = [*words_of("variator", tiny, bert, tmp_path / "grid"), "--threads", "1"]
+    """A paper's grid with two steps per stage ends in both tables; a second call runs nothing and says the same."""
+    words = [*words_of(paper, tiny, bert, tmp_path / "grid"), "--threads", "1"]
     words += ["--training-step", "2", "--batch-size", "4", "--length", "32", "--epochs", "1"]
     main(words)
     first = capfd.readouterr().out
-    assert "| sst2 | k=4 | accuracy |" in first and "| metric lost at k = 4" in first
+    assert row in first and claim in first, first[-3000:]
     assert "not the paper's recipe: --epochs 1" in first
     main(words)
     again = capfd.readouterr().out
-    assert again.count("skipped") == 4 and "+ python" not in again
+    assert again.count("skipped") == stages_run and "+ python" not in again
     assert again[again.index("| task | model") :] == first[first.index("| task | model") :]
