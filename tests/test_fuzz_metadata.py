@@ -191,7 +191,8 @@ class _Scales(Sandwich):
 
 @inputs
 def test_best_metrics_of_a_schedule(count: int) -> None:
-    """The best metric of every scale is a number, or the entry is refused."""
+    """The best metric of every scale is a number, a whole one beyond 64 bits too, or the entry is refused."""
+    _Scales().load_progress_state({"best_metric": [[0.25, 10**30], [0.5, None]]})
     values = {"best_metric": [[0.25, 0.75], [0.5, None]]}
     fuzz(
         count, altered(values).filter(lambda value: isinstance(value, dict)), lambda v: _Scales().load_progress_state(v)

@@ -154,7 +154,8 @@ class Sandwich(nn.Module):
             raise ModelError("The checkpoint's best metrics are no list of scales and numbers.")
         for scale, metric in rows:
             place = self.scales.index(find_scale(self.scales, scale, "recorded scale"))
-            self.best_metric[place] = math.nan if metric is None else metric
+            # A whole number may be beyond the 64 bits that a tensor takes.
+            self.best_metric[place] = math.nan if metric is None else float(metric)
 
     def _shared_lookup(self) -> SharedLookup | None:
         student = getattr(self.objective, "student", None)
