@@ -64,7 +64,6 @@ def run_as_script(main: Callable[[], T], debug: bool) -> T:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # a script may load its libraries so
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    _hide_bars()
     try:
         result = main()
         _say_goodbye(wait=True)
@@ -92,13 +91,6 @@ def run_as_script(main: Callable[[], T], debug: bool) -> T:
         if not debug and (watch := _watch()) is not None:
             watch.end_if_lost(error)
         raise
-
-
-def _hide_bars() -> None:
-    """Without a terminal, the libraries' own progress bars would only litter the log."""
-    logging = sys.modules.get("transformers.utils.logging")  # not loaded for it: some scripts start without libraries
-    if logging is not None and not sys.stderr.isatty():
-        logging.disable_progress_bar()
 
 
 def _watch() -> Any:
