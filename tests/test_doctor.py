@@ -171,7 +171,6 @@ def test_this_machine_has_what_the_quickstart_needs(capsys):
     assert len(groups["packages"]) == len(read_pins(ROOT / "requirements.txt")) and installed()
 
 
-@pytest.mark.slow
 def test_every_recipe_runs_on_models_of_two_layers(tmp_path):
     """The full form: a process per mode of the entry scripts."""
     found = list(check_recipes(tmp_path))
