@@ -5,22 +5,19 @@
 #   --help
 # and passes all other flags on to SCRIPT (train_t5.py), after the defaults of settings.sh: the last one wins.
 #
-# Environment: MODEL_DIR (base, large: the backbone; default t5-base, t5-large), NUM_GPUS (default: all visible),
-# PLAN_CONTINUES (1: earlier commands of the same plan make the backbone, its data and what else comes before).
+# Environment: MODEL_DIR (base, large: the backbone; default t5-base, t5-large), PLAN_CONTINUES (1: earlier commands of
+# the same plan make the backbone, its data and what else comes before), and those of scripts/processes.sh, which say on
+# what GPUs and machines. Several machines run the same launcher and share the folder.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/processes.sh
 source scripts/settings.sh
 
 SCRIPT=train_t5.py
-DRY_RUN=0
 OVERWRITE=0
 EXTRA=()
 
 say() { echo "$*"; }
-fail() {
-    echo "error: $*" >&2
-    exit 2
-}
 
 # A number of positional words, then flags. $1: usage text, $2: how many words, the rest: the command line.
 # Sets WORDS, DRY_RUN, OVERWRITE and EXTRA.
@@ -48,7 +45,11 @@ parse_command_line() {
         echo "$usage" >&2
         fail "expected $count argument(s) before the flags, found ${#WORDS[@]}${WORDS[*]:+ (${WORDS[*]})}"
     fi
+    check_places
 }
+
+# For what is not divided among machines. $1: the launcher
+on_one_machine() { [[ $NODES == 1 ]] || fail "NNODES is $NODES: $1 runs on one machine"; }
 
 # $1: what it is called, $2: the value, $3: the allowed words
 check_word() {
@@ -110,40 +111,21 @@ use_environment() {
 # The interpreter as a user types it in the repository.
 python_hint() { echo "${PYTHON#"$PWD"/}"; }
 
-# The number of GPUs torch can use. A dry run, and a machine without NVIDIA's driver, need not start Python for it.
-num_gpus() {
-    if [[ -n "${NUM_GPUS:-}" ]]; then
-        echo "$NUM_GPUS"
-    elif ! command -v nvidia-smi >/dev/null; then
-        echo 0
-    elif [[ $DRY_RUN == 1 ]]; then
-        if [[ -n "${CUDA_VISIBLE_DEVICES+set}" ]]; then
-            tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -cvE '^(-1)?$' || true
-        else
-            nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true
-        fi
-    else
-        "$PYTHON" -c 'import torch; print(torch.cuda.device_count())'
-    fi
-}
-
 # Prints a command, and runs it unless this is a dry run.
 run() {
-    local shown
-    printf -v shown '%q ' "$@"
-    say "+ ${shown% }"
-    [[ $DRY_RUN == 1 ]] || "$@"
+    show_command "$@"
+    [[ $DRY_RUN == 1 ]] || attended "$@"
 }
 
-# Sets LAUNCH (how SCRIPT is started) and BATCH (rows per process that give TOTAL_BATCH together).
-choose_launch() {
-    local gpus
-    gpus="$(num_gpus)"
-    LAUNCH=("$PYTHON" "$SCRIPT")
-    BATCH="$TOTAL_BATCH"
-    if [[ $gpus -ge 1 ]]; then
-        LAUNCH=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$gpus" "$SCRIPT")
-        BATCH=$(((TOTAL_BATCH + gpus - 1) / gpus))
+# Makes what a stage reads. Of several machines, which would make it at the same time, each asks for it instead.
+# $1: a file of it, the rest: the command.
+prepare() {
+    local made="$1"
+    shift
+    if [[ $NODES == 1 ]]; then
+        run "$@"
+    elif [[ ! -f "$made" ]]; then
+        missing "$made (which one machine makes for all)" "$(python_hint) ${*:2}"
     fi
 }
 
@@ -171,11 +153,12 @@ is_current() {
 #   $4: files it is made from (words), the rest: flags of SCRIPT
 # RESULT: the file that a complete run has (result.json).
 train_stage() {
-    local what="$1" output="$2" replace="$3" inputs="$4" why command again=() mode=()
+    local what="$1" output="$2" replace="$3" inputs="$4" batch why command again=() mode=()
     shift 4
     choose_launch
+    batch=$(((TOTAL_BATCH + NUM_PROCESSES - 1) / NUM_PROCESSES)) # per process
     [[ "$SCRIPT" == train_t5.py ]] && mode=(--mode train)
-    local arguments=(${mode[@]+"${mode[@]}"} --batch-size "$BATCH" "$@" --output-path "$output")
+    local arguments=(${mode[@]+"${mode[@]}"} --batch-size "$batch" "$@" --output-path "$output")
     arguments+=(${EXTRA[@]+"${EXTRA[@]}"})
     output="$(value_of --output-path "$output")"
     command="${arguments[*]}"
@@ -203,8 +186,8 @@ train_stage() {
     fi
     given --resume && again=()
     say "$what: $output"
-    run "${LAUNCH[@]}" "${arguments[@]}" ${again[@]+"${again[@]}"}
-    [[ $DRY_RUN == 1 ]] || echo "$command" >"$output/command.txt"
+    run "${LAUNCH[@]}" "$SCRIPT" "${arguments[@]}" ${again[@]+"${again[@]}"}
+    [[ $DRY_RUN == 1 || "${NODE_RANK:-0}" != 0 ]] || echo "$command" >"$output/command.txt"
 }
 
 # ---- where things are -----------------------------------------------------------------------------------------------
@@ -236,7 +219,7 @@ task_data_of() {
 need_embedded() {
     [[ -n "${PLAN_CONTINUES:-}" ]] && return 0
     given --model-config && given --data-path && return 0
-    run "$PYTHON" -m utils.embedded --size "$1"
+    prepare "data/$1/manifest.json" "$PYTHON" -m utils.embedded --size "$1"
     given --model-config && return 0
     stage_settings backbone "$1" ""
     local kept=(${EXTRA[@]+"${EXTRA[@]}"}) overwrite="$OVERWRITE"

@@ -10,6 +10,7 @@ parse_command_line "usage: bash scripts/quickstart.sh [--dry-run] [--overwrite]
   assistant, and over the assistant that it chooses. Evaluates all and writes outputs/quickstart/report.md.
   What is there already is used again." 0 "$@"
 [[ ${#EXTRA[@]} -eq 0 ]] || fail "unknown flag ${EXTRA[0]}; known: --dry-run, --overwrite"
+on_one_machine quickstart.sh
 use_environment
 export PYTHON
 
@@ -22,7 +23,7 @@ flags=()
 GROUPS_OF_REPORT=() # a method's rows, for utils.quickstart_report: --group METHOD NAME=DIR …
 
 # $1: launcher, the rest: its words.
-launch() { bash "scripts/$1" "${@:2}" ${flags[@]+"${flags[@]}"}; }
+launch() { attended bash "scripts/$1" "${@:2}" ${flags[@]+"${flags[@]}"}; }
 
 # Evaluates, unless that is done. $1: of what, $2: folder, $3: the file that is made in it, $4: what it is made from
 # (words), $5: the flag that names the folder, the rest: the command.

@@ -179,14 +179,71 @@ def test_a_machine_without_gpus_starts_one_process() -> None:
         ((), {}, "usage: bash scripts/launch.sh"),
         (("none.py",), {}, "error: none.py: unknown; known: train_t5.py general_distill.py task_distill.py"),
         (("train_t5.py",), {"NNODES": "2"}, "error: NNODES is 2: give NODE_RANK, MASTER_ADDR"),
-        (
-            ("train_t5.py",),
-            {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"},
-            "error: NODE_RANK 2: expected 0 to 1",
-        ),
     ],
 )
 def test_mistakes_are_told(words: tuple[str, ...], variables: dict[str, str], told: str) -> None:
     """In one sentence, exit code 2."""
     done = launch("bash", "scripts/launch.sh", "--dry-run", *words, **variables)
     assert done.returncode == 2 and told in done.stderr
+
+
+_TWO = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "a"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"PROCESSES": "two"}, "PROCESSES is two: expected a whole number from 1 to 999999"),
+        ({"PROCESSES": "0"}, "PROCESSES is 0: expected a whole number from 1 to 999999"),
+        ({"NUM_GPUS": "1.5"}, "NUM_GPUS is 1.5: expected a whole number from 0 to 999999"),
+        ({**_TWO, "NNODES": "a[0]"}, "NNODES is a[0]: expected a whole number from 1 to 999999"),
+        ({**_TWO, "NODE_RANK": "first"}, "NODE_RANK is first: expected a whole number from 0 to 1 (NNODES is 2)"),
+        ({**_TWO, "NODE_RANK": "2"}, "NODE_RANK is 2: expected a whole number from 0 to 1 (NNODES is 2)"),
+        ({**_TWO, "NODE_RANK": "-1"}, "NODE_RANK is -1: expected a whole number from 0 to 1 (NNODES is 2)"),
+        ({**_TWO, "MASTER_PORT": "http"}, "MASTER_PORT is http: expected a whole number from 1 to 65535"),
+        ({**_TWO, "MASTER_PORT": "08"}, "MASTER_PORT is 08: expected a whole number from 1 to 65535"),
+    ],
+)
+@pytest.mark.parametrize("words", ["scripts/launch.sh train_t5.py", "scripts/wiki.sh base"])
+def test_a_variable_that_cannot_be_meant_is_named(variables: dict[str, str], told: str, words: str) -> None:
+    """With its value, in one sentence and nothing else, exit code 2, before anything is started."""
+    done = launch("bash", *words.split(), **{"PYTHON": "false", **variables})
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {told}\n")
+
+
+@pytest.mark.parametrize("flag", ["--dry-run", "--dry_run"])
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_dry_run_is_one_wherever_the_flag_stands(flag: str, place: int) -> None:
+    """The same plan, and nothing of it is run; the flag is none of the script's."""
+    words = ["train_t5.py", "--engine", "fsdp"]
+    words.insert(place, flag)
+    done = launch("bash", "scripts/launch.sh", *words, NUM_GPUS="0", PYTHON="false")
+    assert (done.returncode, done.stdout) == (0, "+ false train_t5.py --engine fsdp\n")
+
+
+def test_the_way_of_starting_is_written_once() -> None:
+    """launch.sh and the launchers of stages have one rule for the number of GPUs and one line for torchrun."""
+    for written in ("num_gpus()", "torch.distributed.run", "device_count"):
+        files = [path for path in (ROOT / "scripts").rglob("*.sh") if written in path.read_text(encoding="utf-8")]
+        assert [path.name for path in files] == ["processes.sh"], written
+
+
+@pytest.mark.slow
+def test_a_stage_on_two_machines(tiny: Tiny, tmp_path: Path) -> None:
+    """The same launcher on each: one run of two processes, with the result of one; the second time both skip it."""
+
+    def start(processes: int, **variables: str) -> subprocess.Popen[str]:
+        words = ["scripts/glue/glue.sh", "base", "sst2", *arguments(tiny, tmp_path, processes), "--precision", "fp32"]
+        fixed = {"OMP_NUM_THREADS": "1", "NUM_GPUS": "0", "TOOLKIT_PYTHON": sys.executable}
+        environment = {**os.environ, **fixed, **variables}
+        return subprocess.Popen(["bash", *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+
+    places = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for said in ("2 process(es)", "skipped"):
+        started = [start(2, NODE_RANK=rank, **places) for rank in "10"]
+        second, first = (process.communicate(timeout=300)[0] for process in started)
+        assert [process.returncode for process in started] == [0, 0], first + second
+        assert said in first and ("made:" in first) == (said != "skipped") and "made:" not in second
+    alone = start(1)
+    assert "1 process(es)" in alone.communicate(timeout=300)[0] and alone.returncode == 0
+    assert_equal_runs(tmp_path / "2", tmp_path / "1")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from utils.quickstart_report import group_rows, main, read_evaluation, write_rep
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
-    *("common.sh", "settings.sh", "wiki.sh", "quickstart.sh", "glue/glue.sh", "glue/glue-mux.sh"),
+    *("common.sh", "processes.sh", "settings.sh", "wiki.sh", "quickstart.sh", "glue/glue.sh", "glue/glue-mux.sh"),
     *("bert/common.sh", "bert/task_distill.sh", "minidisc/common.sh", "minidisc/finetuning.sh"),
     *(f"minidisc/{name}.sh" for name in ("sparsification", "distillation", "maxidisc", "minidisc")),
 )
@@ -280,6 +283,104 @@ def test_finished_run_with_other_settings_is_not_replaced_silently(repository: P
     assert done.returncode == 2 and "--overwrite" in done.stderr
     assert launch(repository, "wiki.sh", "base", "--lr", "1e-2", "--overwrite").returncode == 0
     assert "--overwrite" in calls(repository)[-1]
+
+
+# ---- several machines ------------------------------------------------------------------------------------
+
+NODES = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "gpu07", "MASTER_PORT": "4000"}
+
+
+@pytest.mark.parametrize("words", [["wiki.sh", "base"], ["glue/glue.sh", "base", "mnli"]])
+def test_a_stage_is_started_on_several_machines(repository: Path, words: list[str]) -> None:
+    """NNODES NODE_RANK MASTER_ADDR MASTER_PORT reach torchrun; eight processes share the total batch."""
+    total = flag(launch(repository, *words, "--dry-run").stdout.splitlines()[-1], "--batch-size")
+    call = launch(repository, *words, "--dry-run", **{**NODES, "NUM_GPUS": "4"}).stdout.splitlines()[-1]
+    places = "--nnodes 2 --node_rank 1 --master_addr gpu07 --master_port 4000 --nproc_per_node 4"
+    assert call.startswith(f"+ python -m torch.distributed.run {places} train_t5.py ")
+    assert int(flag(call, "--batch-size")) * 8 == int(total)
+
+
+def test_a_stage_takes_the_named_gpus(repository: Path) -> None:
+    """GPUS and PROCESSES as scripts/launch.sh does; the printed line can be typed."""
+    call = launch(repository, "wiki.sh", "base", "--dry-run", GPUS="0,2", NUM_GPUS="").stdout.splitlines()[-1]
+    assert call.startswith("+ CUDA_VISIBLE_DEVICES=0,2 python -m torch.distributed.run --standalone --nproc_per_node 2")
+    call = launch(repository, "wiki.sh", "base", "--dry-run", PROCESSES="3").stdout.splitlines()[-1]
+    assert "--nproc_per_node 3 " in call and flag(call, "--batch-size") == "22"
+
+
+def test_several_machines_make_no_data(repository: Path) -> None:
+    """What one machine makes for all has to be there; with it, the stage alone is started, and recorded by one."""
+    done = launch(repository, "wiki.sh", "tiny", **NODES)
+    assert done.returncode == 2 and "make it with: stand-in -m utils.embedded --size tiny" in done.stderr
+    assert not calls(repository)
+    assert launch(repository, "wiki.sh", "tiny").returncode == 0
+    count = len(calls(repository))
+    for rank in "10":
+        done = launch(repository, "wiki.sh", "tiny", "--overwrite", **{**NODES, "NODE_RANK": rank})
+        assert done.returncode == 0, done.stderr
+    plugin = f"--overwrite --output-path {repository / 'elsewhere'}".split()
+    assert launch(repository, "wiki.sh", "tiny", *plugin, **NODES).returncode == 0
+    again = calls(repository)[count:]
+    assert again and all("torch.distributed.run --nnodes 2" in call for call in again)
+    assert not (repository / "elsewhere/command.txt").exists()
+
+
+def test_the_quickstart_is_for_one_machine(repository: Path) -> None:
+    """Its evaluations are not divided."""
+    done = launch(repository, "quickstart.sh", "--dry-run", **NODES)
+    assert done.returncode == 2 and done.stderr == "error: NNODES is 2: quickstart.sh runs on one machine\n"
+
+
+# ---- a stopped launcher ----------------------------------------------------------------------------------
+
+# Saves when it is asked to stop, as the trainer does: a moment later, and with 128 + the signal's number.
+_SAVING = """#!/usr/bin/env python3
+import pathlib, signal, sys, time
+def save(number, frame):
+    time.sleep(0.3)
+    pathlib.Path("saved.txt").open("a").write(f"{number} ")
+    sys.exit(ENDS)
+signal.signal(signal.SIGTERM, save)
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, save)
+pathlib.Path("calls.txt").open("a").write(" ".join(sys.argv[1:]) + "\\n")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "group", "ends"),
+    [
+        (["wiki.sh", "base"], signal.SIGTERM, False, "128 + number"),
+        (["wiki.sh", "base"], signal.SIGINT, True, "128 + number"),
+        (["quickstart.sh"], signal.SIGTERM, False, "128 + number"),
+        (["quickstart.sh"], signal.SIGTERM, False, "0"),
+    ],
+    ids=["SIGTERM to the shell alone", "Ctrl-C", "a launcher that starts launchers", "a command that ends well"],
+)
+def test_a_stopped_launcher_lets_its_command_save(
+    repository: Path, words: list[str], number: signal.Signals, group: bool, ends: str
+) -> None:
+    """The command hears of it once, the launcher waits for it and ends with its code, and nothing else is begun."""
+    (repository / "data/wikicorpus_128").mkdir(parents=True)
+    (repository / "stand-in").write_text(_SAVING.replace("ENDS", ends))
+    keep = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    command = ["bash", str(repository / "scripts" / words[0]), *words[1:]]
+    started = subprocess.Popen(command, env={**keep, "NUM_GPUS": "0"}, start_new_session=True)
+    try:
+        while not calls(repository) and started.poll() is None:
+            time.sleep(0.01)
+        if group:
+            os.killpg(started.pid, number)
+        else:
+            started.send_signal(number)
+        assert started.wait(timeout=30) == 128 + number
+        assert (repository / "saved.txt").read_text() == f"{int(number)} "
+        assert len(calls(repository)) == 1
+    finally:
+        with suppress(ProcessLookupError):  # nobody is left, if all is well
+            os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
 
 
 # ---- the report ------------------------------------------------------------------------------------------

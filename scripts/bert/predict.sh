@@ -10,6 +10,7 @@ parse_command_line "usage: bash scripts/bert/predict.sh MODEL [--dry-run] [flags
   submission.zip (checked) once all tasks are there." 1 "$@"
 model="${WORDS[0]}"
 [[ $OVERWRITE == 0 ]] || fail "--overwrite has no meaning here: evaluation.json and predictions are always written anew"
+on_one_machine predict.sh
 use_environment
 
 length=() found=0
