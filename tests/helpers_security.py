@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -16,25 +17,41 @@ class Finding(NamedTuple):
     found: str
 
 
+_WHERE = ("", "e", "p", "pe")
+#: Functions that replace this process by another program, or start one beside it, each in many variants.
+_PROGRAMS = tuple(f"os.{kind}{how}{where}" for kind in ("exec", "spawn") for how in "lv" for where in _WHERE)
 #: Rule -> names that sources do not use at all: functions, or modules with all that is in them.
 FORBIDDEN = {
     "unpickling": (
         *("pickle.load", "pickle.loads", "pickle.Unpickler", "pickle._Unpickler", "_pickle", "cPickle", "dill"),
         *("cloudpickle", "joblib.load", "marshal", "shelve", "pandas.read_pickle", "jsonpickle"),
         *("torch.hub", "torch.jit.load", "torch.serialization.add_safe_globals", "torch.serialization.safe_globals"),
+        *("torch.export.load", "torch.package", "torch.distributed.checkpoint"),  # they unpickle inside
     ),
     "code": ("eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec", "runpy", "code"),
-    "shell": ("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "commands"),
+    "shell": (
+        *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "commands", "pty"),
+        *("asyncio.create_subprocess_shell", "asyncio.subprocess.create_subprocess_shell"),
+        *(*_PROGRAMS, "os.posix_spawn", "os.posix_spawnp"),
+    ),
     "yaml": ("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "yaml.Loader", "yaml.UnsafeLoader"),
-    "archive": ("shutil.unpack_archive", "tarfile.open", "tarfile.TarFile", "tarfile.TarFile.extractall"),
+    "archive": (
+        *("shutil.unpack_archive", "shutil.register_unpack_format", "tarfile.open", "tarfile.TarFile"),
+        *("zipfile.Path", "zipfile.PyZipFile"),
+    ),
     "address": ("urllib.request", "requests", "httpx", "aiohttp", "http.client", "ftplib", "ssl"),
     "temporary": ("tempfile.mktemp", "os.tempnam", "os.tmpnam"),
 }
-_BUILTINS = ("eval", "exec", "compile", "__import__")
+_BUILTINS = ("eval", "exec", "compile", "__import__", "getattr", "vars")
+#: Modules of which nothing is looked up by a name that is made as the program runs.
+_GUARDED = ("pickle", "builtins", "os", "subprocess", "asyncio", "yaml", "tarfile", "zipfile", "shutil")
+#: Functions that are safe with the right keywords, so that each is called where it is named.
+_CAREFUL = ("torch.load", "torch.serialization.load", "zipfile.ZipFile")
 #: Keyword of any call -> its rule and the one value that it may have.
 KEYWORDS = {
     "weights_only": ("unpickling", True),
     "allow_pickle": ("unpickling", False),
+    "pickle_module": ("unpickling", None),
     "safe_serialization": ("unpickling", True),
     "use_safetensors": ("unpickling", True),
     "trust_remote_code": ("code", False),
@@ -42,12 +59,17 @@ KEYWORDS = {
     "verify": ("address", True),
 }
 #: Methods of whatever object, by their names alone.
-METHODS = {"extractall": "archive", "read_pickle": "unpickling"}
+METHODS = {"extractall": "archive", "extract": "archive", "read_pickle": "unpickling", "subprocess_shell": "shell"}
 #: An address that is not encrypted, of another machine.
 _PLAIN = re.compile(r"\b(?:http|ftp)://(?!127\.0\.0\.1|localhost|\[::1\])[\w{]")
+_SHELLS = r"(?:ba|da|z|k)?sh"
 #: What a shell script may not have.
 SHELL = {
-    "code": re.compile(r"(?:^|[;&|]\s*)\s*eval\b|\b(?:curl|wget)\b[^|\n]*\|\s*(?:ba|z|da)?sh\b"),
+    "code": re.compile(
+        r"(?:^|[;&|]\s*)\s*eval\b"
+        rf"|\b(?:curl|wget)\b[^|\n]*\|\s*(?:sudo\s+)?{_SHELLS}\b|<\(\s*(?:curl|wget)\b"
+        rf"|(?:^|[\s;&|(/]){_SHELLS}\s+-[a-z]*c\s+(?!')"  # a command that is put together, and not in single quotes
+    ),
     "address": re.compile(_PLAIN.pattern + r"|--insecure\b|\bcurl\b.* -k\b|--no-check-certificate|--trusted-host"),
 }
 
@@ -57,7 +79,7 @@ def findings_in(source: str) -> list[Finding]:
     tree = ast.parse(source)
     imported = _imported(tree)
     found = [finding for node in ast.walk(tree) for finding in _of_node(node, imported)]
-    return sorted(set(found), key=lambda finding: finding.line)
+    return sorted({*found, *_uncalled(tree, imported)}, key=lambda finding: finding.line)
 
 
 def findings_in_shell(source: str) -> list[Finding]:
@@ -71,8 +93,15 @@ def findings_in_shell(source: str) -> list[Finding]:
 def _of_node(node: ast.AST, imported: dict[str, str]) -> Iterator[Finding]:
     if isinstance(node, ast.Import | ast.ImportFrom):
         yield from _named(_names_of(node), node.lineno)
+        if isinstance(node, ast.ImportFrom) and node.module in _GUARDED and node.names[0].name == "*":
+            yield Finding(_rule_of(node.module), node.lineno, f"from {node.module} import *")
+    elif isinstance(node, ast.List | ast.Tuple):
+        yield from _of_words(node.elts, node.lineno)
     elif isinstance(node, ast.Name | ast.Attribute):
-        yield from _named([_qualified(node, imported) or ""], node.lineno)
+        name = _qualified(node, imported) or ""
+        yield from _named([name], node.lineno)
+        if name.removesuffix(".__dict__") in _GUARDED and name.endswith(".__dict__"):
+            yield Finding(_rule_of(name.removesuffix(".__dict__")), node.lineno, name)
         if isinstance(node, ast.Attribute) and node.attr in METHODS:
             yield Finding(METHODS[node.attr], node.lineno, f".{node.attr}")
     elif isinstance(node, ast.Call):
@@ -88,8 +117,57 @@ def _named(names: list[str], line: int) -> Iterator[Finding]:
                 yield Finding(rule, line, name)
 
 
+def _rule_of(module: str) -> str:
+    """The rule that most of a guarded module's names are under."""
+    return next(rule for rule, bad in FORBIDDEN.items() if any(name.startswith(f"{module}.") for name in bad))
+
+
+def _uncalled(tree: ast.AST, imported: dict[str, str]) -> Iterator[Finding]:
+    """Careful functions that are handed on, where nobody sees their keywords."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        name = _qualified(node, imported) if id(node) not in called else None
+        if name in _CAREFUL and isinstance(node, ast.Name | ast.Attribute):
+            yield Finding("archive" if "zip" in name else "unpickling", node.lineno, f"{name} that is not called")
+
+
+def _of_words(words: list[ast.expr], line: int) -> Iterator[Finding]:
+    """A command line in a list: a shell, its -c, and behind it anything but fixed text."""
+    texts = [word.value if isinstance(word, ast.Constant) and isinstance(word.value, str) else None for word in words]
+    for place, (shell, flag) in enumerate(pairwise(texts)):
+        begins = re.fullmatch(rf"(?:.*/)?{_SHELLS} -[a-z]*c", f"{shell} {flag}")
+        if begins and (len(texts) == place + 2 or texts[place + 2] is None):
+            yield Finding("shell", line, f"{begins.group()} with text that is put together")
+
+
+def _of_lookup(call: ast.Call, name: str | None, imported: dict[str, str]) -> Iterator[Finding]:
+    """What gets at a module or at what is in it through text."""
+    first, second = [*call.args[:2], None, None][:2]
+    if name in ("getattr", "vars", "builtins.getattr", "builtins.vars") and first is not None:
+        module = _qualified(first, imported) or ""
+        if isinstance(second, ast.Constant) and isinstance(second.value, str):
+            looked_up = f"{module}.{second.value}"
+            yield from _named([looked_up], call.lineno)
+            if second.value in METHODS or looked_up in _CAREFUL:
+                yield Finding(METHODS.get(second.value, "unpickling"), call.lineno, f"{name}(…, {second.value!r})")
+        elif module in _GUARDED:
+            yield Finding(_rule_of(module), call.lineno, f"{name}({module}, …)")
+    elif name in ("importlib.import_module", "importlib.__import__"):
+        given = first if first is not None else next((word.value for word in call.keywords if word.arg == "name"), None)
+        if isinstance(given, ast.JoinedStr):  # of a package whose name is fixed
+            given = given.values[0] if "." in ast.unparse(given.values[0]) else given
+        if not isinstance(given, ast.Constant):
+            yield Finding("code", call.lineno, f"{name} of a name")
+        elif given.value in _GUARDED:
+            yield Finding(_rule_of(given.value), call.lineno, f"{name}({given.value!r})")
+        else:
+            yield from _named([str(given.value)], call.lineno)
+
+
 def _of_call(call: ast.Call, imported: dict[str, str]) -> Iterator[Finding]:
     name = _qualified(call.func, imported)
+    yield from _of_lookup(call, name, imported)
+    yield from _of_words(call.args, call.lineno)
     given = {word.arg: word.value for word in call.keywords if word.arg}
     if name in ("torch.load", "torch.serialization.load") and "weights_only" not in given:
         yield Finding("unpickling", call.lineno, f"{name} without weights_only=True")

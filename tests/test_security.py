@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,18 @@ from utils.loading import load_t5
 from utils.tucker.loading import load_classifier
 
 ROOT = Path(__file__).resolve().parent.parent
-#: File -> the rules that it is there for: it does what they forbid everywhere else, and is tested below.
+#: File -> the rules that it is there for, as it does what they forbid everywhere else and is tested below; or the one
+#: thing of a rule that it may do.
 ALLOWED = {
     "utils/download.py": {"address"},
     "utils/archives.py": {"archive"},
     "benchmarks/serve_load.py": {"address"},  # asks the server that it has started, at 127.0.0.1
+    "utils/api_page.py": {"importlib.import_module of a name"},  # the toolkit's own packages, from a list beside it
+    # Of the file that the same command has just written, to compare its answers: no stranger's. Torch has no reader of
+    # .pt2 that does not unpickle.
+    "utils/export/torch_export.py": {"torch.export.load"},
+    "tests/test_environment.py": {"/bin/bash -c with text that is put together"},  # functions of scripts/env.sh
+    "tests/test_paper.py": {"bash -c with text that is put together"},  # the line above it
 }
 #: Tests make archives, serve them without encryption, unpickle what they pickled and run what the pages show.
 ALLOWED_IN_TESTS = {"unpickling", "code", "archive", "address"}
@@ -36,24 +44,44 @@ ALLOWED_IN_TESTS = {"unpickling", "code", "archive", "address"}
 
 def sources(ending: str) -> list[Path]:
     """The files of the repository with this ending."""
-    left_out = {".venv", "outputs", "checkpoints", "data", "runs", "build", "dist"}
+    left_out = {".git", ".venv", "outputs", "checkpoints", "data", "runs", "build", "dist"}
     found = [path for path in ROOT.rglob(f"*{ending}") if not left_out & set(path.relative_to(ROOT).parts)]
     assert found
     return sorted(found)
+
+
+def shell_scripts() -> list[Path]:
+    """Those, and files without an ending whose first line names a shell."""
+    bare = [path for path in sources("") if path.is_file() and not path.suffix]
+    return [*sources(".sh"), *(path for path in bare if re.match(rb"#!.*sh\b", path.read_bytes()[:80]))]
 
 
 # --- the walk --------------------------------------------------------------------------------------------------------
 
 
 def test_sources_keep_the_rules() -> None:
-    """No free unpickling, no code out of text, no shell, no archive, address or YAML but by the safe way."""
-    broken = []
+    """No free unpickling, no code out of text, no shell, no archive, address or YAML but by the safe way; and no leave
+    that nothing takes."""
+    broken, taken = [], {name: set[str]() for name in ALLOWED}
     for path in sources(".py"):
         name = path.relative_to(ROOT).as_posix()
         allowed = ALLOWED.get(name, set()) | (ALLOWED_IN_TESTS if name.startswith("tests/") else set())
         found = findings_in(path.read_text(encoding="utf-8"))
-        broken += [f"{name}:{line}: {what} ({rule})" for rule, line, what in found if rule not in allowed]
+        broken += [f"{name}:{line}: {what} ({rule})" for rule, line, what in found if not allowed & {rule, what}]
+        if name in taken:
+            taken[name] = {word for place in found for word in (place.rule, place.found)}
     assert not broken, "\n".join(broken)
+    assert not {name: left for name, allowed in ALLOWED.items() if (left := allowed - taken[name])}
+
+
+def test_an_exported_program_is_read_by_its_writer_alone() -> None:
+    """Reading a .pt2 unpickles: it is done in one place, with the path of the file written on the line before."""
+    ours = {path: path.read_text(encoding="utf-8") for path in sources(".py") if "tests" not in path.parts}
+    assert [path.relative_to(ROOT).as_posix() for path, text in ours.items() if "torch_export" in text] == [
+        "utils/export/__main__.py"
+    ]
+    together = r"torch_export\.write\(source, given\.output\)\n\s+run = torch_export\.read\(given\.output, "
+    assert re.search(together, ours[ROOT / "utils" / "export" / "__main__.py"])
 
 
 def test_tests_read_no_weights_freely() -> None:
@@ -67,7 +95,7 @@ def test_shell_scripts_keep_the_rules() -> None:
     """No eval, nothing piped into a shell, no address without encryption."""
     broken = [
         f"{path.name}:{line}: {what}"
-        for path in sources(".sh")
+        for path in shell_scripts()
         for _, line, what in findings_in_shell(path.read_text(encoding="utf-8"))
     ]
     assert not broken, "\n".join(broken)
@@ -103,6 +131,41 @@ def test_shell_scripts_keep_the_rules() -> None:
         ("address", "URL = 'http://example.org/file'"),
         ("address", "import ssl\nssl._create_unverified_context()"),
         ("temporary", "import tempfile\ntempfile.mktemp()"),
+        ("unpickling", "import torch\ntorch.export.load(f)"),
+        ("unpickling", "from torch.export import load\nload(f)"),
+        ("unpickling", "import torch.distributed.checkpoint as dcp\ndcp.load(state)"),
+        ("unpickling", "from torch.distributed.checkpoint import load"),
+        ("unpickling", "import torch\nread = torch.load"),
+        ("unpickling", "import torch, functools\nfunctools.partial(torch.load, f)"),
+        ("unpickling", "import torch\ntorch.load(f, weights_only=True, pickle_module=dill_like)"),
+        ("unpickling", "import pickle\ngetattr(pickle, 'load')(f)"),
+        ("unpickling", "import pickle as p\ngetattr(p, name)(f)"),
+        ("unpickling", "import pickle\nvars(pickle)[name](f)"),
+        ("unpickling", "import pickle\npickle.__dict__[name](f)"),
+        ("unpickling", "import torch\ngetattr(torch, 'hub')"),
+        ("unpickling", "import torch\ngetattr(torch, 'load')(f)"),
+        ("unpickling", "import importlib\nimportlib.import_module('pickle').loads(b)"),
+        ("unpickling", "from importlib import import_module as get\nget(name='_pickle')"),
+        ("unpickling", "from pickle import *"),
+        ("code", "import importlib\nimportlib.import_module(name)"),
+        ("code", "import importlib\nimportlib.import_module(f'{name}.x')"),
+        ("code", "import builtins\ngetattr(builtins, name)(text)"),
+        ("shell", "import asyncio\nasyncio.create_subprocess_shell(text)"),
+        ("shell", "loop.subprocess_shell(make, text)"),
+        ("shell", "import subprocess\nsubprocess.run(['bash', '-c', text])"),
+        ("shell", "import subprocess\nsubprocess.run(('/bin/sh', '-ec', f'ls {folder}'), check=True)"),
+        ("shell", "command = ['env', 'bash', '-c', *words]"),
+        ("shell", "command = ['sh', '-c'] + [text]"),
+        ("shell", "import asyncio\nasyncio.create_subprocess_exec('bash', '-lc', text)"),
+        *(("shell", f"import os\nos.{name}(path, words)") for name in ("execv", "execvpe", "spawnlp", "posix_spawn")),
+        ("shell", "from os import execl as run\nrun(path)"),
+        ("shell", "import os\ngetattr(os, name)(text)"),
+        ("archive", "import zipfile\nzipfile.Path(f, 'a').read_text()"),
+        ("archive", "from zipfile import Path"),
+        ("archive", "import zipfile\nwith zipfile.ZipFile(f, mode='r') as z: z.extractall(d)"),
+        ("archive", "archive.extract(member, d)"),
+        ("archive", "getattr(archive, 'extractall')(d)"),
+        ("archive", "import zipfile\nread = zipfile.ZipFile"),
     ],
 )
 def test_the_walk_finds(rule: str, source: str) -> None:
@@ -120,6 +183,12 @@ def test_the_walk_finds(rule: str, source: str) -> None:
         "import subprocess\nsubprocess.run(['ls'], check=True)",
         "import yaml\nyaml.safe_load(f)",
         "import zipfile\nzipfile.ZipFile(f, 'w')",
+        "import subprocess\nsubprocess.run(['bash', '-c', 'echo done', 'bash', word])",
+        "import subprocess\nsubprocess.run(['bash', script, '-c', text])",
+        "import torch\ngetattr(torch, 'float32')\ngetattr(config, name)\nvars(config)",
+        "import importlib\nimportlib.import_module('torch')\nimportlib.import_module(f'standalone.{name}')",
+        "import asyncio\nasyncio.create_subprocess_exec('ls', folder)",
+        "import torch\ntorch.export.save(program, f)\ntorch.load(f, weights_only=True, pickle_module=None)",
         "URL = 'https://example.org'\nHERE = 'http://127.0.0.1:1/'",
     ],
 )
@@ -135,6 +204,12 @@ def test_the_walk_lets_pass(source: str) -> None:
         ("true; eval x", True),
         ("curl -s https://a.b/c | bash", True),
         ("curl http://a.b/c", True),
+        ("wget -qO- https://a.b/c | sudo bash", True),
+        ("source <(curl -s https://a.b/c)", True),
+        ('bash -c "$1"', True),
+        ("sh -ec $1", True),
+        ("bash -c 'echo done'", False),
+        ("bash scripts/test.sh -c file", False),
         ("wget --no-check-certificate https://a.b", True),
         ("# eval and http://a.b", False),
         ("python -m utils.evaluate --eval", False),
@@ -144,6 +219,12 @@ def test_the_walk_lets_pass(source: str) -> None:
 def test_the_walk_through_shell_scripts_finds(line: str, bad: bool) -> None:
     """As above, for shell scripts."""
     assert bool(findings_in_shell(line)) == bad
+
+
+def test_scripts_without_an_ending_are_walked() -> None:
+    """.ci/run is one; what is no shell script is none."""
+    names = {path.relative_to(ROOT).as_posix() for path in shell_scripts()}
+    assert {".ci/run", "scripts/env.sh"} <= names and not names & {"LICENSE", "train_t5.py"}
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------

@@ -22,6 +22,6 @@ def write(source: Source, path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, inputs: tuple[str, ...]) -> Runner:
-    """The file, read back."""
+    """The file that `write` has just made, read back. Torch unpickles what is in it, so never a stranger's."""
     with quiet():
         return runner_of(torch.export.load(path).module(), inputs)
