@@ -14,9 +14,11 @@ import pytest
 
 from model.gradient_checkpointing import enable_for_trained
 from utils.errors import UserError
+from utils.pages import read_measured
 from utils.scaling.__main__ import main
 from utils.scaling.measure import SMALL, numbers_for, with_numbers
 from utils.scaling.memory import Links, Sizes, memory, sent_bytes, sizes_of, step_seconds
+from utils.scaling.recorded import recorded_step
 from utils.scaling.setups import Setup, minidisc_step, plugin_training
 from utils.scaling.table import Worked, work_out
 from utils.scaling.trace import Trace, extrapolated, trace_step, without_numbers
@@ -147,6 +149,9 @@ def test_a_process_needs_what_the_formula_says() -> None:
         ("--setup t5-large --tokens-per-second -1", "--tokens-per-second must be above 0, found -1"),
         ("--setup t5-large --tokens-per-second 1 --measure", "give one of them"),
         ("--gmacs-per-second 5 --measure", "give one of them"),
+        ("--recorded docs/results/pruned_speed.md --measure", "give one of them"),
+        ("--recorded docs/nothing.md", "--recorded docs/nothing.md: there is no such page"),
+        ("--recorded docs/scaling.md", "docs/scaling.md has no block <!-- measured sandwich -->"),
         ("--link-between 0", "--link-between must be above 0, found 0"),
     ],
 )
@@ -177,3 +182,34 @@ def test_the_page_is_of_the_present_trainings() -> None:
         block = page.partition(f"<!-- measured {name} -->")[2].partition(f"<!-- /measured {name} -->")[0]
         sizes = sizes_of(setup.objective(setup.layers))
         assert f"{sizes.trained / 4e6:,.1f} M of {(sizes.trained + sizes.frozen) / 4e6:,.1f} M" in block
+
+
+def test_the_page_is_at_the_recorded_rate() -> None:
+    """Each table names the step of the results page and has its times; no other rate stands in the text."""
+    from utils.scaling.setups import SETUPS as ALL
+
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    step = recorded_step(ROOT / "docs" / "results" / "pruned_speed.md")
+    gmacs = step.macs_per_second / 1e9
+    assert gmacs == pytest.approx(float(step.gmacs) / float(step.ms) * 1e3)
+    told = f"steps at {gmacs:.1f} G MACs per second ({step.gmacs} G MACs in {step.ms} ms, pruned_speed.md)"
+    assert page.count(told) == page.count(" MACs per second") == len(ALL)
+    for name in ALL:
+        about, _, _, _, one, *_ = read_measured(ROOT / "docs" / "scaling.md", name)
+        macs = re.search(r"trained; ([\d.]+) T MACs per GPU and step, ([\d.]+) T with", about)
+        times = re.search(r"\| ([\d.,]+) \(([\d.,]+)\) \|$", one)
+        assert macs and times and one.startswith("| 1 | none |")
+        for found, expected in zip(times.groups(), macs.groups(), strict=True):
+            assert float(found.replace(",", "")) == pytest.approx(float(expected) * 1e3 / gmacs, rel=0.01)
+
+
+def test_a_page_without_the_step_is_refused(tmp_path: Path) -> None:
+    """The row is looked for, and what it holds is the rate."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- measured sandwich -->\n| distillation of 50 | 2000 | 100.0 | 1 |\n<!-- /measured sandwich -->\n"
+    )
+    assert recorded_step(page).macs_per_second == 50e9
+    page.write_text("<!-- measured sandwich -->\n| ratio | 2000 | 100.0 | 1 |\n<!-- /measured sandwich -->\n")
+    with pytest.raises(UserError, match=r"page\.md has no row"):
+        recorded_step(page)

@@ -23,10 +23,15 @@ _HEAD = (
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast one device is: tokens of the training's input, or MACs, per second; neither where it is not known."""
+    """How fast one device is: tokens of the training's input, or MACs, per second; neither where it is not known.
+
+    Attributes:
+        told: the same in words.
+    """
 
     tokens: float | None = None
     macs: float = 0.0
+    told: str = ""
 
     def seconds(self, setup: Setup, macs: float, more: float) -> float | None:
         """Of a micro-batch on one device; None if the rate is not known.
