@@ -52,7 +52,7 @@ def test_the_first_bad_step_is_the_end(bench: Bench, value: float) -> None:
     trainer = spoil(bench.trainer(TrainerConfig(save_step=2, accumulation=2, lr=0.1)), {4}, value)
     with pytest.raises(
         UserError,
-        match=r"^The (loss|gradient norm) became (nan|inf) at step 4: lower --lr or use --precision fp32; its batch is "
+        match=r"^The (loss|gradient norm) became (nan|inf) at step 4: resume with a lower --lr; its batch is "
         r"in .*bad_batches/step-00000004, the newest checkpoint is .*step-00000002\.$",
     ):
         trainer.fit()
@@ -85,6 +85,14 @@ def test_bad_steps_below_the_limit_change_nothing(bench: Bench, tmp_path: Path) 
     assert log.count("which changes nothing and is counted") == 4 and "done: 8 steps, 4 of them skipped" in log
     assert [row.get("skipped_steps", 0) for row in metrics_of(bench.path, "train")] == [0, 1, 2, 2, 2, 3, 4, 4]
     assert not (bench.path / "bad_batches").exists()
+
+
+def test_bad_steps_do_not_push_out_checkpoints_of_good_ones(bench: Bench) -> None:
+    """Nothing is saved while steps are bad; a run that ends so says it."""
+    config = TrainerConfig(epochs=1, lr=0.1, save_step=1, keep_checkpoints=2, max_bad_steps=9)
+    spoil(bench.trainer(config), {4, 5, 6, 7, 8}).fit()
+    assert [path.name for path in list_checkpoints(bench.path)] == ["step-00000003", "step-00000008"]
+    assert "warning: the last 5 steps were bad and changed nothing." in (bench.path / "log.log").read_text()
 
 
 def test_the_count_goes_on_after_a_resume(bench: Bench) -> None:
@@ -167,5 +175,5 @@ def test_every_process_saves_its_share(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_the_flag_reaches_the_loop(tiny: Tiny, tmp_path: Path) -> None:
     """A learning rate that blows the model up: --max-bad-steps 3 gives up at the third step that is not finite."""
-    with pytest.raises(UserError, match=r"\(3 such steps in a row\): lower --lr"):
+    with pytest.raises(UserError, match=r"\(3 such steps in a row\): resume with a lower --lr;"):
         run(tiny.sst2(tmp_path / "run", "--lr", "1e30", "--max-bad-steps", 3, "--epochs", 3))

@@ -25,6 +25,7 @@ from utils.engine.checkpoint import (
     load_checkpoint,
     recover_checkpoints,
     save_checkpoint,
+    training_state,
 )
 from utils.engine.files import recover_directory
 from utils.engine.optimisation import build_optimizer
@@ -158,6 +159,14 @@ def test_checkpoint_round_trip_is_bit_identical(tmp_path: Path) -> None:
         found_state, wanted_state = fresh_optimizer.state[found_p], optimizer.state[wanted_p]
         assert found_state.keys() == wanted_state.keys() == {"step", "exp_avg", "exp_avg_sq"}
         assert all(torch.equal(found_state[key], wanted_state[key]) for key in wanted_state)
+
+
+def test_a_process_that_writes_nothing_keeps_no_state(bench: Bench) -> None:
+    """All of a divided model is put together on every process, but held by the one that saves it."""
+    trainer = bench.trainer(TrainerConfig(epochs=1))
+    trainer.fit()
+    assert all(training_state(trainer.module, trainer.optimizer)[:1]) and trainer.optimizer.state
+    assert training_state(trainer.module, trainer.optimizer, kept=False) == ({}, {}, {})
 
 
 def test_only_the_gpu_in_use_is_asked_for_its_state(monkeypatch: pytest.MonkeyPatch) -> None:

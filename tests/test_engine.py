@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import random
+import signal
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +21,8 @@ from torch import Tensor
 from tests.helpers_engine import Batch, Bench, Regression, Rows, metrics_of, names, weights
 from utils.engine import RunDirectory, RunLog, Runtime, Trainer, TrainerConfig
 from utils.engine.optimisation import schedule_factor
-from utils.errors import UserError
+from utils.engine.run_directory import MAY_CHANGE_TOLD
+from utils.errors import Interrupted, UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -149,6 +152,38 @@ def test_a_linear_schedule_of_unknown_length_is_warned_of(
     assert (len(set(rates)) == 1) == (warned or schedule == "constant")
 
 
+@pytest.mark.parametrize("during", ["_save_best", "_checkpoint"])
+def test_a_signal_while_the_last_step_is_saved_ends_the_run(
+    during: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes behind the training does not begin; a resumed run is complete and changes nothing."""
+    config = TrainerConfig(epochs=1, valid_step=8)
+    trainer = bench.trainer(config)
+    original = getattr(trainer, during)
+
+    def signalled() -> None:
+        original()
+        if trainer.progress.step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(trainer, during, signalled)
+    with pytest.raises(Interrupted, match=r"saved step 8 .*--resume") as stop:
+        trainer.fit()
+    assert stop.value.exit_code == 143
+    resumed = bench.trainer(config, resume=True)
+    assert resumed.fit().finished and bench.evaluated == [8]
+
+
+def test_processes_that_see_other_checkpoints_are_told_to_share_the_directory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would go on from another step, and they would wait for each other for ever."""
+    trainer = bench.trainer(TrainerConfig())
+    monkeypatch.setattr(trainer.runtime, "gather_rows", lambda own: ["step-00000004", *own])
+    with pytest.raises(UserError, match=r"rank 0 sees step-00000004 there and rank 1 no checkpoint: .* share"):
+        trainer._common_checkpoint()
+
+
 def test_work_done_together_passes_results_and_errors_on() -> None:
     """Of one process: what the work gives, or raises."""
     runtime = Runtime("fp32", "", 0)
@@ -161,10 +196,11 @@ def test_work_done_together_passes_results_and_errors_on() -> None:
 
 
 def test_a_resumed_run_drops_the_rows_that_it_writes_again(bench: Bench) -> None:
-    """metrics.jsonl loses rows beyond the checkpoint and a line that was cut by the kill."""
+    """metrics.jsonl loses rows beyond the checkpoint, lines that are none, and one that was cut by the kill."""
     bench.path.mkdir()
     rows = [json.dumps({"split": "train", "step": step}) for step in (1, 2, 3, 4)]
-    (bench.path / "metrics.jsonl").write_text("\n".join(rows) + '\n{"split": "tra')
+    rows += ['{"split": "train", "step": null}', '["step"]']
+    (bench.path / "metrics.jsonl").write_bytes("\n".join(rows).encode() + b'\n{"split": "\xff\xfe"}\n{"split": "tra')
     log = RunLog(bench.path, resume_step=2)
     log.metrics("valid", 3, {"accuracy": 0.5})
     log.close()
@@ -232,7 +268,8 @@ def test_the_seed_fixes_all_generators() -> None:
 @pytest.mark.parametrize(
     ("key", "allowed"),
     [
-        ("lr", False),
+        ("lr", True),
+        ("precision", True),
         ("random_seed", False),
         ("batch_size", False),
         ("epochs", True),
@@ -242,11 +279,12 @@ def test_the_seed_fixes_all_generators() -> None:
     ],
 )
 def test_what_a_resumed_run_may_change(tmp_path: Path, key: str, allowed: bool) -> None:
-    """The number of epochs, workers and the like, but nothing that the weights so far depend on."""
+    """Epochs, workers and the like, and what makes a diverging run go on, but nothing that the data depend on."""
     RunDirectory(tmp_path / "run", {key: 1, "other": "x"})
     resume: Callable[[], RunDirectory] = lambda: RunDirectory(tmp_path / "run", {key: 2, "other": "x"}, resume=True)  # noqa: E731
     if allowed:
-        resume()
+        told = [f"the run goes on with --{key} 2 (was 1)"] if key in MAY_CHANGE_TOLD else []
+        assert resume().remarks == told
     else:
         with pytest.raises(UserError, match=rf"--{key.replace('_', '-')} 2 \(was 1\)"):
             resume()

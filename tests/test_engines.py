@@ -7,10 +7,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from tests.helpers_engines import assert_close
 from tests.helpers_ranks import SCRIPTS, count_bytes, divide_and_measure, run_ranks, run_several
 from tests.tiny import Tiny, rows_of, tensors_under, write_sst2
+from utils.engine.engines import copy_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,6 +126,19 @@ def test_fsdp_gathers_parameters_and_sends_no_gradients_of_the_backbone(
     everything = sum(t.numel() * 4 for t in tensors_under(tiny.model).values()) + PLUGIN_BYTES
     assert PLUGIN_BYTES <= sent["gloo:all_reduce"] <= PLUGIN_BYTES + FEW
     assert everything / 2 <= sent["gloo:all_gather"] <= 3 * everything / 2 + FEW
+
+
+def test_a_copy_that_is_to_be_divided_takes_no_memory() -> None:
+    """Parameters of its own, tied as they were, whose numbers lie where the original's do."""
+    layer = nn.Linear(2, 2)
+    original = nn.ModuleList([layer, nn.Sequential(nn.ReLU(), nn.Linear(2, 2, bias=False))])
+    original[1][1].weight = layer.weight  # type: ignore[index]
+    made = copy_of(original)
+    (weight, bias), theirs = list(made.parameters()), list(original.parameters())
+    assert made[1][1].weight is made[0].weight is weight  # type: ignore[index]
+    assert weight is not theirs[0] and weight.data_ptr() == theirs[0].data_ptr()
+    theirs[1].data = theirs[1].new_empty(0)
+    assert bias.shape == (2,)
 
 
 def test_a_process_holds_its_share_of_frozen_parameters(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class World:
             # It has learnt nothing, and teaches as well as any.
             load_classifier(str(self.model), task_for(task), trained=False).save_pretrained(root / f"teacher-{task}")
             tiny_word_pieces().save_pretrained(root / f"teacher-{task}")
-        self.text = write_epochs(root / "text", epochs=1, rows=21)
+        self.text = write_epochs(root / "text", epochs=1, rows=23)
         self.entities = write_entities(root / "entities", count=25)
 
     def t5(self, dataset: str, *more: object) -> Callable[[Path, int], list[object]]:
@@ -112,11 +112,10 @@ def cases(world: World) -> dict[str, Case]:
     }
 
 
-#: One of each script, the rest takes longer.
-FAST = ("t5-plugins-accumulated", "general-accumulated", "entities-finetune")
-SLOW = (
-    *("t5", "t5-corpus-streamed", "t5-answers-accumulated", "general", "task-finetune-accumulated"),
-    *("task-intermediate", "entities-prediction"),
+NAMES = (
+    *("t5", "t5-plugins-accumulated", "t5-corpus-streamed", "t5-answers-accumulated"),
+    *("general", "general-accumulated"),
+    *("task-finetune-accumulated", "task-intermediate", "entities-finetune", "entities-prediction"),
 )
 ENGINES = ("ddp", "fsdp")
 
@@ -136,12 +135,11 @@ class Runs:
         return output
 
     def two(self, name: str, engine: str) -> Path:
-        """All of the fast ones, or of the slow ones, are made at the first use of one."""
-        together = FAST if name in FAST else SLOW
+        """All are made at the first use of one."""
         output = self.root / engine / name
         if not output.exists():
-            commands = [self.cases[n].command(self.root / e / n, 2, "--engine", e) for e in ENGINES for n in together]
-            ended = run_ranks(commands, self.root / f"output-{together[0]}", script=run_several)
+            commands = [self.cases[n].command(self.root / e / n, 2, "--engine", e) for e in ENGINES for n in NAMES]
+            ended = run_ranks(commands, self.root / "output", script=run_several)
             assert ended.codes == [0, 0], ended.errors
         return output
 
@@ -152,9 +150,9 @@ def runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(root, cases(World(tiny, root / "world")))
 
 
-@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_processes_equal_one(engine: str, name: str, runs: Runs) -> None:
     """Every step's loss and gradient norm, the final weights, and the metrics."""
-    assert set(runs.cases) == {*FAST, *SLOW}
+    assert set(runs.cases) == set(NAMES)
     assert_equal_runs(runs.two(name, engine), runs.one(name))

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 from tests.helpers_engines import assert_close, assert_equal_runs
 from tests.helpers_plugin import tiny_t5
 from tests.helpers_ranks import SCRIPTS, only_offloaded, run_ranks, run_several
-from tests.test_equality import FAST, Case, World, cases
+from tests.test_equality import Case, World, cases
 from tests.tiny import Tiny, rows_of
 from utils.engine import Runtime, engines
 from utils.errors import UserError
@@ -26,6 +26,9 @@ CHECKPOINTING = ("--gradient-checkpointing",)
 OFFLOAD = ("--engine", "fsdp", "--cpu-offload", *CHECKPOINTING)
 SCHEDULE = ("--mode", "minidisc", "--target_sparsity", 90, "--grid", "50,90", "--trunc_sparsity", 50)
 
+#: One of each script.
+NAMES = ("t5-plugins-accumulated", "general-accumulated", "entities-finetune")
+
 
 class Runs:
     """Runs of one process as they are, and of two with the flags of large models, by name of the case."""
@@ -33,7 +36,7 @@ class Runs:
     def __init__(self, world: World) -> None:
         teacher = ("--teacher_model", world.root / "teacher-sst2")
         self.root, everything = world.root / "runs", cases(world)
-        self.cases = {name: everything[name] for name in FAST}
+        self.cases = {name: everything[name] for name in NAMES}
         flags = world.task(*SCHEDULE, *teacher, rows=8)  # importances depend on the batches that they are measured on
         self.cases["schedule"] = Case("task_distill", lambda out, n: [*flags(out, n), "--eval_batch_size", 4])
         for name, case in self.cases.items():
@@ -54,7 +57,7 @@ def runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("engine", ["ddp", "fsdp"])
 def test_each_script_trains_the_same(engine: str, name: str, runs: Runs) -> None:
     """Two processes with gradient checkpointing, under FSDP also with offloading, equal one without."""

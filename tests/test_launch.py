@@ -13,6 +13,7 @@ from tests.helpers_engines import assert_equal_runs
 from tests.helpers_ranks import free_port, run_ranks, slurm_variables
 from tests.tiny import Tiny, run, write_sst2
 from utils.engine.launch import adopt_ranks, first_host
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,9 +95,17 @@ def test_torchrun_inside_srun_wins() -> None:
     assert values == before
 
 
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_RANK", "WORLD_SIZE"])
+def test_a_variable_that_is_no_number_is_named(name: str) -> None:
+    names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE") if name.startswith("OMPI") else ("RANK", "WORLD_SIZE")
+    with pytest.raises(UserError, match=f"The variable {name} of the launcher must be a whole number, found 'two'"):
+        adopt_ranks({**dict.fromkeys(names, "2"), name: "two"})
+
+
 def test_the_configuration_of_accelerate_changes_no_engine() -> None:
-    """Its FSDP and its accumulation would come on top of the toolkit's own."""
+    """Its FSDP, its accumulation and its compiler would come on top of the toolkit's own."""
     values = {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_DEEPSPEED": "true"}
+    values |= {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "ACCELERATE_USE_PARALLELISM_CONFIG": "true"}
     adopt_ranks(values)
     assert values == {"RANK": "0", "WORLD_SIZE": "2"}
 

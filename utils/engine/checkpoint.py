@@ -81,18 +81,31 @@ class Progress:
 
 
 class TrainingState(NamedTuple):
-    """What is trained, on the CPU: trained parameters by name, and the optimizer's state as `parameter|state`."""
+    """What is trained, on the CPU: trained parameters by name, and the optimizer's state as `parameter|state`.
+
+    The state's numbers are JSON values, its tensors lie apart.
+    """
 
     weights: dict[str, Tensor]
     optimizer_values: dict[str, Any]
     optimizer_tensors: dict[str, Tensor]
 
 
-def training_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """The same for any engine: divided tensors are put together, for which all processes have to call at once."""
-    parameters = trainable_parameters(module)
-    weights = {name: _whole(parameter, parameter) for name, parameter in parameters.items()}
-    return TrainingState(weights, *_optimizer_state(parameters, optimizer))
+def training_state(module: nn.Module, optimizer: torch.optim.Optimizer, kept: bool = True) -> TrainingState:
+    """The same for any engine: divided tensors are put together, for which all processes have to call at once.
+
+    Args:
+        kept: whether this process wants the state; the others take part, tensor by tensor, and get an empty one.
+    """
+    state = TrainingState({}, {}, {})
+    for name, parameter in trainable_parameters(module).items():
+        _put(state.weights, name, parameter, parameter, kept)
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                _put(state.optimizer_tensors, f"{name}|{key}", value, parameter, kept)
+            elif kept:
+                state.optimizer_values[f"{name}|{key}"] = value
+    return state
 
 
 def checkpoint_path(run_directory: Path, step: int) -> Path:
@@ -214,23 +227,11 @@ def _device(parameters: dict[str, nn.Parameter]) -> torch.device:
     return next(iter(parameters.values())).device
 
 
-def _whole(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
-    return full(tensor.detach(), parameter).cpu().contiguous()
-
-
-def _optimizer_state(
-    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """State split into JSON values and tensors, both keyed `parameter name|state name`."""
-    values: dict[str, Any] = {}
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"{name}|{key}"] = _whole(value, parameter)
-            else:
-                values[f"{name}|{key}"] = value
-    return values, tensors
+def _put(tensors: dict[str, Tensor], key: str, tensor: Tensor, parameter: nn.Parameter, kept: bool) -> None:
+    """Put all of a tensor, on the CPU, into `tensors`, or only take part in putting it together."""
+    whole = full(tensor.detach(), parameter)
+    if kept:
+        tensors[key] = whole.cpu().contiguous()
 
 
 def _check_optimizer(

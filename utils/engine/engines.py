@@ -179,8 +179,11 @@ def engine_for(name: EngineName, accelerator: Accelerator, objective: nn.Module,
 
 
 def copy_of(objective: nn.Module) -> nn.Module:
-    """A copy with parameters of its own and the same buffers."""
-    made = copy.deepcopy(objective)
+    """A copy with the same buffers and with parameters of its own, whose numbers still lie where those of the original
+    do: to divide a model should not take the memory of two.
+    """
+    own = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in objective.parameters()}
+    made = copy.deepcopy(objective, cast(dict[int, Any], own))
     for mine, theirs in zip(made.modules(), objective.modules(), strict=True):
         mine._buffers = theirs._buffers
     return made

@@ -36,6 +36,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         if target.exists():
             target.rename(old)
         partial.rename(target)
+        _sync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -75,17 +76,26 @@ def write_json(path: Path, value: Any) -> None:
     try:
         with writing(path):
             partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+            _sync(partial)
             os.replace(partial, path)
+            _sync(path.parent)
     except UserError:
         partial.unlink(missing_ok=True)
         raise
 
 
 def _sync_tree(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    for path in (*directory.rglob("*"), directory):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk before what comes next."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some file systems have no such thing for directories
+            raise
+    finally:
+        os.close(descriptor)

@@ -30,8 +30,10 @@ _OVERRULED = (
     "ACCELERATE_USE_FSDP",
     "ACCELERATE_USE_DEEPSPEED",
     "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
 )
+_OVERRULED_GROUP = "ACCELERATE_DYNAMO_"
 _FIRST_PORT, _PORTS = 20000, 20000
 
 
@@ -58,12 +60,14 @@ def adopt_ranks(environment: MutableMapping[str, str] | None = None) -> None:
         environment: `os.environ` by default.
 
     Raises:
-        UserError: several machines without MASTER_ADDR.
+        UserError: several machines without MASTER_ADDR, or a variable that is no number.
     """
     values = os.environ if environment is None else environment
-    for name in _OVERRULED:
-        values.pop(name, None)
+    for name in [name for name in values if name in _OVERRULED or name.startswith(_OVERRULED_GROUP)]:
+        values.pop(name)
     if "RANK" in values and "WORLD_SIZE" in values:
+        for name in ("RANK", "WORLD_SIZE"):
+            _number(values, name)
         return
     place = _of_mpirun(values) or _of_srun(values)
     if place is None or place.size == 1:
@@ -84,8 +88,8 @@ def _of_mpirun(values: Mapping[str, str]) -> _Place | None:
     names = next((names for names in _MPI.values() if names[0] in values and names[1] in values), None)
     if names is None:
         return None
-    rank, size = int(values[names[0]]), int(values[names[1]])
-    local_rank, local_size = (int(values[name]) if name in values else None for name in names[2:])
+    rank, size = _number(values, names[0]), _number(values, names[1])
+    local_rank, local_size = (_number(values, name) if name in values else None for name in names[2:])
     # srun with PMI sets its variables beside its own, which alone say where on the machine a process is.
     step = _of_srun(values) if local_rank is None else None
     if step is not None and step.size == size:
@@ -99,11 +103,17 @@ def _of_srun(values: Mapping[str, str]) -> _Place | None:
     if "SLURM_PROCID" not in values or "SLURM_STEP_NUM_TASKS" not in values:
         return None
     nodes = values.get("SLURM_STEP_NODELIST") or values.get("SLURM_JOB_NODELIST") or values.get("SLURM_NODELIST")
-    local_rank = int(values["SLURM_LOCALID"]) if "SLURM_LOCALID" in values else None
+    local_rank = _number(values, "SLURM_LOCALID") if "SLURM_LOCALID" in values else None
     job = f"{values.get('SLURM_JOB_ID', '')}.{values.get('SLURM_STEP_ID', '')}"
-    size = int(values["SLURM_STEP_NUM_TASKS"])
+    size = _number(values, "SLURM_STEP_NUM_TASKS")
     address = values.get("MASTER_ADDR") or (first_host(nodes) if nodes else None)
-    return _Place(int(values["SLURM_PROCID"]), size, local_rank, _tasks_here(values), address, job)
+    return _Place(_number(values, "SLURM_PROCID"), size, local_rank, _tasks_here(values), address, job)
+
+
+def _number(values: Mapping[str, str], name: str) -> int:
+    if not values[name].isdecimal():
+        raise UserError(f"The variable {name} of the launcher must be a whole number, found {values[name]!r}.")
+    return int(values[name])
 
 
 def first_host(nodes: str) -> str:
@@ -119,5 +129,5 @@ def _tasks_here(values: Mapping[str, str]) -> int | None:
     for part in values.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
         if found := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part):
             counts += [int(found[1])] * int(found[2] or 1)
-    node = int(values.get("SLURM_NODEID", 0))
+    node = _number(values, "SLURM_NODEID") if "SLURM_NODEID" in values else 0
     return counts[node] if node < len(counts) else None

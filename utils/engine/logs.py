@@ -104,13 +104,13 @@ class RunLog:
 
 def _drop_rows_after(path: Path, step: int, evaluated_step: int) -> None:
     kept = []
-    for row in path.read_text(encoding="utf-8").splitlines():
+    for row in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             values = json.loads(row)
             if values["step"] <= (evaluated_step if values["split"] == "valid" else step):
                 kept.append(row)
-        except (json.JSONDecodeError, KeyError):
-            continue  # the kill fell into this line
+        except (ValueError, KeyError, TypeError):
+            continue  # the kill fell into this line, or somebody wrote it
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
     os.replace(partial, path)

@@ -35,6 +35,8 @@ MAY_CHANGE = {
     "rank_timeout",
     "max_bad_steps",
 }
+#: Those that may differ, too, as a run whose loss became infinite goes on with others; the user is told.
+MAY_CHANGE_TOLD = {"lr", "clip_grad", "precision"}
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
 
 
@@ -141,10 +143,14 @@ class RunDirectory:
         if processes != self._world_size:
             self._check_same_batches(before, now, processes)
             may_change.add("batch_size")
-        changed = [k for k in now if k not in may_change and before.get(k, now[k]) != now[k]]
-        if changed:
-            details = ", ".join(f"--{k.replace('_', '-')} {now[k]!r} (was {before[k]!r})" for k in changed)
-            raise UserError(f"--resume in {self.path} with other flags than the run began with: {details}.")
+        changed = {
+            k: f"--{k.replace('_', '-')} {now[k]!r} (was {before[k]!r})"
+            for k in now
+            if k not in may_change and before.get(k, now[k]) != now[k]
+        }
+        if refused := [told for k, told in changed.items() if k not in MAY_CHANGE_TOLD]:
+            raise UserError(f"--resume in {self.path} with other flags than the run began with: {', '.join(refused)}.")
+        self.remarks += [f"the run goes on with {told}" for told in changed.values()]
 
     def _check_same_batches(self, before: dict[str, Any], now: dict[str, Any], processes: int) -> None:
         if not isinstance(before.get("batch_size"), int) or "batch_size" not in now:

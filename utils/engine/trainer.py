@@ -73,7 +73,7 @@ class Trainer:
         self.optimizer = self.engine.optimizer(config.lr, config.weight_decay, config.optimizer)
         self.progress = Progress()
         runtime.separate_randomness()
-        newest = directory.newest_checkpoint()
+        newest = self._common_checkpoint()
         runtime.by_main(lambda: directory.check_data(fingerprints_of(source, valid), newest is not None))
         if newest is not None:
             self.progress = load_checkpoint(newest, self.module, self.optimizer, runtime.rank)
@@ -113,9 +113,14 @@ class Trainer:
             self._run_epochs(total)
             self.progress.finished = True
             self._checkpoint()
+            # A signal that came since the last step would be lost with its handler, and what follows would begin.
+            self._agreed_signal = int(self.runtime.gather_numbers([self._stop_signal or 0]).max())
+            self._stop_if_asked(saved=True)
             self.engine.finish()
             skipped = f", {self.progress.skipped} of them skipped" if self.progress.skipped else ""
             self.log.line(f"done: {self.progress.step} steps{skipped}, best {self.selection} {self._best()}")
+            if self._may_be_lost():
+                self.log.line(f"warning: the last {self.progress.skipped_in_a_row} steps were bad and changed nothing.")
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -128,7 +133,7 @@ class Trainer:
                 self._step(group)
                 if self._due(self.config.valid_step):
                     self._validate()
-                elif self._due(self.config.save_step):
+                elif self._due(self.config.save_step) and not self._may_be_lost():
                     self._checkpoint()
                 self._stop_if_asked()
                 if self._is_over(total):
@@ -234,7 +239,8 @@ class Trainer:
         kept = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
         saved = f"its batch could not be saved ({failure})" if failure else f"its batch is in {folder}"
         times = f" ({count} such steps in a row)" if count > 1 else ""
-        error = UserError(f"{bad} at step {step}{times}: lower --lr or use --precision fp32; {saved}, {kept}.")
+        exact = "" if self.runtime.precision == "fp32" else " or use --precision fp32"
+        error = UserError(f"{bad} at step {step}{times}: resume with a lower --lr{exact}; {saved}, {kept}.")
         self.runtime.stop_together(error)
 
     def _report(self, values: dict[str, float], norm: float, lr: float, rate: float) -> None:
@@ -268,7 +274,7 @@ class Trainer:
             f"time: {time.perf_counter() - started:.1f}s{' | best so far' if gained else ''}"
         )
         self.log.metrics("valid", progress.step, values)
-        if self.config.save_step <= 0 or self._due(self.config.save_step):
+        if (self.config.save_step <= 0 or self._due(self.config.save_step)) and not self._may_be_lost():
             self._checkpoint()
 
     def _evaluate_and_keep(self) -> tuple[dict[str, float], bool]:
@@ -304,6 +310,26 @@ class Trainer:
 
         self.runtime.by_main(save)
 
+    def _may_be_lost(self) -> bool:
+        """Whether the last step was bad: another checkpoint of such weights would push out one of good ones."""
+        return self.progress.skipped_in_a_row > 0 and self.runtime.precision != "fp16"
+
+    def _common_checkpoint(self) -> Path | None:
+        """The newest checkpoint, which has to be the same for every process.
+
+        Raises:
+            UserError: another process sees another one, or none.
+        """
+        newest = self.directory.newest_checkpoint()
+        seen = self.runtime.gather_rows([newest.name if newest else "no checkpoint"])
+        if other := next((rank for rank, name in enumerate(seen) if name != seen[0]), 0):
+            error = UserError(
+                f"{self.directory.path}: rank 0 sees {seen[0]} there and rank {other} {seen[other]}: the output "
+                "directory has to be one that all machines share."
+            )
+            self.runtime.stop_together(error)
+        return newest
+
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.progress.step % interval == 0
 
@@ -312,12 +338,13 @@ class Trainer:
             raise KeyboardInterrupt
         self._stop_signal = number
 
-    def _stop_if_asked(self) -> None:
-        """Save and stop after a signal; with several processes, after one that all of them have heard of."""
+    def _stop_if_asked(self, saved: bool = False) -> None:
+        """Save, unless that is done, and stop after a signal; with several processes, after one that all know of."""
         number = self._agreed_signal if self.runtime.world_size > 1 else self._stop_signal
         if not number:
             return
-        self._checkpoint()
+        if not saved:
+            self._checkpoint()
         step, path = self.progress.step, self.directory.path
         self.runtime.stop_together(Interrupted(number, f"saved step {step} in {path}; go on with --resume."))
 

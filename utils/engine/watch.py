@@ -10,6 +10,7 @@ The signs lie in a store of their own, which the first process keeps.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -135,6 +136,9 @@ class RankWatch:
     def explain(self) -> NoReturn:
         """A connection broke or timed out: find out whose, tell it and end."""
         broke = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            # A launcher ends the others by SIGTERM as soon as one has died, and waits for them longer than this takes.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._judging.acquire()  # from now on the thread only looks
         time.sleep(_MISSED * self.interval_s)
         silent = [r for r, (_, seen) in self._signs.items() if seen <= broke + self.interval_s]
