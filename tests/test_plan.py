@@ -170,6 +170,12 @@ def test_the_students_of_a_schedule_are_points_and_scales_without_student_are_to
         plan("--model", run, "--budget", "macs<=0.9x")
 
 
+def test_relative_and_absolute_places_go_together(sparsified, tmp_path, monkeypatch):
+    monkeypatch.chdir(sparsified.parent)
+    points = find_points([sparsified.name], whole=str(sparsified.resolve()))
+    assert [point.name for point in points] == [f"sparsification {s}S" for s in (0, 50, 90)]
+
+
 def test_metrics_of_two_tasks_are_not_compared(sparsified, tmp_path):
     other = tmp_path / "other"
     sorted_bert(seed=1).float().save_pretrained(other / "best")

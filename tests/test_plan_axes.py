@@ -14,6 +14,7 @@ from model.decomposition import at_ranks
 from model.pruning import with_layers
 from tests.helpers_decomposition import bank_of, decomposed, tiny_bert, tiny_logits
 from tests.helpers_stacks import build
+from utils import cost
 from utils.errors import UserError
 from utils.plan import __main__ as plan_script
 from utils.plan.points import Wanted, find_points
@@ -58,6 +59,14 @@ def test_ranks_are_offered_and_what_is_written_has_the_leading_components(tmp_pa
     expected = at_ranks(expected, {"rank_layer": 3, "rank_condim": 4, "rank_dim": 4})
     assert bank_of(small).ranks == bank_of(expected).ranks
     assert torch.allclose(tiny_logits(small), tiny_logits(expected), atol=1e-6)
+
+
+def test_macs_are_those_that_the_cost_command_counts(tmp_path):
+    """Weights of a bank that are formed once per model count in neither."""
+    folder = saved(decomposed(_BANK), tmp_path / "bank")
+    (found,) = plan("--model", folder, "--whole", folder, "--budget", "macs<=1x").candidates
+    (told,) = cost.main(["--model", str(folder), "--batch", "2", "--length", "6", "--repeats", "2"])
+    assert told.macs == found.costs["macs"]
 
 
 def test_layers_are_offered_down_to_one_and_the_whole_counts_as_the_dense_model(tmp_path):

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.profiler import profile
 
-from model import ModelError, SparsityAxis, sparsify
+from model import ModelError, PluginConfig, RatioAxis, SparsityAxis, apply_edit, sparsify
 from model.schedule import Sandwich
 from model.variants import MODEL_TYPES, VariantDistillation
 from tests.helpers_decomposition import tiny_inputs
+from tests.helpers_edits import scramble
 from tests.helpers_enct5 import tiny_enct5
 from tests.helpers_enct5 import tiny_inputs as t5_inputs
 from tests.helpers_pruning import pruned_bert, random_importance
@@ -34,16 +35,30 @@ def sandwich(family: str) -> tuple[Sandwich, dict[str, Tensor]]:
     return Sandwich(VariantDistillation(teacher, student, kind), axis, SCALES, 0.2, 0.8), batch
 
 
+def over_ratios() -> tuple[Sandwich, dict[str, Tensor]]:
+    """The same with a BERT's plugins, over rows of a length that no ratio divides."""
+    teacher = pruned_bert()
+    student = copy.deepcopy(teacher)
+    apply_edit(student, PluginConfig((2, 4), bottleneck=4))
+    scramble(student, PluginConfig((2, 4), bottleneck=4))
+    batch = {**tiny_inputs(), "labels": torch.zeros(2, dtype=torch.long)}
+    assert batch["input_ids"].shape[1] % 2
+    axis, scales = RatioAxis(student, (0.0, 0.5, 0.75)), (0.0, 0.5, 0.75)
+    return Sandwich(
+        VariantDistillation(teacher, student.double(), MODEL_TYPES["sparsebert_cls"]), axis, scales, 0.2, 0.75
+    ), batch
+
+
 def by_pieces(objective: Sandwich, batch: dict[str, Tensor]) -> None:
     """As the training loop does it."""
     for piece in range(objective.pieces):
         objective(batch, piece)[0].backward()
 
 
-@pytest.mark.parametrize("family", ["bert", "enct5"])
-def test_gradients_are_those_of_the_whole_loss(family: str) -> None:
+@pytest.mark.parametrize("kind", ["bert", "enct5", "bert-ratios"])
+def test_gradients_are_those_of_the_whole_loss(kind: str) -> None:
     """Also over two micro-batches whose gradients add up."""
-    objective, batch = sandwich(family)
+    objective, batch = over_ratios() if kind == "bert-ratios" else sandwich(kind)
     found = []
     for backward in (lambda: objective(batch)[0].backward(), lambda: by_pieces(objective, batch)):
         objective.zero_grad()

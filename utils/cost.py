@@ -105,8 +105,9 @@ def measure_model(
     model.eval()
     run = partial(_forward, model, batch, length)
     with torch.inference_mode(), frozen(model), use_ratio(model, ratio):
-        run()  # weights that are formed once per model are no part of any forward
-        macs = count_macs(partial(_forward, model, 1, length))
+        example = partial(_forward, model, 1, length)
+        count_macs(example)  # weights that are formed once per model are no part of any forward
+        macs = count_macs(example)
         latency = latency_ms(run, warmup=warmup, repeats=repeats, device=model.device)
         memory = peak_memory_bytes(run, device=model.device)
     return ModelCost(

@@ -158,6 +158,8 @@ class Sandwich(nn.Module):
             self.best_metric[place] = math.nan if metric is None else float(metric)
 
     def _shared_lookup(self) -> SharedLookup | None:
+        if self.axis.name == "ratio":
+            return None  # rows are filled up to a multiple of the ratio before they are looked up
         student = getattr(self.objective, "student", None)
         return SharedLookup(student.get_input_embeddings()) if isinstance(student, PreTrainedModel) else None
 

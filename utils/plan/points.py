@@ -186,6 +186,6 @@ def _label(path: Path) -> str:
 def _with_labels(points: Sequence[Point]) -> list[Point]:
     """The same points, their labels without what all have in common."""
     labels = list(dict.fromkeys(point.source.label for point in points))
-    common = os.path.commonpath([os.path.dirname(os.path.normpath(label)) for label in labels])
-    short = {label: os.path.relpath(label, common or os.curdir) for label in labels}
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(label)) for label in labels])
+    short = {label: os.path.relpath(label, common) for label in labels}
     return [replace(p, source=replace(p.source, label=short[p.source.label])) for p in points]
