@@ -169,7 +169,9 @@ def check_stacking(kinds: Sequence[str]) -> None:
     legal = sorted(set(kinds), key=STACKING_ORDER.index)
     if list(kinds) != legal:
         problem = "has the same edit twice" if len(set(kinds)) < len(kinds) else "cannot be stacked in this order"
-        raise ModelError(f"The stack {' + '.join(kinds)} {problem}; legal is: {' + '.join(legal)}.")
+        # A bank takes square blocks of the model's width, which layers that lost heads or neurons do not have.
+        only = ", where pruning has taken nothing away" if {"pruning", "decomposition"} <= set(kinds) else ""
+        raise ModelError(f"The stack {' + '.join(kinds)} {problem}; legal is: {' + '.join(legal)}{only}.")
 
 
 def apply_edit(model: PreTrainedModel, edit: EditConfig, from_scratch: bool = False) -> None:
@@ -195,13 +197,14 @@ def record_edit(model: PreTrainedModel, edit: EditConfig) -> None:
 
 
 def undo_edit(model: PreTrainedModel, kind: str) -> None:
-    """Undo the edit `kind`, which must be the last of the stack."""
+    """Undo the edit `kind`, which must be the last of the stack, or the last before quantisation."""
     present = edits_of(model)
-    if not present or present[-1].kind != kind:
-        stack = " + ".join(e.kind for e in present) or "none"
+    kinds = [e.kind for e in present]
+    if kind not in kinds or set(kinds[kinds.index(kind) + 1 :]) - {STACKING_ORDER[-1]}:
+        stack = " + ".join(kinds) or "none"
         raise ModelError(f"Only the last edit can be undone: asked for {kind!r}, the model carries {stack}.")
-    present[-1].undo(model)
-    _record(model, present[:-1])
+    present[kinds.index(kind)].undo(model)
+    _record(model, [e for e in present if e.kind != kind])
 
 
 def join_edits(edits: Sequence[EditConfig]) -> EditConfig:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from metric.cost import parameter_counts
 from model import DecompositionConfig, apply_edit, available_ratios, first_layers, sort_components, use_ratio
 from model.decomposition import at_ranks
 from model.pruning import with_layers
@@ -96,6 +97,16 @@ def test_a_quantised_model_is_offered_at_its_plugins_ratios(tmp_path):
     assert ratio > 1 and available_ratios(small) == (1, ratio)
     with use_ratio(model.eval(), ratio):
         assert torch.equal(tiny_logits(small), tiny_logits(model))
+
+
+def test_a_quantised_model_at_ratio_1_is_written_without_plugins(tmp_path):
+    """It has as many parameters as the plan says."""
+    model = build("bert-plugin+int8")
+    made = plan("--model", saved(model, tmp_path / "int8"), "--budget", "delta_bytes<=0", "--commit", tmp_path / "out")
+    small = written(tmp_path / "out")
+    assert made.chosen == "int8 k=1" and available_ratios(small) == (1,)
+    assert parameter_counts(small).total == made.candidates[0].costs["params"]
+    assert torch.equal(tiny_logits(small), tiny_logits(model.eval()))
 
 
 def test_the_base_of_a_schedule_over_ranks_is_no_student_of_it(tmp_path):

@@ -130,14 +130,16 @@ def test_it_cannot_be_undone_handed_on_trained_or_misspelt(tmp_path: Path) -> No
 
 
 def test_the_command_rounds_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its tensors are those of the edit; a second call does not overwrite them."""
+    """Its tensors are those of the edit, its task is the model's; a second call does not overwrite them."""
     model = tiny_bert()
     model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "task.json").write_text('{"dataset": "sst2", "decoder_start": 2}')
     command = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "int8"), "--activations", "int8"]
     quantize.main(command)
     apply_edit(model, QuantizationConfig("int8"))
     saved, wanted = load_file(tmp_path / "int8" / "model.safetensors"), model.state_dict()
     assert saved.keys() == wanted.keys() and all(torch.equal(saved[name], wanted[name]) for name in saved)
+    assert (tmp_path / "int8" / "task.json").read_text() == '{"dataset": "sst2", "decoder_start": 2}'
     assert "utils.cost --model" in capsys.readouterr().out
     with pytest.raises(UserError, match="exists already: name a new directory"):
         quantize.main(command)

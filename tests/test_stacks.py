@@ -73,6 +73,7 @@ def test_the_table_holds_stacks_of_the_legal_order(stack: str) -> None:
         ("bert-int8", "int8_activations", "quantization"),
         ("t5-lora+int8", "plugin", r"lora \+ plugin \+ quantization"),
         ("enct5-plugin", "layer_drop", r"layer_drop \+ plugin"),
+        ("bert-decomposition", "pruning", r"pruning \+ decomposition, where pruning has taken nothing away"),
     ],
 )
 def test_an_illegal_stack_is_refused_with_the_legal_order_and_nothing_changes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,12 @@ def load_tokenizer(source: str) -> Any:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise UserError(f"No tokenizer could be loaded from {source}: {_first_line(error)}") from error
+
+
+def copy_task_file(source: Path, target: Path) -> None:
+    """Put a model's task.json, if it has one, beside another form of the model: how it is asked belongs to it."""
+    if (source / TASK_FILE).is_file():
+        shutil.copyfile(source / TASK_FILE, target / TASK_FILE)
 
 
 def write_task_file(directory: Path, dataset: str, decoder_start: int, logit_scale: str) -> None:

@@ -22,6 +22,7 @@ from utils.cost import load_any
 from utils.engine import atomic_directory
 from utils.errors import UserError, run_as_script
 from utils.hints import python
+from utils.loading import copy_task_file
 from utils.tucker.loading import has_tokenizer
 
 
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model.save_pretrained(folder)
         if has_tokenizer(str(source)):
             AutoTokenizer.from_pretrained(source, config=AutoConfig.from_pretrained(source)).save_pretrained(folder)
+        copy_task_file(source, folder)
     print(f"made: {given.output}\nnext: {python()} -m utils.cost --model {given.output}")
 
 

@@ -24,6 +24,7 @@ from utils.errors import UserError, writing
 from utils.export.checks import Batches, ManyRunner
 from utils.export.flatten import flat_name, flattened
 from utils.export.source import Source
+from utils.loading import copy_task_file
 from utils.tucker.loading import has_tokenizer
 
 #: The file that config.json's `auto_map` names.
@@ -85,6 +86,7 @@ def write(source: Source, directory: Path, outputs: Sequence[str]) -> dict[str, 
             _point_to_code(directory / "config.json", source)
     if has_tokenizer(str(source.directory)):
         AutoTokenizer.from_pretrained(source.directory).save_pretrained(directory)
+    copy_task_file(source.directory, directory)
     return {"inputs": source.inputs, "outputs": outputs, "code": sorted(files)}
 
 

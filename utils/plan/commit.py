@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model import edits_of, undo_edit
+from model import undo_edit
 from model.plugin import PluginConfig, with_ratios
 from utils.engine import atomic_directory, write_json
 from utils.errors import UserError
@@ -60,10 +60,9 @@ def how_to_use(point: Point, target: Path) -> str:
 
 
 def _with_one_ratio(opened: Opened) -> Any:
-    """The model with the plugins of the point's ratio alone, in use; without any for ratio 1, if they can be undone."""
-    model, ratio, task = opened.model, int(opened.point.value), opened.point.source.plugin_task
-    edits = edits_of(model)
-    if ratio > 1 or edits[-1].kind != PluginConfig.kind:
-        return with_ratios(model, [ratio], ratio, task) if edits else model
+    """The model with the plugins of the point's ratio alone, in use; for ratio 1 without any."""
+    model, ratio = opened.model, int(opened.point.value)
+    if ratio > 1:
+        return with_ratios(model, [ratio], ratio, opened.point.source.plugin_task)
     undo_edit(model, PluginConfig.kind)
     return model
