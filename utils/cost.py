@@ -165,12 +165,13 @@ def describe(cost: ModelCost) -> str:
     lines += [f"{edit.kind:<14} {edit.num_params:>15,} {edit.num_bytes:>12,}" for edit in cost.edits]
     lines += [] if cost.edits else ["(none: the model is dense)"]
     disk = "not saved" if cost.disk_bytes is None else f"{cost.disk_bytes:,} bytes on disk"
+    ratio = f"plugin ratio {cost.ratio}, " if any(edit.kind == "plugin" for edit in cost.edits) else ""
     where = f"{cost.threads} threads" if cost.device == "cpu" else cost.device
     return "\n".join(
         [
             *lines,
             f"whole model: {cost.num_params:,} parameters in {cost.memory_bytes:,} bytes | {disk}",
-            f"plugin ratio {cost.ratio}, {cost.batch} x {cost.length} tokens on {where}: "
+            f"{ratio}{cost.batch} x {cost.length} tokens on {where}: "
             f"{cost.macs / 1e6:.2f} M MACs/example | latency p50 {cost.latency_ms:.2f} ms, "
             f"p95 {cost.latency_p95_ms:.2f} ms | peak memory {cost.peak_memory_bytes / 2**20:.0f} MiB",
         ]

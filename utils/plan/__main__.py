@@ -126,6 +126,10 @@ class _Work:
 
 
 def _plan(given: argparse.Namespace, limits: Sequence[Limit], points: Sequence[Point], work: _Work) -> Plan:
+    whole = next((point.name for point in points if point.is_whole), None)
+    if whole is None:
+        for limit in limits:
+            limit.bound(None)  # what would be refused behind all measurements
     shape = Shape(given.batch, given.length, given.repeats, given.precision)
     key = key_of(points, shape, work.device)
     file = place_of(key, given.cost_table)
@@ -136,7 +140,6 @@ def _plan(given: argparse.Namespace, limits: Sequence[Limit], points: Sequence[P
         write_table(file, key, rows)
         _say(f"made: {file}")
     candidates = [Candidate(p.name, rows[p.name], p.metric.value if p.metric else None) for p in points]
-    whole = next((point.name for point in points if point.is_whole), None)
     bounds = {limit.quantity: limit.bound(None if whole is None else rows[whole]) for limit in limits}
     front = [one.name for one in pareto_front(candidates, list(bounds))]
     return Plan(given.budget, points, candidates, whole, bounds, front, choose(candidates, bounds), file, key)
