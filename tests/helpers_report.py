@@ -60,6 +60,28 @@ def student(
     return folder
 
 
+def adapted(folder: Path, edits: str, source: Path, accuracies: dict[int, float], seed: int = 1) -> Path:
+    """Plugins on a student: what `--mode adapt` leaves, with costs in a folder of their own."""
+    asked = {"task_name": "sst2", "stage": "adapt", "student_model": str(source / "best"), "mux_num": [2, 4]}
+    arguments(folder, seed, {**asked, "distil": "hidden", "lr": 1e-3})
+    result = {"mode": "adapt", "task": "sst2", "metric": "accuracy", "best_value": 0.1, "tokens": 300, "steps": 9}
+    write(folder / "result.json", {**result, "train_seconds": 60.0})
+    kinds = [{"kind": kind} for kind in edits.split(" + ")[:-1]]
+    write(folder / "best" / "config.json", {"compression": [*kinds, {"kind": "plugin", "ratios": [2, 4]}]})
+    evaluated(folder, str(folder / "best"), edits, accuracies)
+    return folder
+
+
+def evaluated(folder: Path, model: str, edits: str, accuracies: dict[int, float]) -> None:
+    """`evaluation` and `costs` of a model with plugins, as `--do_eval` writes them."""
+    for name, macs in (("evaluation", None), ("costs", 4e6)):
+        found = {k: evaluation("sst2", edits, value, macs and macs / k, 100) for k, value in accuracies.items()}
+        values = {
+            str(k): {n: v for n, v in one.items() if n not in ("task", "model", "edits")} for k, one in found.items()
+        }
+        write(folder / name / "evaluation.json", {**found[1], "model": model, "ratios": values})
+
+
 def ratios(root: Path, dense: float, at_four: float) -> Path:
     """What `train_t5.py --mode valid` leaves, and the training of the plugins that it evaluates."""
     plugins = root / "adapted"

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -18,7 +19,7 @@ from utils.report.markdown import table
 from utils.report.reading import find_runs, read_run
 from utils.report.rows import Row, build_rows
 from utils.tucker.general_arguments import parse_general_arguments
-from utils.tucker.task_arguments import parse_task_arguments, recorded_arguments
+from utils.tucker.task_arguments import TaskArguments, parse_task_arguments, recorded_arguments
 from utils.variator.arguments import parse_arguments
 
 
@@ -58,6 +59,49 @@ def test_ratios_are_rows_beside_their_own_dense_model(tmp_path: Path) -> None:
     assert (dense.is_dense, dense.retention, dense.tokens) == (True, 1.0, None)
     assert (four.edits, four.retention, four.tokens) == ("plugin k=4", pytest.approx(0.75), 500)
     assert (four.metric, four.memory_bytes) == ("f1", 5_000_000)
+
+
+def test_plugins_on_a_bert_are_a_row_per_ratio(tmp_path: Path) -> None:
+    """Each with its own metric and costs; the dense teacher, found through the student, is what they are held against."""
+    teacher = made.teacher(tmp_path, 0.8)
+    made.adapted(tmp_path / "on-dense", "plugin", teacher, {1: 0.8, 2: 0.72, 4: 0.6})
+    pruned = made.student(tmp_path, 1, 0.7)
+    made.adapted(tmp_path / "on-pruned", "pruning + plugin", pruned, {1: 0.7, 2: 0.64, 4: 0.4})
+    rows = rows_by_name([tmp_path / "on-dense", tmp_path / "on-pruned"])
+    said = {
+        name: (row.edits, row.mean, row.macs, row.retention and round(row.retention, 6)) for name, row in rows.items()
+    }
+    assert said == {
+        "on-dense, dense": ("dense", 0.8, 4e6, 1.0),
+        "on-dense, k=2": ("plugin k=2", 0.72, 2e6, 0.9),
+        "on-dense, k=4": ("plugin k=4", 0.6, 1e6, 0.75),
+        "on-pruned, k=1": ("pruning", 0.7, 4e6, 0.875),
+        "on-pruned, k=2": ("pruning + plugin k=2", 0.64, 2e6, 0.8),
+        "on-pruned, k=4": ("pruning + plugin k=4", 0.4, 1e6, 0.5),
+    }
+    assert [rows[name].tokens for name in ("on-dense, dense", "on-dense, k=4", "on-pruned, k=1")] == [7000, 300, 1000]
+    assert rows["on-pruned, k=4"].method == "pruning + plugin"
+
+
+def test_plugins_trained_otherwise_share_the_row_of_their_student(tmp_path: Path) -> None:
+    """Without plugins two adaptations of one student are the same model; with them they are not."""
+    teacher = made.teacher(tmp_path, 0.8)
+    for name, lr, at_four in (("a", 1e-3, 0.6), ("b", 1e-4, 0.5)):
+        folder = made.adapted(tmp_path / name, "plugin", teacher, {1: 0.8, 4: at_four})
+        given = json.loads((folder / "arguments.json").read_text())["arguments"]
+        made.arguments(folder, 1, {**given, "lr": lr})
+    assert set(rows_by_name([tmp_path / "a", tmp_path / "b"])) == {"*, dense", "a, k=4", "b, k=4"}
+
+
+def test_costs_and_evaluation_of_one_model_are_one_row(tmp_path: Path) -> None:
+    """Where no arguments are recorded, too; those of another model stay apart."""
+    for name, at_two in (("a", 0.7), ("b", 0.7)):
+        made.evaluated(tmp_path / name, f"{name}/model", "plugin + quantization", {1: 0.8, 2: at_two})
+    rows = rows_by_name([tmp_path])
+    assert {name: row.macs for name, row in rows.items()} == {
+        f"{name}/evaluation, k={k}": 4e6 / k for name in "ab" for k in (1, 2)
+    }
+    assert rows["a/evaluation, k=1"].edits == "quantization"
 
 
 def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
@@ -150,3 +194,35 @@ def test_commands_are_those_that_make_the_run_again(tmp_path: Path) -> None:
     again = parse_task_arguments(words[2])[1][0]
     assert {**recorded_arguments(again, "schedule"), "mode": "maxidisc"} == recorded[2]
     assert "--weight-decay" not in (shown[0] or "") and "--epochs" not in (shown[2] or "")  # defaults are left out
+
+
+#: Mode -> flags that train something in it.
+TRAINED = {
+    "finetune": "--teacher_model t",
+    "distill": "--teacher_model t --student_model s --pred_distill --temperature 2",
+    "sparsify": "--teacher_model t --layer_or_sparsity 90S",
+    "maxidisc": "--teacher_model t --layer_or_sparsity_path 70,90S",
+    "minidisc": "--teacher_model t --target_sparsity 80",
+    "adapt": "--student_model s --mux_num 2 4 --distil task-hidden --task_ratio 0.5",
+}
+
+
+def test_every_mode_that_trains_is_among_these() -> None:
+    """One that is added to the script has to be added here; the others record nothing."""
+    hint = get_type_hints(TaskArguments)["mode"]
+    modes = {mode for part in get_args(hint) for mode in get_args(part)}
+    assert modes - {"evaluate", "predict"} == set(TRAINED)
+
+
+@pytest.mark.parametrize("mode", TRAINED)
+def test_command_of_every_mode_is_understood(tmp_path: Path, mode: str) -> None:
+    """The script parses it into the same plan and the recorded arguments."""
+    words = ["--mode", mode, *TRAINED[mode].split(), "--task_name", "rte", "--data_dir", "d", "--lr", "3e-3"]
+    plan, (command, *_) = parse_task_arguments([*words, "--output_dir", str(tmp_path)])
+    scheduled = {"mode": plan.schedule} if plan.schedule else {}
+    stage = plan.stages[0] if plan.stages else "schedule"
+    recorded = {**recorded_arguments(command, stage), **scheduled}
+    made.write(tmp_path / "arguments.json", {"arguments": recorded})
+    again, (command, *_) = parse_task_arguments(shlex.split(command_of(read_run(tmp_path)) or "")[2:])
+    assert again == plan
+    assert {**recorded_arguments(command, stage), **scheduled} == recorded

@@ -11,6 +11,7 @@ from utils.arguments import EvaluationArguments, OptimisationArguments, RunArgum
 from utils.minidisc.arguments import ScheduleArguments
 from utils.report.reading import Run
 from utils.tucker import general_arguments, task_arguments
+from utils.tucker.adaptation import AdaptationArguments
 from utils.tucker.arguments import BertArguments, DecompositionArguments
 from utils.tucker.defaults import Stage, stage_defaults
 from utils.variator.arguments import PluginArguments, TaskArguments
@@ -21,7 +22,7 @@ _BERT = (BertArguments, DecompositionArguments, *_SHARED)
 _SCRIPTS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "train_t5.py": ("model_config", (TaskArguments, PluginArguments, *_SHARED)),
     "general_distill.py": ("pregenerated_data", (general_arguments.GeneralArguments, *_BERT)),
-    "task_distill.py": ("task_name", (task_arguments.TaskArguments, *_BERT, ScheduleArguments)),
+    "task_distill.py": ("task_name", (task_arguments.TaskArguments, *_BERT, ScheduleArguments, AdaptationArguments)),
 }
 #: How one call of a run is left and entered again; not part of what it is.
 _PASSING = {"resume", "overwrite", "debug"}
@@ -50,9 +51,9 @@ def command_of(run: Run) -> str | None:
 
 
 def _mode_and_stage(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A run directory records the stage alone, a fine-tuning among them."""
+    """A run directory records the stage alone, fine-tuning and the training of plugins among them."""
     stage = given.get("stage")
-    if stage == "finetune":
+    if stage in ("finetune", "adapt"):
         return {"mode": stage, "stage": None}
     return {"stage": None if stage == "schedule" else stage}
 

@@ -4,7 +4,8 @@ A run is a folder with one of the files that the entry scripts write:
 
     arguments.json           what was asked for, versions, seed
     result.json              of a training; of `train_t5.py --mode valid`, a row per ratio
-    evaluation.json          of `task_distill.py --do_eval`; also in the folders `evaluation` and `costs` of a run
+    evaluation.json          of `task_distill.py --do_eval`, of a model with plugins at each ratio; also in the folders
+                             `evaluation` and `costs` of a run
     intermediate, prediction the stages of `--stage both`, runs themselves
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _EVALUATIONS = ("", "evaluation", "costs")
 _SEED_AT_END = r"(^|[-_]|seed)"
 #: Above this, nothing was measured.
 _LARGEST = 1e18
+#: The key of an evaluation of plugins at several ratios.
+_RATIOS = re.compile(r"[1-9][0-9]{0,3}")
 #: Folders of a run that no other run is looked for in.
 _OWN = {"best", "checkpoints", "tensorboard"}
 
@@ -198,6 +201,8 @@ def read_run(folder: Path) -> Run:
 def _models(result: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> list[Measured]:
     if isinstance(result.get("rows"), list):
         return measured_ratios(result["rows"])
+    if plugins := _at_ratios(evaluations):
+        return plugins
     own = _numbers(result.get("metrics", {}))
     value = number(result.get("best_value"))
     if not own and value is not None and isinstance(result.get("metric"), str):
@@ -209,6 +214,19 @@ def _models(result: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]])
         encoder_params=number(result.get("encoder_params")),
     )
     return [merged([*found, sizes])]
+
+
+def _at_ratios(evaluations: Sequence[Mapping[str, Any]]) -> list[Measured]:
+    """Of evaluations of a model with plugins: what they say at each ratio, 1 being without them."""
+    found: dict[int, list[Measured]] = {}
+    for evaluation in evaluations:
+        ratios = evaluation.get("ratios")
+        for name, values in ratios.items() if isinstance(ratios, Mapping) else ():
+            if _RATIOS.fullmatch(name) and isinstance(values, Mapping):
+                is_dense = name == "1" and evaluation.get("edits") == "plugin"
+                measured = _measured(values, values.get("metrics", {}), int(name))
+                found.setdefault(int(name), []).append(replace(measured, is_dense=is_dense))
+    return [merged(found[ratio]) for ratio in sorted(found)]
 
 
 def merged(models: Sequence[Measured]) -> Measured:
@@ -229,7 +247,7 @@ def measured_ratios(rows: Sequence[Any]) -> list[Measured]:
 
 
 def measured_model(found: Mapping[str, Any]) -> Measured:
-    """What `task_distill.py --do_eval` wrote about a model."""
+    """What `task_distill.py --do_eval` wrote about a model; of one with plugins, as it is saved."""
     return _measured(found, found.get("metrics", {}), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,18 +11,26 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.arguments import EvaluationArguments, OptimisationArguments
 from utils.engine.run_directory import MAY_CHANGE
 from utils.report.commands import command_of, script_of
 from utils.report.reading import Measured, Run, merged, metric_of, number, read_run, without_seed
+from utils.tucker.adaptation import AdaptationArguments
 
 #: Arguments in which runs of the same row may differ.
 _NOT_COMPARED = (MAY_CHANGE - {"epochs", "training_step"}) | {"random_seed", "costs", "eval_batch_size"}
 #: Those that the same T5 without its plugins may differ in.
 _PLUGINS = {"plugin_path", "mux_num", "residual_scale", "compat"}
+#: Those of training plugins, which the same BERT without them may differ in.
+_ADAPTATION = {
+    entry.name
+    for group in (OptimisationArguments, EvaluationArguments, AdaptationArguments)
+    for entry in dataclasses.fields(group)
+}
 #: Those that say where something lies; of data, only the folder's own name counts.
 _DATA = {"data_path", "data_dir", "pregenerated_data", "valid_data"}
-#: Arguments that name the model which a compressed one comes from.
-_SOURCES = ("teacher_model", "checkpoint")
+#: Arguments that name the model which a compressed one comes from; the first that is there counts.
+_SOURCES = ("teacher_model", "checkpoint", "student_model")
 #: Of a metric that others can be compared to.
 _SMALLEST = 1e-6
 #: Distillations in a row from a student back to its dense teacher.
@@ -30,6 +39,8 @@ _LONGEST_CHAIN = 5
 _UNKNOWN = "unknown"
 #: A folder with this name only measures costs; the row has the name of the run beside it.
 _COSTS = "costs"
+#: Folders of one model's evaluations, where no arguments are recorded.
+_EVALUATIONS = ("evaluation", _COSTS)
 
 
 class Reading(NamedTuple):
@@ -123,8 +134,8 @@ def build_rows(folders: Sequence[Path], metric: str | None = None, dense: Sequen
 
 
 def _readings(run: Run, metric: str | None) -> Iterator[Reading]:
-    """The models of a run; those at several ratios are compared to the one without plugins."""
-    own = next((model for model in run.models if model.ratio == 1), None)
+    """The models of a run; those at several ratios are compared to the one without plugins, if that is dense."""
+    own = next((model for model in run.models if model.ratio == 1 and model.is_dense), None)
     for model in run.models:
         name = metric_of(run, model, metric)
         reference = own.metrics.get(name) if own is not None else None
@@ -137,12 +148,19 @@ def _fits(group: Sequence[Reading], new: Reading, root: Path) -> bool:
     if (first.run.task, first.model.ratio, _edits(first)) != (new.run.task, new.model.ratio, _edits(new)):
         return False
     free = _NOT_COMPARED | (_PLUGINS if new.model.ratio == 1 else set())
+    if new.model.ratio == 1 and _adapts(new.run):
+        free |= _ADAPTATION
     if script_of(first.run) != script_of(new.run) or not _are_alike(first.run, new.run, free):
         return False
-    if not new.run.arguments and _starred(first.run, root) != _starred(new.run, root):
+    if not new.run.arguments and _evaluated(first.run, root) != _evaluated(new.run, root):
         return False
     same = [reading for reading in group if reading.run.seed == new.run.seed]
     return all(reading.value is None or new.value is None or reading.value == new.value for reading in same)
+
+
+def _adapts(run: Run) -> bool:
+    """Whether it trains plugins on a BERT that stays as it is."""
+    return run.arguments.get("stage") == "adapt"
 
 
 def _are_alike(one: Run, other: Run, free: set[str]) -> bool:
@@ -158,8 +176,11 @@ def _compared(run: Run, name: str) -> Any:
     return os.path.basename(os.path.normpath(value)) if name in _DATA else without_seed(value, run.seed)
 
 
-def _starred(run: Run, root: Path) -> str:
-    return without_seed(os.path.relpath(run.folder.resolve(), root), run.seed)
+def _evaluated(run: Run, root: Path) -> tuple[str, str | None]:
+    """What a folder without arguments is about: its place, that of `costs` beside `evaluation` being the same."""
+    folder = run.folder.resolve()
+    folder = folder.parent if folder.name in _EVALUATIONS else folder
+    return without_seed(os.path.relpath(folder, root), run.seed), run.evaluated
 
 
 # --- what the row says -----------------------------------------------------------------------------------------------
@@ -174,7 +195,7 @@ def _row(group: Sequence[Reading], root: Path, dense: Sequence[float], named: se
     trained = [_trained(reading) for reading in (of[0] for of in by_seed.values())]
     first = next((reading for reading in group if reading.run.folder.name != _COSTS), group[0])
     return Row(
-        name=_name([r.run for r in group], root) + (f", {_setting(first.model)}" if first.model.ratio else ""),
+        name=_name([r.run for r in group], root) + (f", {_setting(first)}" if first.model.ratio else ""),
         task=first.run.task,
         method=_method(first),
         edits=_edits(first),
@@ -220,8 +241,8 @@ def _beginning(parts: Sequence[str]) -> str:
     return "".join(letters[0] for letters in takewhile(lambda found: len(set(found)) == 1, zip(*parts, strict=False)))
 
 
-def _setting(model: Measured) -> str:
-    return "dense" if model.ratio == 1 else f"k={model.ratio}"
+def _setting(reading: Reading) -> str:
+    return "dense" if _is_dense(reading) else f"k={reading.model.ratio}"
 
 
 def _is_dense(reading: Reading) -> bool:
@@ -238,7 +259,7 @@ def _edits(reading: Reading) -> str:
     """The compressions in words."""
     run, ratio = reading.run, reading.model.ratio
     if ratio is not None:
-        return "dense" if ratio == 1 else f"plugin k={ratio}"
+        return " + ".join(_edits_at(run, ratio)) or "dense"
     if run.edits:
         return " + ".join(_edit(edit) for edit in run.edits)
     if _is_dense(reading):
@@ -246,6 +267,15 @@ def _edits(reading: Reading) -> str:
     if "distil" in run.arguments:
         return f"plugin k={_listed(run.arguments.get('mux_num'))}"
     return run.said or _UNKNOWN
+
+
+def _edits_at(run: Run, ratio: int) -> Iterator[str]:
+    """The compressions of a model whose plugins are used at a ratio; 1: not used."""
+    for found in [_edit(edit) for edit in run.edits or ()] or (run.said or "plugin").split(" + "):
+        if found.split(" ")[0] != "plugin":
+            yield found
+        elif ratio != 1:
+            yield f"plugin k={ratio}"
 
 
 def _edit(edit: Mapping[str, Any]) -> str:
@@ -267,20 +297,20 @@ def _listed(ratios: Any) -> str:
 
 
 def _method(reading: Reading) -> str:
-    kinds = [str(edit.get("kind")) for edit in reading.run.edits or ()] or _edits(reading).split(" ")[:1]
-    if reading.model.ratio is not None:
-        kinds = ["dense" if reading.model.ratio == 1 else "plugin"]
+    kinds = [edit.split(" ")[0] for edit in _edits(reading).split(" + ")]
     stage, mode = reading.run.arguments.get("stage"), reading.run.arguments.get("mode")
     schedule = [str(mode)] if stage == "schedule" and mode and kinds != [_UNKNOWN] else []
     return ", ".join([" + ".join(kinds), *schedule])
 
 
 def _trained(reading: Reading) -> Run | None:
-    """The run whose training made the model: for an evaluation at ratios, that of the plugins, or of the dense T5."""
+    """The run whose training made the model: at a ratio, that of the plugins, or of the model without them."""
     run, ratio = reading.run, reading.model.ratio
-    if ratio is None:
+    if ratio is None or (_adapts(run) and ratio != 1):
         return run
-    place = run.arguments.get("checkpoint" if ratio == 1 else "plugin_path")
+    place = run.arguments.get("student_model" if _adapts(run) else "checkpoint" if ratio == 1 else "plugin_path")
+    if not run.arguments and ratio != 1:
+        place = run.evaluated
     folder = run.find(place) if isinstance(place, str) and place != "none" else None
     return read_run(folder) if folder is not None else None
 
