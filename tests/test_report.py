@@ -62,7 +62,7 @@ def test_ratios_are_rows_beside_their_own_dense_model(tmp_path: Path) -> None:
 
 
 def test_plugins_on_a_bert_are_a_row_per_ratio(tmp_path: Path) -> None:
-    """Each with its own metric and costs; the dense teacher, found through the student, is what they are held against."""
+    """Each with its own metric and costs; they are held against the dense teacher, found through the student."""
     teacher = made.teacher(tmp_path, 0.8)
     made.adapted(tmp_path / "on-dense", "plugin", teacher, {1: 0.8, 2: 0.72, 4: 0.6})
     pruned = made.student(tmp_path, 1, 0.7)
@@ -128,12 +128,20 @@ def test_no_run_directory_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
         assert f"{tmp_path / name} is no run directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["arguments.json", "result.json", "costs/evaluation.json", "best/config.json", "rows"])
+@pytest.mark.parametrize(
+    "name", ["arguments.json", "result.json", "costs/evaluation.json", "best/config.json", "rows", "ratios"]
+)
 @pytest.mark.parametrize("count", [40, pytest.param(5_000, marks=pytest.mark.slow)])
 def test_any_content_makes_a_page_or_a_sentence(tmp_path: Path, name: str, count: int) -> None:
     """Whatever the files of a run hold."""
     made.teacher(tmp_path)
-    file = made.ratios(tmp_path, 0.8, 0.6) / "result.json" if name == "rows" else made.student(tmp_path, 1, 0.7) / name
+    if name == "rows":
+        file = made.ratios(tmp_path, 0.8, 0.6) / "result.json"
+    elif name == "ratios":
+        made.evaluated(tmp_path / "a", "m", "plugin", {1: 0.8, 2: 0.7})
+        file = tmp_path / "a" / "costs" / "evaluation.json"
+    else:
+        file = made.student(tmp_path, 1, 0.7) / name
     given = parse([str(tmp_path), "--output", str(tmp_path / "r.html")])
 
     def check(content: bytes) -> None:
