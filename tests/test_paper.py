@@ -53,6 +53,31 @@ def test_dry_run_lists_every_stage_and_runs_none(
         assert not output.exists()
 
 
+def test_one_slow_step_does_not_change_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first steps are not timed, and of the others the median counts."""
+    durations = iter([50.0, 9.0, 2.0, 2.0, 90.0, 2.0, 1.0])
+    clock = [0.0]
+    monkeypatch.setattr(stages.time, "process_time", lambda: clock[0])
+
+    def once() -> None:
+        clock[0] += next(durations)
+
+    assert stages._seconds(once, "cpu", threads=2) == 1.0
+    assert next(durations, None) is None
+
+
+@pytest.mark.parametrize("paper", ["tucker", "minidisc"])
+def test_length_beyond_the_positions_is_refused_in_a_dry_run(
+    paper: str, bert: TinyBert, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence with both numbers instead of an estimate."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*words_of(paper, None, bert, tmp_path), "--dry-run", "--length", "4096", "--threads", "1"])  # type: ignore[arg-type]
+    told = capsys.readouterr()
+    assert stopped.value.code == 2 and "stages, about" not in told.out
+    assert re.search(r"--length: inputs of 4096 tokens are longer than the \d+ positions of --backbone", told.err)
+
+
 def test_estimate_is_rows_times_the_time_of_a_row() -> None:
     """Passes count; what is done or only evaluates takes nothing; unknown data are counted as unknown."""
     here = Path("nowhere")

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from dataset import DataError, get_task, read_glue
 from model.errors import ModelError
+from utils.errors import UserError
 from utils.paper.stages import Request, Stage, Work, flags, rows_of, time_training
 from utils.tucker.defaults import Stage as StageName
 from utils.tucker.defaults import stage_defaults
@@ -69,11 +70,26 @@ def config_of(backbone: str) -> Any:
 
 
 def timer(backbone: str, threads: int) -> Callable[[int], float]:
-    """Seconds per row and length of training a BERT of the backbone's sizes; random weights take as long as others."""
+    """Seconds per row and length of training a BERT of the backbone's sizes; random weights take as long as others.
+
+    Raises:
+        ModelError: the backbone is not there.
+        UserError: of what it gives, if a length is beyond the backbone's positions.
+    """
+    config = config_of(backbone)
 
     def step(model: Any, ids: torch.Tensor) -> torch.Tensor:
-        positions: int = model.config.max_position_embeddings
-        loss: torch.Tensor = model(input_ids=ids[:, :positions]).logits.float().square().mean()
+        loss: torch.Tensor = model(input_ids=ids).logits.float().square().mean()
         return loss
 
-    return time_training(AutoModelForSequenceClassification.from_config(config_of(backbone)), step, threads)
+    timed = time_training(AutoModelForSequenceClassification.from_config(config), step, threads)
+
+    def seconds(length: int) -> float:
+        if length > config.max_position_embeddings:
+            raise UserError(
+                f"--length: inputs of {length} tokens are longer than the {config.max_position_embeddings} positions "
+                f"of --backbone {backbone}: give at most as many."
+            )
+        return timed(length)
+
+    return seconds

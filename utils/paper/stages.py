@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +24,15 @@ FORWARD, TRAINED = 1 / 3, 1.0
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]
 #: Rows of the timed step.
 _TIMED_ROWS = 2
+#: Steps that are run untimed, and those whose median counts: a single one can be several times too slow.
+_WARMUP, _REPEATS = 2, 5
 #: How the estimate comes about, for whoever reads it.
 METHOD = (
-    f"Estimate: a forward and backward pass of the backbone on {_TIMED_ROWS} rows of full length, timed here (on a CPU "
-    "as if nothing else ran), times the rows of a stage; a teacher's forward pass counts a third of that, each "
-    "sparsity of a sandwich once. Compressed models count as dense and short rows as long ones, so that it is rather "
-    "too much; loading and evaluation are left out. With several GPUs, divide by their number."
+    f"Estimate: a forward and backward pass of the backbone on {_TIMED_ROWS} rows of full length, the median of "
+    f"{_REPEATS} timed here (on a CPU as if nothing else ran), times the rows of a stage; a teacher's forward pass "
+    "counts a third of that, each sparsity of a sandwich once. Compressed models count as dense and "
+    "short rows as long ones, so that it is rather too much; loading and evaluation are left out. With several GPUs, "
+    "divide by their number."
 )
 
 
@@ -199,10 +203,12 @@ def time_training(
 
 
 def _seconds(once: Callable[[], None], device: str, threads: int) -> float:
-    """How long a call takes after an untimed one; on a CPU by processor time, which other programs do not lengthen."""
+    """Median of several calls after untimed ones; on a CPU by processor time, which other programs lengthen little."""
     if device != "cpu":
-        return latency_ms(once, warmup=2, repeats=5, device=device).p50_ms / 1e3
-    once()
-    start = time.process_time()
-    once()
-    return (time.process_time() - start) / threads
+        return latency_ms(once, warmup=_WARMUP, repeats=_REPEATS, device=device).p50_ms / 1e3
+    times = []
+    for _ in range(_WARMUP + _REPEATS):
+        start = time.process_time()
+        once()
+        times.append(time.process_time() - start)
+    return statistics.median(times[_WARMUP:]) / threads
