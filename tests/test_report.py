@@ -11,14 +11,17 @@ from typing import get_args, get_type_hints
 import pytest
 
 from tests import helpers_report as made
+from tests.helpers_decomposition import tiny_bert
 from tests.helpers_fuzz import fuzz, json_files
 from utils.arguments import as_json
+from utils.engine import Runtime
 from utils.report.__main__ import main, parse, write_report
 from utils.report.commands import command_of
 from utils.report.markdown import table
 from utils.report.reading import find_runs, read_run
 from utils.report.rows import Row, build_rows
 from utils.tucker.general_arguments import parse_general_arguments
+from utils.tucker.report import costs
 from utils.tucker.task_arguments import TaskArguments, parse_task_arguments, recorded_arguments
 from utils.variator.arguments import parse_arguments
 
@@ -102,6 +105,14 @@ def test_costs_and_evaluation_of_one_model_are_one_row(tmp_path: Path) -> None:
         f"{name}/evaluation, k={k}": 4e6 / k for name in "ab" for k in (1, 2)
     }
     assert rows["a/evaluation, k=1"].edits == "quantization"
+
+
+def test_memory_of_a_bert_is_measured_and_shown(tmp_path: Path) -> None:
+    """What an evaluation writes of the timed forward is at least the model's own weights."""
+    found = costs(tiny_bert().eval(), [3, 5], Runtime("fp32", "bert", 1))
+    made.write(tmp_path / "a" / "evaluation.json", {**made.evaluation("sst2", "dense", 0.8, None, 1), **found})
+    memory = rows_by_name([tmp_path / "a"])["a"].memory_bytes
+    assert memory is not None and memory > 4 * found["num_params"]
 
 
 def test_what_was_not_measured_says_so(tmp_path: Path) -> None:

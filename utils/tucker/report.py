@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from metric.cost import count_macs, latency_ms, macs_at_lengths, parameter_counts
+from metric.cost import count_macs, latency_ms, macs_at_lengths, parameter_counts, peak_memory_bytes
 from utils.engine import Runtime
 
 #: Shape of the latency measurement.
@@ -20,7 +20,7 @@ _NO_LAYERS = ("embeddings.", "pooler.", "shared.", "prompt", "classifier.")
 
 
 def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any]:
-    """Parameters, MACs per example at real lengths, and the median time of one forward.
+    """Parameters, MACs per example at real lengths, and the median time and peak memory of one forward.
 
     `encoder_params` are those of the layers, the part that is decomposed; `latency_ms` is of `latency_batch` x
     `latency_length` tokens (or the most positions that the model has).
@@ -38,7 +38,9 @@ def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any
             count_macs(partial(forward, 1, tokens))  # and the counter has them formed anew
         macs = macs_at_lengths(lambda tokens: forward(1, tokens), counted)
         with runtime.accelerator.autocast():
-            latency = latency_ms(lambda: forward(LATENCY_BATCH, length), device=runtime.device)
+            run = partial(forward, LATENCY_BATCH, length)
+            latency = latency_ms(run, device=runtime.device)
+            memory = peak_memory_bytes(run, device=runtime.device)
     return {
         "num_params": parameter_counts(model).total,
         "encoder_params": encoder_params(model),
@@ -46,6 +48,7 @@ def costs(model: Any, lengths: Sequence[int], runtime: Runtime) -> dict[str, Any
         "latency_ms": latency.p50_ms,
         "latency_batch": LATENCY_BATCH,
         "latency_length": length,
+        "peak_memory_bytes": memory,
     }
 
 
