@@ -10,6 +10,7 @@ from transformers import BertForMaskedLM, BertForQuestionAnswering
 
 from model import EmbeddingConfig, LayerDropConfig, LoraConfig, PluginConfig, apply_edit, committed, sparsify
 from tests.helpers_decomposition import decomposed, decompositions, tiny_bert
+from tests.helpers_edits import scramble
 from tests.helpers_enct5 import tiny_enct5
 from tests.helpers_plugin import with_plugins
 from tests.helpers_pruning import random_importance
@@ -32,6 +33,14 @@ def _wide_bert() -> Any:
     return tiny_bert(hidden_size=24, num_attention_heads=3, intermediate_size=40)
 
 
+def _bert_with_plugins() -> Any:
+    """Ratio 3 does not divide its 16 positions."""
+    edit = PluginConfig((3,), 5, 30.0)
+    model = _edited(tiny_bert(num_hidden_layers=1, max_position_embeddings=16), edit)
+    scramble(model, edit)
+    return model.eval()
+
+
 #: Name -> the model and the ratio of its plugins.
 KINDS: dict[str, tuple[Callable[[], Any], int | None]] = {
     "dense": (lambda: tiny_bert(num_hidden_layers=1), None),
@@ -49,6 +58,7 @@ KINDS: dict[str, tuple[Callable[[], Any], int | None]] = {
     "plugin": (lambda: with_plugins((2, 4), **_SMALL_T5), 4),
     "plugin_off": (lambda: with_plugins((2, 4), **_SMALL_T5), 1),
     "plugin_enct5": (lambda: _edited(tiny_enct5(num_layers=1), PluginConfig((3,), 5)), 3),
+    "plugin_bert": (_bert_with_plugins, 3),
     "plugin_original": (lambda: with_plugins((4,), compat="original", **_SMALL_T5), 4),
 }
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from transformers import BertConfig
 
 from model import ModelError, use_ratio
 from model.decomposition.frozen import freeze_plans
@@ -17,7 +19,9 @@ from tests.helpers_export import KINDS, saved, source_of
 from tests.helpers_plugin import close, encode, rows, with_plugins
 from utils.errors import UserError
 from utils.export import __main__ as tool
-from utils.export.checks import make_inputs, one_by_one, shapes_to_check
+from utils.export import onnx as onnx_files
+from utils.export import torch_export
+from utils.export.checks import Runner, Shape, make_inputs, one_by_one, shapes_to_check
 from utils.export.source import Forward
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -59,6 +63,22 @@ def test_shared_factors_are_saved_once() -> None:
     assert len({id(p) for p in outer}) == len(outer) == 4
 
 
+@pytest.mark.parametrize("length", [1, 13, 15, 16])
+def test_filled_up_positions_of_a_bert_have_a_place(
+    length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 positions at ratio 3: padding by numbers gives what padding by slices gives, and no look-up beyond 16; with
+    positions that are given, too."""
+    source = source_of("plugin_bert", tmp_path)
+    inputs = make_inputs(source, Shape(2, length, 1), padded=length > 1)
+    turned = {**inputs, "position_ids": torch.arange(length).flip(0).unsqueeze(0)}
+    expected = [source.model(**given).logits for given in (inputs, turned)]
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    for given, logits in zip((inputs, turned), expected, strict=True):
+        close(source.model(**given).logits, logits)
+    assert length == 1 or not torch.equal(*expected)
+
+
 @pytest.mark.parametrize("compat", ["native", "grouping", "original"])
 @pytest.mark.parametrize("length", [1, 3, 4, 6, 8])
 def test_padding_by_numbers_equals_padding_by_slices(compat: Any, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,10 +102,13 @@ def test_only_the_chosen_ratio_is_exported() -> None:
 
 
 def test_checks_look_at_lengths_that_the_ratio_does_not_divide(tmp_path: Path) -> None:
-    """And at one-token rows and padded ones; a BERT's positions bound the length."""
+    """And at one-token rows and padded ones; a BERT's positions bound the length, and its last one is tried."""
     shapes = shapes_to_check(source_of("plugin", tmp_path).model.config, 4)
     assert {length % 4 for _, length, _ in shapes} == {0, 1, 3} and min(length for _, length, _ in shapes) == 1
     source = source_of("dense", tmp_path)
+    for most in (5, 16, 128, 512):
+        config = BertConfig(max_position_embeddings=most)
+        assert max(length for _, length, _ in shapes_to_check(config, 3)) == most
     assert max(length for _, length, _ in shapes_to_check(source.model.config, 1)) == 16
     mask = make_inputs(source, shapes_to_check(source.model.config, 1)[-1], padded=True)["attention_mask"]
     assert mask[0].all() and len({int(row.sum()) for row in mask}) == len(mask)
@@ -110,6 +133,39 @@ def test_a_file_that_computes_something_else_is_told_by_the_exit_code(
     assert end.value.code == tool.TOO_FAR and "largest difference is 0.5" in capsys.readouterr().err
     record = json.loads((tmp_path / "dense.torch.json").read_text())
     assert record["max_difference"] == pytest.approx(0.5) and not record["within_tolerance"]
+
+
+class _Double(nn.Module):
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor]:
+        return (ids * 2,)
+
+
+def _fixed_file(form: str, path: Path) -> Runner:
+    """A file that takes ids of 2 x 7 and nothing else, read back."""
+    program = torch.export.export(_Double(), (torch.ones(2, 7),))
+    if form == "torch":
+        torch.export.save(program, path)
+        return torch_export.read(path, ("input_ids",))
+    made = torch.onnx.export(program, (), dynamo=True, verbose=False, input_names=["input_ids"])
+    assert made is not None
+    made.save(path)
+    return onnx_files.read(path, ("input_ids",))
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_what_a_runtime_cannot_do_is_one_sentence(form: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A file that fails at a shape, and one that cannot be read: both are named, and the runtime prints nothing."""
+    run_file = _fixed_file(form, tmp_path / "fixed.pt2")
+    assert run_file({"input_ids": torch.ones(2, 7)})[0].shape == (2, 7)
+    capfd.readouterr()
+    with pytest.raises(UserError) as refused:
+        run_file({"input_ids": torch.ones(2, 8)})
+    text = str(refused.value)
+    assert "fixed.pt2 was written, but does not run at input_ids 2 x 8: " in text and "\n" not in text
+    (tmp_path / "broken.pt2").write_bytes(b"no graph")
+    with pytest.raises(UserError, match=r"broken\.pt2 was written, but cannot be read back: "):
+        (torch_export if form == "torch" else onnx_files).read(tmp_path / "broken.pt2", ("input_ids",))
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -162,7 +218,7 @@ def test_every_kind_as_onnx(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["dense", "tucker", "pruned", "plugin"])
+@pytest.mark.parametrize("kind", ["dense", "tucker", "pruned", "plugin", "plugin_bert"])
 def test_as_torch_export(kind: str, tmp_path: Path) -> None:
     """The same of a file that is saved and loaded again."""
     assert run(kind, "torch", tmp_path)["max_difference"] < 1e-4

@@ -79,7 +79,7 @@ class EncoderPadding:
         kwargs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         name = "input_ids" if kwargs.get("input_ids") is not None else "inputs_embeds"
         if name == "input_ids" and torch.compiler.is_exporting():
-            made = padded(kwargs, ratio, self._pad_id)
+            made = padded(kwargs, ratio, self._pad_id, "position_ids" in self._names)
             self._state.begin(made.mask, made.length)
             return (), made.inputs
         given: Tensor = kwargs[name]

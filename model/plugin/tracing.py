@@ -26,8 +26,13 @@ class Padded(NamedTuple):
     length: int
 
 
-def padded(inputs: dict[str, Any], ratio: int, pad_id: int) -> Padded:
-    """An encoder's inputs (B, L) at the next multiple of the ratio."""
+def padded(inputs: dict[str, Any], ratio: int, pad_id: int, takes_positions: bool) -> Padded:
+    """An encoder's inputs (B, L) at the next multiple of the ratio.
+
+    Args:
+        takes_positions: whether the encoder knows `position_ids`; the added ones are at position 0, for the table of
+            positions may have no more than L.
+    """
     ids: Tensor = inputs["input_ids"]
     length = ids.shape[1]
     groups: Any = torch.full((), (length + ratio - 1) // ratio, dtype=torch.long).item()
@@ -41,6 +46,9 @@ def padded(inputs: dict[str, Any], ratio: int, pad_id: int) -> Padded:
         if made.get(name) is not None:
             values = made[name].index_select(1, source)
             made[name] = torch.where(is_real, values, pad_id if fill is None else fill)
+    if takes_positions:
+        given = inputs.get("position_ids")
+        made["position_ids"] = (positions.unsqueeze(0) if given is None else given.index_select(1, source)) * is_real
     return Padded(made, mask, length)
 
 

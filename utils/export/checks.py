@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -49,11 +51,14 @@ def most_positions(config: Any) -> int | None:
 
 
 def shapes_to_check(config: Any, ratio: int) -> list[Shape]:
-    """Several pairs of batch and length, among them lengths that no ratio divides."""
+    """Several pairs of batch and length, among them lengths that no ratio divides and the longest that there is."""
     pairs = list(_SHAPES)
     if ratio > 1:
         pairs += [(2, ratio - 1), (2, ratio), (2, ratio + 1), (1, 5 * ratio - 1)]
-    most = most_positions(config) or max(length for _, length in pairs)
+    if (most := most_positions(config)) is None:
+        most = max(length for _, length in pairs)
+    else:
+        pairs.append((2, most))
     pairs = list(dict.fromkeys((batch, min(length, most)) for batch, length in pairs if length))
     return [Shape(*pair, _DECODER_LENGTHS[i % len(_DECODER_LENGTHS)]) for i, pair in enumerate(pairs)]
 
@@ -94,6 +99,34 @@ def differences(source: Source, expected: Runner, found: ManyRunner) -> list[Dif
         Difference(shape, padded, _largest(expected(given), outputs))
         for (shape, padded), given, outputs in zip(cases, inputs, found(inputs), strict=True)
     ]
+
+
+@contextmanager
+def running_errors(what: str) -> Iterator[None]:
+    """What a runtime cannot do with a file that was written, as one sentence.
+
+    Args:
+        what: the subject and the verb of that sentence.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        yield
+    except Exception as error:  # each runtime has types of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        raise UserError(f"{what}: {reason} (--debug shows all of it).") from error
+
+
+def telling(run: Runner, path: Path) -> Runner:
+    """A runner of the file `path` whose failures name it and the shapes that it was given."""
+
+    def told(given: dict[str, Tensor]) -> Sequence[Tensor]:
+        shapes = ", ".join(f"{name} {' x '.join(map(str, one.shape))}" for name, one in given.items())
+        with running_errors(f"{path} was written, but does not run at {shapes}"):
+            return run(given)
+
+    return told
 
 
 def one_by_one(run: Runner) -> ManyRunner:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError, writing
-from utils.export.checks import Runner
+from utils.export.checks import Runner, running_errors, telling
 from utils.export.source import Source
 from utils.export.trace import quiet, trace, tracing_errors
 
 #: The oldest that torch's exporter has all operators for; it converts to older ones, which fails for some.
 OLDEST_OPSET = 18
+#: Of onnxruntime's own log: what it raises, it need not print as well.
+_FATAL = 4
 
 
 def write(source: Source, path: Path, opset: int | None) -> dict[str, Any]:
@@ -47,14 +49,20 @@ def write(source: Source, path: Path, opset: int | None) -> dict[str, Any]:
 
 
 def read(path: Path, inputs: tuple[str, ...]) -> Runner:
-    """The file in onnxruntime on the CPU, with as many threads as torch has."""
+    """The file in onnxruntime on the CPU, with as many threads as torch has.
+
+    Raises:
+        UserError: it cannot be read, or (from the runner) does not run.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = _FATAL
+    with running_errors(f"{path} was written, but cannot be read back"):
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     known = {one.name for one in session.get_inputs()}  # a graph has no input that it does not use
 
     def run(given: dict[str, Tensor]) -> Sequence[Tensor]:
         fed = {name: given[name].numpy() for name in inputs if name in known}
         return [torch.from_numpy(one) for one in session.run(None, fed)]
 
-    return run
+    return telling(run, path)

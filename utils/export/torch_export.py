@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from utils.errors import writing
-from utils.export.checks import Runner
+from utils.export.checks import Runner, running_errors, telling
 from utils.export.source import Source
 from utils.export.trace import quiet, runner_of, trace
 
@@ -22,6 +22,10 @@ def write(source: Source, path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, inputs: tuple[str, ...]) -> Runner:
-    """The file that `write` has just made, read back. Torch unpickles what is in it, so never a stranger's."""
-    with quiet():
-        return runner_of(torch.export.load(path).module(), inputs)
+    """The file that `write` has just made, read back. Torch unpickles what is in it, so never a stranger's.
+
+    Raises:
+        UserError: it cannot be read, or (from the runner) does not run.
+    """
+    with quiet(), running_errors(f"{path} was written, but cannot be read back"):
+        return telling(runner_of(torch.export.load(path).module(), inputs), path)
