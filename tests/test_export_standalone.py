@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,10 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
+from model import QuantizationConfig, apply_edit
 from tests.helpers_export import saved, source_of
+from tests.helpers_tokenizer import tiny_tokenizer
+from tests.tiny_bert import tiny_word_pieces
 from utils.errors import UserError
 from utils.export import __main__ as tool
 from utils.export.card import card
@@ -44,17 +48,36 @@ for directory, loader in json.loads(sys.argv[1]).items():
     with torch.inference_mode():
         logits = reloaded(**load_file(directory + "/in.safetensors")).logits
     assert torch.equal(logits, made[directory.replace("/", "|")]), directory
+    shown = {}
+    exec(open(directory + "/snippet.py").read(), shown)
+    with torch.inference_mode():
+        logits = shown["model"](**load_file(directory + "/in.safetensors")).logits
+    assert torch.equal(logits, made[directory.replace("/", "|")]), directory
+    assert shown["tokenizer"]("a good film").input_ids == json.load(open(directory + "/tokens.json")), directory
 save_file(made, sys.argv[2])
 """
 
 
+PLACEHOLDER = "DIRECTORY_OR_HUB_ID"
+
+
+def snippet(text: str) -> str:
+    """The Python lines of a card."""
+    return text.split("```python\n")[1].split("```")[0]
+
+
 def test_they_load_in_a_process_that_has_no_toolkit(tmp_path: Path) -> None:
-    """By `trust_remote_code`, from another folder, at the ratio that was chosen: equal logits; saved again, again."""
+    """By `trust_remote_code`, from another folder, at the ratio that was chosen: equal logits; saved again, again.
+    The lines that the card shows load the model and its tokenizer, and ask nothing."""
     sources = {kind: source_of(kind, tmp_path / "saved") for kind in KINDS}
     expected, loaders = {}, {}
     for kind, source in sources.items():
         out = tmp_path / "out" / kind
+        tokenizer = tiny_tokenizer() if source.model.config.is_encoder_decoder else tiny_word_pieces()
+        tokenizer.save_pretrained(source.directory)
         write(source, out, ("logits",))
+        (out / "snippet.py").write_text(snippet(card(source, carries_code=True)).replace(PLACEHOLDER, str(out)))
+        (out / "tokens.json").write_text(json.dumps(tokenizer("a good film").input_ids))
         inputs = make_inputs(source, example_shape(source.model.config), padded=True)
         save_file(inputs, out / "in.safetensors")
         loaders[str(out)] = source.loader
@@ -65,8 +88,11 @@ def test_they_load_in_a_process_that_has_no_toolkit(tmp_path: Path) -> None:
     elsewhere.mkdir()
     environment = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
     command = [sys.executable, "-I", str(script), json.dumps(loaders), str(found)]
-    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=elsewhere, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "[y/N]" not in done.stdout + done.stderr
     for name, logits in load_file(found).items():
         torch.testing.assert_close(logits, expected[name.replace("|", "/")], atol=1e-5, rtol=1e-5)
 
@@ -133,11 +159,96 @@ def test_the_card_holds_what_was_measured_and_valid_metadata(tmp_path: Path) -> 
     assert data.tags == ["compressed", "bert", "pruning"]
 
 
+#: What the toolkit's scripts write about a model with plugins: a BERT's evaluation, a T5's validation.
+_AT_RATIOS: dict[str, dict[str, Any]] = {
+    "evaluation.json": {
+        "metrics": {"accuracy": 0.81},
+        "macs": 111.0,
+        "ratios": {
+            "1": {"metrics": {"accuracy": 0.81}, "macs": 111.0},
+            "2": {"metrics": {"accuracy": 0.72}, "macs": 222.0},
+            "4": {"metrics": {"accuracy": 0.64}},
+        },
+    },
+    "result.json": {
+        "metric": "accuracy",
+        "rows": [
+            {"name": "dense", "accuracy": 0.81, "ratio": 1, "macs": 111.0},
+            {"name": "k=2", "accuracy": 0.72, "ratio": 2, "macs": 222.0, "latency_p95_ms": 7.0},
+            {"name": "k=4", "accuracy": 0.64, "ratio": 4},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("name", _AT_RATIOS)
+@pytest.mark.parametrize(("ratio", "accuracy", "macs"), [(1, "0.81", "111"), (2, "0.72", "222"), (4, "0.64", None)])
+def test_numbers_are_those_of_the_ratio_that_it_begins_with(
+    name: str, ratio: int, accuracy: str, macs: str | None, tmp_path: Path
+) -> None:
+    """Beside `set_ratio(4)` there is no number of ratio 1; costs that were not measured are said to be so."""
+    saved("plugin", tmp_path)
+    (tmp_path / "plugin" / name).write_text(json.dumps(_AT_RATIOS[name]))
+    text = card(load_source(str(tmp_path / "plugin"), ratio, "", None, needs_ratio=False), carries_code=True)
+    assert f"set_ratio({ratio})" in text and f"## Measured at ratio {ratio} (`{name}`)" in text
+    assert re.findall(r"\| accuracy \| (.*) \|", text) == [accuracy]
+    assert re.findall(r"\| multiply-accumulates per example \| (.*) \|", text) == ([macs] if macs else [])
+    assert ("| costs | not measured |" in text) == (macs is None)
+    assert "| 7 |" not in text
+
+
+@pytest.mark.parametrize("name", _AT_RATIOS)
+def test_a_ratio_without_numbers_borrows_none(name: str, tmp_path: Path) -> None:
+    """Where only others were measured, the card names those; damaged entries are none."""
+    saved("plugin", tmp_path)
+    without = json.loads(json.dumps(_AT_RATIOS[name]))
+    if "ratios" in without:
+        without["ratios"]["4"] = "lost"
+        without["ratios"]["all"] = {}
+    else:
+        without["rows"][2] = {"name": "k=4", "ratio": [4], "accuracy": 0.64}
+    flat = {"metrics": {"accuracy": 0.81}, "macs": 111.0}
+    for values, others in ((without, "ratios 1, 2"), (flat, "ratio 1")):
+        (tmp_path / "plugin" / name).write_text(json.dumps(values))
+        text = card(load_source(str(tmp_path / "plugin"), 4, "", None, needs_ratio=False), carries_code=True)
+        assert f"Not measured: the file has numbers of {others}." in text
+        assert "0.81" not in text and "0.64" not in text and "| what |" not in text
+
+
 def test_nothing_is_invented_where_nothing_was_measured(tmp_path: Path) -> None:
     """No table, no base model; loading by the toolkit where there is no code beside the weights."""
     text = card(source_of("plugin", tmp_path), carries_code=False)
-    assert "Measured" not in text and "base_model" not in text and "import model" in text
+    assert "Not measured: there is no file" in text and "| what |" not in text
+    assert "base_model" not in text and "import model" in text
     assert "do not say which model" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("runs/teacher/best", "teacher"),
+        ("runs/teacher/prediction/best", "teacher"),
+        ("teacher/best", "teacher"),
+        ("/gone/models/bert-base", "bert-base"),
+        ("best", None),
+    ],
+)
+def test_the_origin_is_the_runs_folder(given: str, name: str | None, tmp_path: Path) -> None:
+    """The folder of the best model names no model, and a path is no hub id."""
+    text = card(source_of("dense", tmp_path), False, given)
+    assert ("began as `" in text) == (name is not None) and (name is None or f"began as `{name}`." in text)
+    assert "base_model" not in text
+
+
+@pytest.mark.parametrize(
+    ("activations", "words"), [("float", "activations as they come"), ("int8", "activations rounded to int8 too")]
+)
+def test_quantisation_is_told_in_words(activations: Any, words: str, tmp_path: Path) -> None:
+    """One line, no JSON."""
+    source = source_of("dense", tmp_path)
+    apply_edit(source.model, QuantizationConfig(activations))
+    text = card(source, False)
+    assert words in text and "{" not in text and "- quantization" in text.replace('"', "")
 
 
 def test_a_card_alone(tmp_path: Path) -> None:
@@ -150,11 +261,11 @@ def test_a_card_alone(tmp_path: Path) -> None:
 
 
 def test_a_name_cannot_break_the_metadata(tmp_path: Path) -> None:
-    """Colons, quotes and line breaks in a base model stay inside its value."""
+    """Colons, quotes and line breaks in a base model stay inside its value; a dense model is not called compressed."""
     source = source_of("dense", tmp_path)
     for name in ("a: b", 'say "x"', "a\ntags:\n- evil"):
         data: Any = ModelCard(card(source, False, name)).data
-        assert data.base_model == name and data.tags == ["compressed", "bert"]
+        assert data.base_model == name and data.tags == ["bert"]
 
 
 def test_a_directory_with_files_is_not_written_into(tmp_path: Path) -> None:

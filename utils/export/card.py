@@ -1,6 +1,7 @@
 """The model card, README.md, of a saved model: what it is, what was done to it, what it costs, how to load it.
 
-Numbers are counted here or read from the files of the run that made the model; what nobody measured is not mentioned.
+Numbers are counted here or read from the files of the run that made the model, at the ratio that the model begins with;
+of what nobody measured, the card says so.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ _COSTS = {
     "latency_length": "latency: tokens per row",
     "peak_memory_bytes": "peak memory (bytes)",
 }
+#: Numbers of a validation's row that are neither its scores nor costs that a card shows.
+_NO_SCORES = ("ratio", "latency_p95_ms", "encoder_macs", "plugin_share")
+#: Folders in which a run keeps its model: no name of one.
+_BEST = ("best", "prediction")
 _LICENCE = (
     "The code beside the weights is under the MIT licence. The weights come from the base model, whose licence holds "
     "for them: add it as `license:` to the metadata above before you publish them."
@@ -59,7 +64,7 @@ def card(source: Source, carries_code: bool, base_model: str | None = None) -> s
         _origin_sentence(source, origin),
         "## Edits\n\n" + "\n".join(_edits(source)),
         "## Size\n\n" + "\n".join(_size(source)),
-        *_measured(source.directory),
+        *_measured(source),
         "## How to load\n\n" + "\n".join(_loading(source, carries_code)),
         "## Licence\n\n" + _LICENCE,
     ]
@@ -73,7 +78,8 @@ def _metadata(source: Source, origin: str | None) -> Iterator[str]:
     if origin and _is_hub_id(origin):
         yield f"base_model: {_text(origin)}"
     yield "tags:"
-    for tag in ("compressed", family_of(source.model.config), *(edit["kind"] for edit in source.edits)):
+    kinds = [edit["kind"] for edit in source.edits]
+    for tag in (*(["compressed"] if kinds else []), family_of(source.model.config), *kinds):
         yield f"- {_text(tag)}"
 
 
@@ -84,7 +90,13 @@ def _text(value: str) -> str:
 
 def _is_hub_id(name: str) -> bool:
     parts = name.split("/")
-    return len(parts) <= 2 and not name.startswith((".", "/")) and all(parts) and not Path(name).exists()
+    is_name = len(parts) <= 2 and not name.startswith((".", "/")) and all(parts) and parts[-1] not in _BEST
+    return is_name and not Path(name).exists()
+
+
+def _name_of(directory: str) -> str:
+    """The last folder's, or the run's where that is the folder of its best model; "" where none is left."""
+    return next((part for part in reversed(Path(directory).parts) if part not in (*_BEST, "..", "/")), "")
 
 
 def _title(source: Source) -> str:
@@ -95,9 +107,10 @@ def _title(source: Source) -> str:
 
 def _origin_sentence(source: Source, origin: str | None) -> str:
     base = type(source.model).__name__.removeprefix("Compressed")
-    if origin is None:
+    name = origin and (origin if _is_hub_id(origin) else _name_of(origin))
+    if not name:
         return f"A `{base}`. The files that it was made from do not say which model it began as."
-    return f"A `{base}` that began as `{origin if _is_hub_id(origin) else Path(origin).name}`."
+    return f"A `{base}` that began as `{name}`."
 
 
 def _edits(source: Source) -> Iterator[str]:
@@ -128,6 +141,11 @@ def _decomposition(edit: Mapping[str, Any]) -> str:
     return f"Matrices ({edit['ops']}) decomposed by protocol {edit['protocol']}: {listed}{expanded}."
 
 
+def _quantization(edit: Mapping[str, Any]) -> str:
+    rounded = "rounded to int8 too, at run time" if edit["activations"] == "int8" else "as they come"
+    return f"Weights of the layers' linear maps rounded to int8, with a scale per output; activations {rounded}."
+
+
 _IN_WORDS = {
     "plugin": _plugin,
     "decomposition": _decomposition,
@@ -136,6 +154,7 @@ _IN_WORDS = {
     "embedding": lambda edit: (
         f"Word embedding factorised as {edit['embedding_type']}, order {edit['order']}, rank {edit['rank']}."
     ),
+    "quantization": _quantization,
     "lora": lambda edit: f"LoRA of rank {edit['rank']}, alpha {edit['alpha']:g}, on query and value projections.",
 }
 
@@ -147,28 +166,59 @@ def _size(source: Source) -> Iterator[str]:
         yield f"- bytes of the weights it was exported from: {weights:,}"
 
 
-def _measured(directory: Path) -> Iterator[str]:
+def _measured(source: Source) -> Iterator[str]:
     """A section per file of measurements, found beside the model or in the run's directory above it."""
+    directory, at = source.directory, _at_ratio(source)
+    is_silent = True
     for place in dict.fromkeys((directory, directory.parent)) if directory.name == "best" else (directory,):
         for name in _RESULTS:
-            found = _json(place / name)
-            rows = found.get("rows") if isinstance(found.get("rows"), list) else [found]
-            tables = [table for row in rows or [] if isinstance(row, dict) and (table := _table(row))]
-            if tables:
-                yield f"## Measured (`{name}`)\n\n" + "\n\n".join(tables)
+            by_ratio = _by_ratio(_json(place / name))
+            if table := _table(by_ratio.get(source.ratio, {})):
+                yield f"## Measured{at} (`{name}`)\n\n{table}"
+            elif others := [str(ratio) for ratio, row in by_ratio.items() if _table(row)]:
+                listed = f"ratio{'s' * (len(others) > 1)} {', '.join(others)}"
+                yield f"## Measured{at} (`{name}`)\n\nNot measured: the file has numbers of {listed}."
+            else:
+                continue
+            is_silent = False
+    if is_silent:
+        yield f"## Measured{at}\n\nNot measured: there is no file of measurements beside the model."
+
+
+def _at_ratio(source: Source) -> str:
+    return f" at ratio {source.ratio}" if any(edit["kind"] == "plugin" for edit in source.edits) else ""
+
+
+def _by_ratio(found: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Ratio -> what a file of results has of it; what says no ratio is of the model without plugins, 1."""
+    ratios, rows = found.get("ratios"), found.get("rows")
+    if isinstance(ratios, dict):
+        return {int(ratio): row for ratio, row in ratios.items() if ratio.isdecimal() and isinstance(row, dict)}
+    if isinstance(rows, list):
+        rows = [row for row in rows if isinstance(row, dict)]
+        # A validation's scores stand among its costs.
+        return {
+            row.get("ratio", 1): {"metrics": _scores(row), **row} for row in rows if _is_number(row.get("ratio", 1))
+        }
+    return {1: dict(found)}
+
+
+def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in {*_COSTS, *_NO_SCORES}}
 
 
 def _table(row: Mapping[str, Any]) -> str:
+    """Scores and costs, and what of the two is missing; nothing where neither is there."""
+    costs = [(title, row[name]) for name, title in _COSTS.items() if _is_number(row.get(name))]
     metrics = row.get("metrics")
-    skipped = {*_COSTS, "ratio", "latency_p95_ms", "encoder_macs", "plugin_share"}
-    scores = metrics if isinstance(metrics, dict) else {k: v for k, v in row.items() if k not in skipped}
-    cells = [(name, value) for name, value in scores.items() if _is_number(value)]
-    cells += [(title, row[name]) for name, title in _COSTS.items() if _is_number(row.get(name))]
-    if not cells or not any(_is_number(row.get(name)) for name in _COSTS):
+    given = metrics if isinstance(metrics, dict) else _scores(row) if costs else {}
+    scores = [(name, value) for name, value in given.items() if _is_number(value)]
+    if not costs and not scores:
         return ""
     title = f"{row['name']}\n\n" if isinstance(row.get("name"), str) else ""
-    lines = [f"| {name} | {_number(value)} |" for name, value in cells]
-    return title + "\n".join(["| what | value |", "|---|---|", *lines])
+    lines = [f"| {name} | {_number(value)} |" for name, value in scores + costs]
+    missing = [f"| {what} | not measured |" for what, cells in (("scores", scores), ("costs", costs)) if not cells]
+    return title + "\n".join(["| what | value |", "|---|---|", *lines, *missing])
 
 
 def _is_number(value: object) -> bool:
@@ -206,7 +256,8 @@ def _loading(source: Source, carries_code: bool) -> Iterator[str]:
     trust = ", trust_remote_code=True" if carries_code else ""
     yield f'model = {source.loader}.from_pretrained("DIRECTORY_OR_HUB_ID"{trust})'
     if tokenizer:
-        yield 'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY_OR_HUB_ID")'
+        # AutoTokenizer reads the config too, and would ask whether to run its code.
+        yield f'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY_OR_HUB_ID"{trust})'
     if carries_code and any(edit["kind"] == "plugin" for edit in source.edits):
         yield f"model.set_ratio({source.ratio}{f', {source.task!r}' if source.task else ''})  # 1: without plugins"
     yield "```"
