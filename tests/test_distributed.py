@@ -212,7 +212,7 @@ def test_a_run_goes_on_with_another_number_of_processes(processes: int, tiny: Ti
 
 def arguments_of(**changed: Any) -> dict[str, Any]:
     """Recorded arguments of a run."""
-    return {"batch_size": 4, "lr": 0.1, "output_path": "run", **changed}
+    return {"batch_size": 4, "random_seed": 1, "output_path": "run", **changed}
 
 
 def test_the_rows_of_a_batch_must_stay(tmp_path: Path) -> None:
@@ -228,8 +228,8 @@ def test_the_rows_of_a_batch_must_stay(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "run", arguments_of(), resume=True, world_size=3)
     with pytest.raises(UserError, match=r"--batch-size 2 \(was 4\)"):
         RunDirectory(tmp_path / "run", arguments_of(batch_size=2), resume=True, world_size=2)
-    with pytest.raises(UserError, match=r"--lr 0\.5 \(was 0\.1\)"):
-        RunDirectory(tmp_path / "run", arguments_of(batch_size=8, lr=0.5), resume=True, world_size=1)
+    with pytest.raises(UserError, match=r"--random-seed 9 \(was 1\)"):
+        RunDirectory(tmp_path / "run", arguments_of(batch_size=8, random_seed=9), resume=True, world_size=1)
     for batch_size, world_size in ((8, 1), (2, 4), (4, 2)):
         RunDirectory(tmp_path / "run", arguments_of(batch_size=batch_size), resume=True, world_size=world_size)
 

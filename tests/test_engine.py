@@ -285,6 +285,8 @@ def test_what_a_resumed_run_may_change(tmp_path: Path, key: str, allowed: bool) 
     if allowed:
         told = [f"the run goes on with --{key} 2 (was 1)"] if key in MAY_CHANGE_TOLD else []
         assert resume().remarks == told
+        kept = json.loads((tmp_path / "run" / "arguments.json").read_text()).get("changed", [])
+        assert kept == ([f"--{key} 2 (was 1)"] if told else [])
     else:
         with pytest.raises(UserError, match=rf"--{key.replace('_', '-')} 2 \(was 1\)"):
             resume()

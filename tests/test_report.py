@@ -31,12 +31,16 @@ def rows_by_name(folders: list[Path], *more: object) -> dict[str, Row]:
 
 
 def test_runs_that_differ_only_in_their_seed_are_one_row(tmp_path: Path) -> None:
-    """Mean, sample deviation and n over seeds; costs of the one that has them; training is a mean."""
-    made.teacher(tmp_path, 0.8)
+    """Mean, sample deviation and n over seeds; costs of the one that has them; training is a mean.
+
+    The folder above all of them ends in one of the seeds.
+    """
+    above = tmp_path / "runs-3"
+    made.teacher(above, 0.8)
     for seed, accuracy in ((1, 0.6), (2, 0.7), (3, 0.8)):
-        made.student(tmp_path, seed, accuracy)
-    made.student(tmp_path, 1, 0.5, name="hotter", lr=1e-3)
-    rows = rows_by_name([tmp_path])
+        made.student(above, seed, accuracy)
+    made.student(above, 1, 0.5, name="hotter", lr=1e-3)
+    rows = rows_by_name([above])
     assert set(rows) == {"teacher", "sst2-*/student", "sst2-1/hotter"}
     row = rows["sst2-*/student"]
     assert (row.mean, row.deviation, row.seeds) == (pytest.approx(0.7), pytest.approx(0.1), (1, 2, 3))

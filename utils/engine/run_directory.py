@@ -76,6 +76,7 @@ class RunDirectory:
     ) -> None:
         self.path, self._world_size, self._allow_changed_data = path, world_size, allow_changed_data
         self.remarks: list[str] = []
+        self._changed: list[str] = []
         if resume and overwrite:
             raise UserError("--resume and --overwrite exclude each other: choose one.")
         if write:
@@ -123,6 +124,8 @@ class RunDirectory:
             self.remarks += prepare_resume(self.path, resume)
         note_owner(self.path)
         content = {"arguments": arguments, **environment(), "world_size": self._world_size}
+        if self._changed:
+            content["changed"] = self._changed
         write_json(recorded, {**content, "seed": arguments.get("random_seed")})
 
     def _check_free(self) -> None:
@@ -151,6 +154,7 @@ class RunDirectory:
         if refused := [told for k, told in changed.items() if k not in MAY_CHANGE_TOLD]:
             raise UserError(f"--resume in {self.path} with other flags than the run began with: {', '.join(refused)}.")
         self.remarks += [f"the run goes on with {told}" for told in changed.values()]
+        self._changed = [*recorded.get("changed", []), *changed.values()]
 
     def _check_same_batches(self, before: dict[str, Any], now: dict[str, Any], processes: int) -> None:
         if not isinstance(before.get("batch_size"), int) or "batch_size" not in now:

@@ -166,14 +166,21 @@ def _adapts(run: Run) -> bool:
 def _are_alike(one: Run, other: Run, free: set[str]) -> bool:
     """Equal arguments but for the seed and those that are free; one that only one of them knows is no difference."""
     shared = (one.arguments.keys() & other.arguments.keys()) - free
-    return all(_compared(one, name) == _compared(other, name) for name in shared)
+    return all(_are_equal(one, other, name) for name in shared)
 
 
-def _compared(run: Run, name: str) -> Any:
-    value = run.arguments[name]
-    if not isinstance(value, str):
-        return value
-    return os.path.basename(os.path.normpath(value)) if name in _DATA else without_seed(value, run.seed)
+def _are_equal(one: Run, other: Run, name: str) -> bool:
+    """Whether an argument is the same, or a path that differs by each run's own seed."""
+    values = [run.arguments[name] for run in (one, other)]
+    if not all(isinstance(value, str) for value in values):
+        return bool(values[0] == values[1])
+    if name in _DATA:
+        return len({os.path.basename(os.path.normpath(value)) for value in values}) == 1
+    # Part by part: a folder above all runs may end in the seed of one of them.
+    parts = [value.split("/") for value in values]
+    return len(parts[0]) == len(parts[1]) and all(
+        a == b or without_seed(a, one.seed) == without_seed(b, other.seed) for a, b in zip(*parts, strict=True)
+    )
 
 
 def _evaluated(run: Run, root: Path) -> tuple[str, str | None]:
