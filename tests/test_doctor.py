@@ -171,8 +171,13 @@ def test_this_machine_has_what_the_quickstart_needs(capsys):
     assert len(groups["packages"]) == len(read_pins(ROOT / "requirements.txt")) and installed()
 
 
-def test_every_recipe_runs_on_models_of_two_layers(tmp_path):
-    """The full form: a process per mode of the entry scripts."""
-    found = list(check_recipes(tmp_path))
-    assert len(found) == len(RECIPES)
+#: One of each entry script.
+_FEW = ("T5: fine-tune", "BERT: pre-generate text", "BERT: decompose and distil on text", "BERT: fine-tune")
+
+
+@pytest.mark.parametrize("names", [_FEW, pytest.param([r.name for r in RECIPES], marks=pytest.mark.slow)], ids=len)
+def test_recipes_run_on_models_of_two_layers(tmp_path, names):
+    """A process per recipe: one of each entry script in every run, each mode of them in the slow ones."""
+    found = list(check_recipes(tmp_path, [recipe for recipe in RECIPES if recipe.name in names]))
+    assert len(found) == len(names)
     assert [finding for finding in found if finding.state != "ok"] == []
