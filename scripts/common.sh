@@ -62,26 +62,74 @@ check_word() {
 
 is_embedded() { [[ " $EMBEDDED_SIZES " == *" $1 "* ]]; }
 
-# Whether the user gave a flag of train_t5.py (hyphens or underscores). $1: the flag with hyphens.
+# The one name that a flag has here, without its value: the scripts take hyphens or underscores, and some flags have
+# several names. $1: a word of the command line
+flag_name() {
+    local name="${1%%=*}"
+    name="${name//_/-}"
+    case "$name" in
+    --output-dir | --output) name=--output-path ;;
+    --data-path) name=--data-dir ;;
+    --teacher-model-path) name=--teacher-model ;;
+    esac
+    echo "$name"
+}
+
+# Whether the user gave a flag. $1: one of its names
 given() {
-    local flag
+    local wanted flag
+    wanted="$(flag_name "$1")"
     for flag in ${EXTRA[@]+"${EXTRA[@]}"}; do
-        flag="${flag%%=*}"
-        [[ "${flag//_/-}" == "$1" ]] && return 0
+        [[ "$flag" == --* && "$(flag_name "$flag")" == "$wanted" ]] && return 0
     done
     return 1
 }
 
-# The value the user gave for a flag, as train_t5.py takes it (the last one). $1: the flag, $2: the default.
+# The value the user gave for a flag, as the scripts take it (the last one). $1: one of its names, $2: the default.
 value_of() {
-    local value="$2" previous="" flag name
-    for flag in ${EXTRA[@]+"${EXTRA[@]}"}; do
-        name="${flag%%=*}"
-        if [[ "$flag" == *=* && "${name//_/-}" == "$1" ]]; then value="${flag#*=}"; fi
-        if [[ "${previous//_/-}" == "$1" ]]; then value="$flag"; fi
-        previous="$flag"
+    local value="$2" follows="" wanted word
+    wanted="$(flag_name "$1")"
+    for word in ${EXTRA[@]+"${EXTRA[@]}"}; do
+        if [[ -n "$follows" ]]; then
+            value="$word" follows=""
+        elif [[ "$word" == --* && "$(flag_name "$word")" == "$wanted" ]]; then
+            if [[ "$word" == *=* ]]; then value="${word#*=}"; else follows=1; fi
+        fi
     done
     echo "$value"
+}
+
+# Words as they can be pasted into a shell.
+quoted() {
+    local shown
+    printf -v shown '%q ' "$@"
+    echo "${shown% }"
+}
+
+# A list as one argument: a line for each.
+lines() { printf '%s\n' "$@"; }
+
+# A model's name in the folders of checkpoints: its path from here, or its hub id, so that two models whose last parts
+# are the same (runs/a/best, runs/b/best) do not share a folder. $1: the model
+model_name() {
+    local path
+    path="$(realpath -m -- "$1")"
+    path="${path#"$(pwd -P)"/}"
+    path="${path#/}"
+    path="${path//\//--}"
+    # As long as a folder's name may be, with something appended
+    [[ ${#path} -le 200 ]] || path="${path: -180}-$(cksum <<<"$path" | cut -d' ' -f1)"
+    echo "$path"
+}
+
+# A task's name as the scripts have it. $1: also as its folder is spelt (SST-2)
+task_name() {
+    local name="${1,,}"
+    name="${name//[-_]/}"
+    case "$name" in
+    conll2003 | conll03) name=conll ;;
+    esac
+    echo "$name"
 }
 
 # Says what is missing and what makes it. Fatal, except in a dry run, where an earlier command of the plan may make it.
@@ -129,28 +177,27 @@ prepare() {
     fi
 }
 
-# Whether the run in $1 is complete, was started by the same command ($2), and none of its inputs ($3…) is newer.
-# Prints why not. RESULT: the file that a complete run has (result.json).
+# Whether the run in $1 is complete, was started by the same command ($2), and none of its inputs ($3: a line for each)
+# is newer. Prints why not. RESULT: the file that a complete run has (result.json).
 is_current() {
-    local output="$1" command="$2" input result
+    local output="$1" command="$2" inputs="$3" input result
     result="$output/${RESULT:-result.json}"
-    shift 2
     [[ -f "$result" ]] || { echo "not run to its end"; return 1; }
     if [[ -f "$output/command.txt" && "$(cat "$output/command.txt")" != "$command" ]]; then
         echo "made with other settings"
         return 1
     fi
-    for input in "$@"; do
-        if [[ -e "$input" && "$input" -nt "$result" ]]; then
+    while IFS= read -r input; do
+        if [[ -n "$input" && "$input" -nt "$result" ]]; then
             echo "older than $input"
             return 1
         fi
-    done
+    done <<<"$inputs"
 }
 
 # Trains one stage, unless its result is there. An interrupted run goes on where it was.
 #   $1: what the stage is called, $2: output folder, $3: yes if an outdated result may be replaced without asking,
-#   $4: files it is made from (words), the rest: flags of SCRIPT
+#   $4: files it is made from (a line for each), the rest: flags of SCRIPT
 # RESULT: the file that a complete run has (result.json).
 train_stage() {
     local what="$1" output="$2" replace="$3" inputs="$4" batch why command again=() mode=()
@@ -163,10 +210,9 @@ train_stage() {
     output="$(value_of --output-path "$output")"
     command="${arguments[*]}"
     if [[ $DRY_RUN == 0 && -d "$output" && -n "$(ls -A "$output")" ]]; then
-        # shellcheck disable=SC2086 # inputs are words
         if [[ $OVERWRITE == 1 ]]; then
             again=(--overwrite)
-        elif why="$(is_current "$output" "$command" $inputs)"; then
+        elif why="$(is_current "$output" "$command" "$inputs")"; then
             say "$what: skipped, $output is complete (--overwrite runs it again)"
             return 0
         elif [[ ! -f "$output/${RESULT:-result.json}" ]]; then
@@ -225,7 +271,7 @@ need_embedded() {
     local kept=(${EXTRA[@]+"${EXTRA[@]}"}) overwrite="$OVERWRITE"
     EXTRA=() OVERWRITE=0 # the user's flags are for the stage that was asked for
     train_stage "backbone pre-training" "checkpoints/backbone/$1/pretrain" yes \
-        "data/$1/manifest.json checkpoints/backbone/$1/init/manifest.json" \
+        "$(lines "data/$1/manifest.json" "checkpoints/backbone/$1/init/manifest.json")" \
         --dataset wiki --distil no --model-config "checkpoints/backbone/$1/init" --data-path "data/$1/corpus" \
         "${SETTINGS[@]}"
     EXTRA=(${kept[@]+"${kept[@]}"}) OVERWRITE="$overwrite"

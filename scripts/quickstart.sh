@@ -26,11 +26,10 @@ GROUPS_OF_REPORT=() # a method's rows, for utils.quickstart_report: --group METH
 launch() { attended bash "scripts/$1" "${@:2}" ${flags[@]+"${flags[@]}"}; }
 
 # Evaluates, unless that is done. $1: of what, $2: folder, $3: the file that is made in it, $4: what it is made from
-# (words), $5: the flag that names the folder, the rest: the command.
+# (a line for each), $5: the flag that names the folder, the rest: the command.
 evaluate() {
     local what="$1" folder="$2" RESULT="$3" inputs="$4" command=("${@:6}" "$5" "$2") why
-    # shellcheck disable=SC2086 # inputs are words
-    if [[ $DRY_RUN == 0 && $OVERWRITE == 0 ]] && why="$(is_current "$folder" "${command[*]}" $inputs)"; then
+    if [[ $DRY_RUN == 0 && $OVERWRITE == 0 ]] && why="$(is_current "$folder" "${command[*]}" "$inputs")"; then
         say "evaluation of $what: skipped, $folder is complete"
         return 0
     fi
@@ -47,7 +46,7 @@ evaluate_plugins() {
     # Without a file that says so: the backbone's own units, not those of the published plugins.
     [[ "$2" == none ]] && units=(--residual-scale "$EMBEDDED_RESIDUAL_SCALE")
     evaluate "the $1 plugins" "$folder" result.json \
-        "$finetuned/result.json checkpoints/glue-mux/$size/$dataset/result.json checkpoints/wiki/$size/result.json" \
+        "$(lines {"$finetuned",checkpoints/{"glue-mux/$size/$dataset","wiki/$size"}}/result.json)" \
         --output-path "$PYTHON" train_t5.py --mode valid --dataset "$dataset" --distil no --mux-num "${RATIOS[@]}" \
         --model-config "$(backbone_of "$size")" --checkpoint "$finetuned/best" --plugin-path "$2" \
         --data-path "$(task_data_of "$size" "$dataset")" --max-input-length "$(embedded_length "$dataset")" \
@@ -75,7 +74,7 @@ if [[ " $EMBEDDED_TASKS " == *" $dataset "* ]]; then
     bert_ranks "$size"
     evaluate "the decomposed BERT that is not distilled" "$output/$dataset-decomposed" evaluation.json \
         "$bert/teacher/result.json" --output_dir "$PYTHON" task_distill.py --do_eval --task_name "$dataset" \
-        --data_dir "$(bert_glue "$size")" --student_model "$bert/teacher" "${DECOMPOSITION[@]}" \
+        --data_dir "$(bert_glue "$size" "$dataset")" --student_model "$bert/teacher" "${DECOMPOSITION[@]}" \
         --precision bf16 --max_seq_length 64
     GROUPS_OF_REPORT+=(--group Tucker "teacher=$bert/teacher" "distilled=$bert/prediction"
         "decomposed=$output/$dataset-decomposed")

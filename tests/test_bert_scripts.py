@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -115,3 +116,71 @@ def test_dry_run_changes_nothing(bert: Path, words: list[str]) -> None:
     done = launch(bert, f"bert/{words[0]}", *words[1:], "--dry-run")
     assert done.returncode == 0, done.stderr
     assert sorted(bert.rglob("*")) == before
+
+
+# ---- names and places -----------------------------------------------------------------------------------------------
+
+TWINS = (
+    ("runs/m1/best", "runs/m2/best"),
+    ("a/my model=2/best", "b/my model=2/best"),
+    ("google/bert-small", "prajjwal1/bert-small"),
+)
+
+
+@pytest.mark.parametrize("models", TWINS)
+def test_models_with_the_same_last_part_are_kept_apart(bert: Path, models: tuple[str, str]) -> None:
+    """Each has folders of its own: nothing of the other is read, skipped or overwritten."""
+    for folder in ("data/pregenerated", "data/glue/sst2"):
+        (bert / folder).mkdir(parents=True)
+    folders: list[list[str]] = []
+    for model in models:
+        for words in (["bert/general_distill.sh", model], ["bert/task_distill.sh", model, "sst2"]):
+            done = launch(bert, *words)
+            assert done.returncode == 0, done.stderr
+        folders.append([call.split("--output-path ")[1] for call in scripts_called(bert)])
+    assert len(folders[0]) == 4 and len(set(folders[1])) == 8
+
+
+@pytest.mark.parametrize("model", ["runs/m1/best", "./runs/m1/best/", "runs/m1/../m1/best"])
+def test_a_model_has_one_name_however_its_path_is_written(bert: Path, model: str) -> None:
+    """Also its absolute path, as long as it lies below the repository; a very long one is cut."""
+    (bert / "data/pregenerated").mkdir(parents=True)
+    for given in (model, str(bert / "runs/m1/best")):
+        call = launch(bert, "bert/general_distill.sh", given, "--dry-run").stdout.splitlines()[-1]
+        assert flag(call, "--output-path") == "checkpoints/bert/runs--m1--best/general"
+    found = set()
+    for name in ("x" * 300, "x" * 299 + "y"):
+        call = launch(bert, "bert/general_distill.sh", f"/{name[:150]}/{name[150:]}", "--dry-run").stdout.splitlines()[
+            -1
+        ]
+        found.add(flag(call, "--output-path"))
+    assert len(found) == 2 and all(len(Path(path).parent.name) < 200 for path in found)
+
+
+def test_printed_commands_can_be_pasted(bert: Path) -> None:
+    """A model whose name has a blank: commands, and hints at what is missing, are quoted."""
+    (bert / "data/glue/sst2").mkdir(parents=True)
+    done = launch(bert, "bert/task_distill.sh", "my models/a=b", "sst2")
+    assert "bash scripts/bert/general_distill.sh my\\ models/a=b" in done.stderr
+    (bert / "data/pregenerated").mkdir()
+    line = launch(bert, "bert/general_distill.sh", "my models/a=b", "--dry-run").stdout.splitlines()[-1]
+    words = shlex.split(line)
+    assert words[words.index("--teacher_model") + 1] == "my models/a=b"
+
+
+@pytest.mark.parametrize("task", ["SST-2", "sst2", "Sst-2"])
+def test_tasks_have_either_spelling(bert: Path, task: str) -> None:
+    """As the folder is spelt, or as the scripts have it."""
+    launch(bert, "bert/general_distill.sh", "tiny")
+    assert launch(bert, "bert/task_distill.sh", "tiny", task).returncode == 0
+    assert {flag(call, "--task_name") for call in scripts_called(bert)[1:]} == {"sst2"}
+
+
+@pytest.mark.parametrize("name", ["--output_dir", "--output-path"])
+def test_a_stage_that_is_sent_elsewhere_is_looked_for_there(bert: Path, name: str) -> None:
+    """By either name of the flag: a second call finds it finished."""
+    (bert / "data/pregenerated").mkdir(parents=True)
+    for _ in range(2):
+        done = launch(bert, "bert/general_distill.sh", "bert-x", name, "else where")
+        assert done.returncode == 0, done.stderr
+    assert "skipped, else where is complete" in done.stdout and len(scripts_called(bert)) == 1

@@ -107,3 +107,29 @@ def test_dry_run_changes_nothing(minidisc: Path, name: str) -> None:
     done = launch(minidisc, f"minidisc/{name}", "tiny", "sst2", "--dry-run")
     assert done.returncode == 0 and "task_distill.py" in done.stdout, done.stderr
     assert sorted(minidisc.rglob("*")) == before
+
+
+def test_the_teacher_of_another_model_is_not_taken(minidisc: Path) -> None:
+    """runs/m2/best has no teacher, whatever runs/m1/best has: the command that makes it is named."""
+    (minidisc / "data/glue/sst2").mkdir()
+    for name in ("finetuning.sh", "sparsification.sh"):
+        assert launch(minidisc, f"minidisc/{name}", "runs/m1/best", "sst2").returncode == 0
+    for name in ("sparsification.sh", *SCHEDULES):
+        done = launch(minidisc, f"minidisc/{name}", "runs/m2/best", "sst2")
+        assert done.returncode == 2 and "runs/m2/best sst2" in done.stderr
+    assert launch(minidisc, "minidisc/finetuning.sh", "runs/m2/best", "sst2").returncode == 0
+    assert len({flag(call, "--output-path") for call in stages_called(minidisc)}) == 3
+
+
+def test_data_of_the_original_release_are_found(minidisc: Path) -> None:
+    """datasets/TASK serves where data/glue/TASK is missing; what nobody may fetch is asked of the user."""
+    (minidisc / "datasets" / "conll").mkdir(parents=True)
+    for task, expected in (("conll", "datasets"), ("mrpc", "data/glue")):
+        call = launch(minidisc, "minidisc/finetuning.sh", "bert-x", task, "--dry-run").stdout.splitlines()[-1]
+        assert flag(call, "--data_dir") == expected
+    shutil.rmtree(minidisc / "datasets")
+    shutil.rmtree(minidisc / "data")
+    for task in ("conll", "wnut17"):
+        done = launch(minidisc, "minidisc/finetuning.sh", "bert-x", task)
+        assert done.returncode == 2 and "save_data" not in done.stderr and "train.txt" in done.stderr
+    assert "save_data.py --only mrpc" in launch(minidisc, "minidisc/finetuning.sh", "bert-x", "mrpc").stderr

@@ -1,7 +1,7 @@
 # Shared by the launchers of this folder: sourced, never run.
 #
 # MODEL is tiny (embedded: made on the spot) or any BERT, by its hub id or directory. What is made of it lies in
-# checkpoints/bert/NAME, NAME being the last part of MODEL.
+# checkpoints/bert/NAME, NAME being its path or hub id with -- for / (runs--a--best), so that two never share one.
 #
 # Environment: RANKS_OF_STUDENT ("rank_layer rank_condim rank_dim"), PREGENERATED (folder of that data), STUDENT (what
 # task_distill.sh begins with, instead of the general distillation), and those of scripts/common.sh.
@@ -12,13 +12,36 @@ BERT_TASKS="cola mnli mrpc qnli qqp rte sst2 stsb wnli"
 EMBEDDED_TASKS="mnli mrpc qnli qqp rte sst2"
 
 # $1: model. Where what is made of it goes.
-bert_folder() { echo "checkpoints/bert/$(basename "$1")"; }
+bert_folder() { echo "checkpoints/bert/$(model_name "$1")"; }
 
 # $1: model. What is given as --teacher_model for general distillation and fine-tuning.
-bert_of() { if [[ "$1" == tiny ]]; then echo checkpoints/bert/tiny/init; else echo "$1"; fi; }
+bert_of() { if [[ "$1" == tiny ]]; then echo checkpoints/bert/tiny/init; else echo "${1%/}"; fi; }
 
-# $1: model
-bert_glue() { if [[ "$1" == tiny ]]; then echo data/tiny/glue; else echo data/glue; fi; }
+# $1: model, $2: task (may be empty). The folder of the tasks: ours, or datasets/, as MiniDisc's release had it.
+bert_glue() {
+    if [[ "$1" == tiny ]]; then
+        echo data/tiny/glue
+    elif [[ -n "$2" && ! -d "data/glue/$2" && -d "datasets/$2" ]]; then
+        echo datasets
+    else
+        echo data/glue
+    fi
+}
+
+# $1: model, $2: task. Says how to get the task's data, if they are missing.
+need_glue() {
+    local glue how="$(python_hint) utils/save_data.py --only $2"
+    glue="$(bert_glue "$1" "$2")"
+    if [[ "$1" == tiny || -d "$glue/$2" || -d "$glue" ]] || given --data-dir; then return 0; fi
+    case "$2" in
+    conll | wnut17) # neither has a source that the toolkit may fetch
+        [[ $DRY_RUN == 1 ]] || fail "$glue/$2 (the data of $2) is missing; put its train.txt, dev.txt and" \
+            "test.txt there, a word and its tag per line, or name another folder: --data_dir DIR"
+        say "# missing: $glue/$2 (the data of $2); put its train.txt, dev.txt and test.txt there"
+        ;;
+    *) missing "$glue/$2 (the data of $2)" "$how" ;;
+    esac
+}
 
 # $1: model
 bert_text() {
@@ -47,7 +70,8 @@ need_text() {
     else
         local text how
         text="$(bert_text "$1")"
-        how="$(python_hint) -m utils.pregenerate_training_data --train_corpus CORPUS --bert_model $1 --output_dir $text"
+        how="$(python_hint) -m utils.pregenerate_training_data --train_corpus CORPUS --bert_model $(quoted "$1")"
+        how+=" --output_dir $(quoted "$text")"
         [[ -d "$text" ]] || missing "$text/ (pre-generated text)" "$how"
     fi
 }

@@ -22,6 +22,6 @@ bert_ranks "$model"
 student=(--init_from_teacher)
 given --student-model && student=()
 train_stage "general distillation" "$(bert_folder "$model")/general" "$replace" \
-    "$(bert_of "$model")/config.json $(bert_text "$model")/epoch_0_metrics.json" \
+    "$(lines "$(bert_of "$model")/config.json" "$(bert_text "$model")/epoch_0_metrics.json")" \
     --teacher_model "$(bert_of "$model")" --pregenerated_data "$(bert_text "$model")" \
     ${student[@]+"${student[@]}"} "${DECOMPOSITION[@]}" "${SETTINGS[@]}"

@@ -19,11 +19,12 @@ for task in $BERT_TASKS; do
     folder="$(bert_folder "$model")/$task"
     [[ -f "$folder/prediction/result.json" ]] || continue
     found=1
-    run "$PYTHON" task_distill.py --do_eval --do_predict --task_name "$task" --data_dir "$(bert_glue "$model")" \
-        --student_model "$folder/prediction" --output_dir "$folder/evaluation" \
-        --predictions_dir "outputs/submission/$(basename "$model")" ${length[@]+"${length[@]}"} \
+    run "$PYTHON" task_distill.py --do_eval --do_predict --task_name "$task" \
+        --data_dir "$(bert_glue "$model" "$task")" --student_model "$folder/prediction" \
+        --output_dir "$folder/evaluation" \
+        --predictions_dir "outputs/submission/$(model_name "$model")" ${length[@]+"${length[@]}"} \
         ${EXTRA[@]+"${EXTRA[@]}"}
 done
 [[ $found == 1 ]] ||
     missing "$(bert_folder "$model")/TASK/prediction (a finished distillation)" \
-        "bash scripts/bert/task_distill.sh $model TASK"
+        "$(quoted bash scripts/bert/task_distill.sh "$model") TASK"

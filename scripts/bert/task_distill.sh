@@ -11,12 +11,12 @@ parse_command_line "usage: bash scripts/bert/task_distill.sh MODEL TASK [--dry-r
   student; STUDENT=teacher takes the fine-tuned teacher itself, decomposed.
   Writes checkpoints/bert/NAME/TASK/{teacher,intermediate,prediction}, the first and the last with evaluation.json.
   Next: bash scripts/bert/predict.sh MODEL" 2 "$@"
-model="${WORDS[0]}" task="${WORDS[1]}"
+model="${WORDS[0]}" task="$(task_name "${WORDS[1]}")"
 tasks="$BERT_TASKS" replace=no
 [[ "$model" == tiny ]] && tasks="$EMBEDDED_TASKS" replace=yes
 check_word TASK "$task" "$tasks"
 folder="$(bert_folder "$model")/$task"
-for flag in --output-path --output-dir --output --student-model --teacher-model --stage --mode; do
+for flag in --output-path --student-model --teacher-model --stage --mode; do
     given "$flag" && fail "$flag: set by each stage (STUDENT=… names another student), folders are in $folder"
 done
 use_environment
@@ -28,7 +28,8 @@ case "${STUDENT:-}" in
     general="$(bert_folder "$model")/general"
     student=(--student_model "$general") made_from="$general/result.json"
     [[ -f "$made_from" ]] ||
-        missing "$made_from (the finished general distillation)" "bash scripts/bert/general_distill.sh $model"
+        missing "$made_from (the finished general distillation)" \
+            "$(quoted bash scripts/bert/general_distill.sh "$model")"
     ;;
 teacher)
     bert_ranks "$model"
@@ -36,13 +37,9 @@ teacher)
     ;;
 *) student=(--student_model "$STUDENT") made_from="$STUDENT/result.json" ;;
 esac
-glue="$(bert_glue "$model")"
-if [[ "$model" != tiny ]] && ! given --data-dir; then
-    [[ -d "$glue/$task" || -d "$glue" ]] ||
-        missing "$glue/$task (the data of $task)" "$(python_hint) utils/save_data.py --only $task"
-fi
+need_glue "$model" "$task"
 
-common=(--task_name "$task" --data_dir "$(value_of --data-dir "$glue")")
+common=(--task_name "$task" --data_dir "$(value_of --data-dir "$(bert_glue "$model" "$task")")")
 
 distilling=(${EXTRA[@]+"${EXTRA[@]}"})
 EXTRA=() # the user's flags are for the distillation
@@ -51,7 +48,7 @@ EXTRA=(${distilling[@]+"${distilling[@]}"})
 
 bert_settings intermediate "$model"
 train_stage "distillation on $task, intermediate layers" "$folder/intermediate" "$replace" \
-    "$folder/teacher/result.json $made_from" --stage intermediate --teacher_model "$folder/teacher" \
+    "$(lines "$folder/teacher/result.json" "$made_from")" --stage intermediate --teacher_model "$folder/teacher" \
     "${student[@]}" "${common[@]}" "${SETTINGS[@]}"
 
 bert_settings prediction "$model"

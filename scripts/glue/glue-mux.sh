@@ -37,6 +37,6 @@ fi
 
 stage_settings adapt "$size" "$dataset"
 train_stage "plugin adaptation to $dataset" "checkpoints/glue-mux/$size/$dataset" "$replace" \
-    "$finetuned/result.json checkpoints/wiki/$size/result.json" \
+    "$(lines "$finetuned/result.json" "checkpoints/wiki/$size/result.json")" \
     --dataset "$dataset" --distil hidden --model-config "$(backbone_of "$size")" --checkpoint "$finetuned/best" \
     --plugin-path "$plugin" --data-path "$(task_data_of "$size" "$dataset")" --mux-num "${RATIOS[@]}" "${SETTINGS[@]}"

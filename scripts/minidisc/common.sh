@@ -2,7 +2,7 @@
 #
 # MODEL is tiny (embedded: made on the spot) or any BERT, by its hub id or directory; for EncT5, a T5 with
 # --model_type sparseenct5_cls. The teacher lies in checkpoints/bert/NAME/TASK/teacher (where scripts/bert keeps it
-# too), the rest in checkpoints/minidisc/NAME/TASK, NAME being the last part of MODEL.
+# too), the rest in checkpoints/minidisc/NAME/TASK, with the NAME that they have there.
 
 source "$(dirname "${BASH_SOURCE[0]}")/../bert/common.sh"
 SCRIPT=task_distill.py
@@ -15,37 +15,33 @@ begin() {
     local usage="$1"
     shift
     parse_command_line "$usage" 2 "$@"
-    model="${WORDS[0]}" task="${WORDS[1]}" replace=no
+    model="${WORDS[0]}" task="$(task_name "${WORDS[1]}")" replace=no
     local tasks="$MINIDISC_TASKS" flag
     [[ "$model" == tiny ]] && tasks="$MINIDISC_EMBEDDED_TASKS" replace=yes
     check_word TASK "$task" "$tasks"
     for flag in --student-model --teacher-model --mode; do
-        given "$flag" && fail "$flag: set by each stage; folders are checkpoints/minidisc/$(basename "$model")/$task"
+        given "$flag" && fail "$flag: set by each stage; folders are checkpoints/minidisc/$(model_name "$model")/$task"
     done
     use_environment
     need_bert "$model"
-    folder="checkpoints/minidisc/$(basename "$model")/$task"
+    folder="checkpoints/minidisc/$(model_name "$model")/$task"
     teacher="$(bert_folder "$model")/$task/teacher"
-    local data
-    data="$(bert_glue "$model")"
-    if [[ "$model" != tiny ]] && ! given --data-dir; then
-        [[ -d "$data/$task" || -d "$data" ]] ||
-            missing "$data/$task (the data of $task)" "$(python_hint) utils/save_data.py --only $task"
-    fi
-    common=(--task_name "$task" --data_dir "$(value_of --data-dir "$data")")
+    need_glue "$model" "$task"
+    common=(--task_name "$task" --data_dir "$(value_of --data-dir "$(bert_glue "$model" "$task")")")
 }
 
 # Says what makes the teacher, if it is missing.
 need_teacher() {
     [[ -f "$teacher/result.json" ]] ||
-        missing "$teacher/result.json (the fine-tuned teacher)" "bash scripts/minidisc/finetuning.sh $model $task"
+        missing "$teacher/result.json (the fine-tuned teacher)" \
+            "$(quoted bash scripts/minidisc/finetuning.sh "$model" "$task")"
 }
 
 # Says what makes the reordered teacher, if it is missing.
 need_sparsified() {
     [[ -f "$folder/sparsification/result.json" ]] ||
         missing "$folder/sparsification/result.json (heads and neurons in the order of their importance)" \
-            "bash scripts/minidisc/sparsification.sh $model $task"
+            "$(quoted bash scripts/minidisc/sparsification.sh "$model" "$task")"
 }
 
 # Sets TOTAL_BATCH and SETTINGS of a distillation.
