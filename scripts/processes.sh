@@ -71,24 +71,29 @@ show_command() {
     echo "+ ${GPUS:+CUDA_VISIBLE_DEVICES=$GPUS }${shown% }"
 }
 
-# Runs a command that hears of SIGTERM when this shell alone gets it, as a preempted job's does: without that, the shell
-# would be gone at once and the command go on unseen. Ctrl-C reaches both; the shell waits until the command has saved.
+# Runs a command that hears of SIGTERM, SIGHUP and SIGUSR1 when this shell alone gets them, as a preempted job's does:
+# without that, the shell would be gone at once and the command go on unseen. Ctrl-C reaches both; the shell waits until
+# the command has saved. A SIGHUP that nohup has this shell ignore stays ignored, by the command too.
 attended() {
-    local child asked="" again status
-    # In the background, bash would have it ignore SIGINT and read nothing.
+    local child asked="" again status heard=SIGTERM,SIGINT,SIGQUIT,SIGUSR1
+    [[ "$(trap -p HUP)" == "trap -- '' SIGHUP" ]] || heard+=,SIGHUP
+    # In the background, bash would have it ignore SIGINT and read nothing. The variable is torchrun's.
     (
         trap - INT QUIT
+        export TORCHELASTIC_SIGNALS_TO_HANDLE="${TORCHELASTIC_SIGNALS_TO_HANDLE:-$heard}"
         exec "$@"
     ) <&0 &
     child=$!
     trap 'asked=143 again=1; kill -TERM "$child" 2>/dev/null || true' TERM
+    trap 'asked=129 again=1; kill -HUP "$child" 2>/dev/null || true' HUP
+    trap 'asked=138 again=1; kill -USR1 "$child" 2>/dev/null || true' USR1
     trap 'asked=130 again=1' INT
     while true; do
         again="" status=0
         wait "$child" || status=$?
         [[ -n "$again" ]] || break # else it was the signal that ended the waiting
     done
-    trap - TERM INT
+    trap - TERM INT HUP USR1
     [[ $status != 0 || -z "$asked" ]] || exit "$asked" # it came to its end nevertheless; what follows is not begun
     return "$status"
 }

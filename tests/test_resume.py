@@ -24,6 +24,7 @@ from tests.tiny import (
 )
 from utils.engine import Trainer
 from utils.engine.checkpoint import list_checkpoints
+from utils.engine.stop_signals import STOPPING, StopSignals
 from utils.errors import Interrupted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -100,11 +101,11 @@ def test_killed_three_times_is_bit_identical(tiny: Tiny, uninterrupted: Any, tmp
 
 
 @pytest.mark.parametrize("at", [1, 6, 12], ids=["first", "end_of_epoch", "last"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", STOPPING, ids=[number.name for number in STOPPING])
 def test_a_signal_saves_and_the_resumed_run_is_bit_identical(
     number: signal.Signals, at: int, tiny: Tiny, uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGTERM or SIGINT during a step, the last one too: saved, exit code 128 + n, and resumed to the same end."""
+    """Any of the signals during a step, the last one too: saved, exit code 128 + n, and resumed to the same end."""
     original = Trainer._step
 
     def signalled(self: Trainer, group: Any) -> None:
@@ -118,9 +119,24 @@ def test_a_signal_saves_and_the_resumed_run_is_bit_identical(
             run(classification(tiny, tmp_path / "run"))
     assert stop.value.exit_code == 128 + number
     assert list_checkpoints(tmp_path / "run")[-1].name == f"step-{at:08d}"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the handlers of before are back
+    for other in {*STOPPING} - {signal.SIGINT}:
+        assert signal.getsignal(other) == signal.SIG_DFL  # the handlers of before are back
     run(classification(tiny, tmp_path / "run", "--resume"))
     assert_same_run(tmp_path / "run", uninterrupted(classification))
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_what_nohup_has_ignored_stays_ignored(number: signal.Signals) -> None:
+    """A hang-up of a program below nohup is none; without nohup it is noted."""
+    for handler, noted in ((signal.SIG_IGN, None), (signal.SIG_DFL, number)):
+        before = signal.signal(number, handler)
+        try:
+            with StopSignals() as signals:
+                os.kill(os.getpid(), number)
+            assert signals.number == noted
+            assert signal.getsignal(number) == handler
+        finally:
+            signal.signal(number, before)
 
 
 def test_bf16_with_more_workers_resumes_bit_identically(tiny: Tiny, tmp_path: Path) -> None:

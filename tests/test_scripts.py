@@ -341,7 +341,9 @@ def save(number, frame):
     time.sleep(0.3)
     pathlib.Path("saved.txt").open("a").write(f"{number} ")
     sys.exit(ENDS)
-signal.signal(signal.SIGTERM, save)
+for heard in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    if signal.getsignal(heard) is not signal.SIG_IGN:
+        signal.signal(heard, save)
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, save)
 pathlib.Path("calls.txt").open("a").write(" ".join(sys.argv[1:]) + "\\n")
@@ -353,11 +355,20 @@ time.sleep(60)
     ("words", "number", "group", "ends"),
     [
         (["wiki.sh", "base"], signal.SIGTERM, False, "128 + number"),
+        (["wiki.sh", "base"], signal.SIGHUP, False, "128 + number"),
+        (["wiki.sh", "base"], signal.SIGUSR1, False, "128 + number"),
         (["wiki.sh", "base"], signal.SIGINT, True, "128 + number"),
         (["quickstart.sh"], signal.SIGTERM, False, "128 + number"),
         (["quickstart.sh"], signal.SIGTERM, False, "0"),
     ],
-    ids=["SIGTERM to the shell alone", "Ctrl-C", "a launcher that starts launchers", "a command that ends well"],
+    ids=[
+        "SIGTERM to the shell alone",
+        "SIGHUP",
+        "SIGUSR1",
+        "Ctrl-C",
+        "a launcher that starts launchers",
+        "a command that ends well",
+    ],
 )
 def test_a_stopped_launcher_lets_its_command_save(
     repository: Path, words: list[str], number: signal.Signals, group: bool, ends: str

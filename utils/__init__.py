@@ -4,6 +4,9 @@ import logging
 import os
 import sys
 
+from utils.streams import fill_closed
+
+fill_closed()  # before any file is opened
 # As model/quiet.py, which costs the import of all models; a tool may import Transformers before it.
 for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)

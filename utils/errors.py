@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from dataset.errors import DataError
 from metric.errors import MetricError
 from model.errors import ModelError
+from utils.streams import lost_output, protect
 
 T = TypeVar("T")
 
@@ -41,6 +43,31 @@ class Interrupted(Exception):
 USER_ERRORS: tuple[type[Exception], ...] = (UserError, DataError, ModelError, MetricError)
 
 
+#: What the operating system refuses because of a name, a permission or a full disk: the user's matter, not a bug.
+_REFUSALS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP", "ENOENT", "EACCES", "EPERM"),
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE", "EMFILE"),
+    )
+)
+
+
+def refusal_of(error: BaseException | None) -> str | None:
+    """A sentence for a name, a permission or a disk that the operating system refuses; None for any other error.
+
+    Libraries wrap such errors in their own, so that causes are looked at too.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
+            return f"{named}{error.strerror}."
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            return "A file could not be written: No space left on device."
+        error = error.__cause__
+    return None
+
+
 @contextmanager
 def writing(what: object) -> Iterator[None]:
     """What the operating system refuses inside (a full disk, no permission) is told in one sentence.
@@ -60,37 +87,54 @@ def writing(what: object) -> Iterator[None]:
 def run_as_script(main: Callable[[], T], debug: bool) -> T:
     """Run `main`; a user's mistake or Ctrl-C ends the process with one sentence (with the traceback if `debug`).
 
-    So does the loss of another process (`utils.engine.watch`), with exit code 3.
+    So does what the operating system refuses (a name that is too long, a full disk), and the loss of another process
+    (`utils.engine.watch`), with exit code 3. Standard output may be closed or cut off (`| head -1`).
     """
+    protect()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # a script may load its libraries so
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = main()
         _say_goodbye(wait=True)
+        sys.stdout.flush()
+        if (reason := lost_output()) is not None:
+            raise UserError(f"Could not write standard output: {reason}.")
         return result
     except Interrupted as stop:
         _say_goodbye(wait=True)
-        print(f"stopped: {stop}", file=sys.stderr)
+        _tell(f"stopped: {stop}")
         raise SystemExit(stop.exit_code) from None
     except KeyboardInterrupt:
         if debug:
             raise
-        print("stopped: interrupted, nothing more was saved.", file=sys.stderr)
+        _tell("stopped: interrupted, nothing more was saved.")
         raise SystemExit(128 + signal.SIGINT) from None
     except SystemExit:
         _say_goodbye(wait=False)
         raise
     except USER_ERRORS as error:
-        _say_goodbye(wait=False)
-        if debug:
-            raise
-        _let_main_process_tell(error)
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(USER_ERROR_CODE) from None
-    except RuntimeError as error:
-        if not debug and (watch := _watch()) is not None:
+        _end_with(error, str(error), debug)
+    except Exception as error:
+        if not debug and isinstance(error, RuntimeError) and (watch := _watch()) is not None:
             watch.end_if_lost(error)
-        raise
+        if (refusal := refusal_of(error)) is None:
+            raise
+        _end_with(error, refusal, debug)
+
+
+def _end_with(error: Exception, sentence: str, debug: bool) -> NoReturn:
+    """Tell an error in one sentence and end the process."""
+    _say_goodbye(wait=False)
+    if debug:
+        raise error
+    _let_main_process_tell(error)
+    _tell(f"error: {sentence}")
+    raise SystemExit(USER_ERROR_CODE) from None
+
+
+def _tell(text: str) -> None:
+    """One line on standard error, though a path in it may hold line ends."""
+    print(text.replace("\n", "\\n"), file=sys.stderr)
 
 
 def _watch() -> Any:

@@ -49,7 +49,7 @@ class RunLog:
             if resume_step is not None and metrics.exists():
                 _drop_rows_after(metrics, resume_step, resume_step if evaluated_step is None else evaluated_step)
             # Open for the whole run, closed in `close`.
-            self._text = open(directory / "log.log", "a", encoding="utf-8")  # noqa: SIM115
+            self._text = open(directory / "log.log", "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             self._rows = open(metrics, "a", encoding="utf-8")  # noqa: SIM115
             self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step)
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import torch
@@ -29,6 +27,7 @@ from utils.engine.optimisation import schedule_factor, trainable_parameters
 from utils.engine.run_directory import RunDirectory
 from utils.engine.runtime import Runtime
 from utils.engine.shares import add_shares
+from utils.engine.stop_signals import StopSignals
 from utils.errors import Interrupted, UserError
 
 Batch = dict[str, Tensor]
@@ -92,14 +91,14 @@ class Trainer:
                 "the learning rate stays constant behind the warm-up unless --training-step says where the run ends."
             )
         self._factor = schedule_factor(config.schedule, config.warmup_steps, self._total_steps())
-        self._stop_signal: int | None = None
+        self._signals = StopSignals()
         self._agreed_signal = 0
 
     def fit(self) -> Progress:
         """Train to the end (or to the early stop) and return where the run stands.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; a checkpoint was saved first.
+            Interrupted: a signal of `STOPPING` came; a checkpoint was saved first.
         """
         total = self._total_steps()
         if self.progress.finished and self._is_over(total):
@@ -108,24 +107,25 @@ class Trainer:
             self.engine.finish()
             return self.progress
         self.log.start_bar(None if math.isinf(total) else int(total), self.progress.step)
-        previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._run_epochs(total)
-            self.progress.finished = True
-            self._checkpoint()
-            # A signal that came since the last step would be lost with its handler, and what follows would begin.
-            self._agreed_signal = int(self.runtime.gather_numbers([self._stop_signal or 0]).max())
-            self._stop_if_asked(saved=True)
-            self.engine.finish()
-            skipped = f", {self.progress.skipped} of them skipped" if self.progress.skipped else ""
-            self.log.line(f"done: {self.progress.step} steps{skipped}, best {self.selection} {self._best()}")
-            if self._may_be_lost():
-                self.log.line(f"warning: the last {self.progress.skipped_in_a_row} steps were bad and changed nothing.")
+            with self._signals:
+                self._run_to_the_end(total)
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             self.log.close()
         return self.progress
+
+    def _run_to_the_end(self, total: float) -> None:
+        self._run_epochs(total)
+        self.progress.finished = True
+        self._checkpoint()
+        # A signal that came since the last step would be lost with its handler, and what follows would begin.
+        self._agreed_signal = int(self.runtime.gather_numbers([self._signals.number or 0]).max())
+        self._stop_if_asked(saved=True)
+        self.engine.finish()
+        skipped = f", {self.progress.skipped} of them skipped" if self.progress.skipped else ""
+        self.log.line(f"done: {self.progress.step} steps{skipped}, best {self.selection} {self._best()}")
+        if self._may_be_lost():
+            self.log.line(f"warning: the last {self.progress.skipped_in_a_row} steps were bad and changed nothing.")
 
     def _run_epochs(self, total: float) -> None:
         while not self._is_over(total):
@@ -209,7 +209,7 @@ class Trainer:
         The one message of a step also carries a stop signal, so that all processes stop at the same step.
         """
         own = torch.stack([value.detach().double() for value in totals.values()]).tolist()
-        everyones = self.runtime.gather_numbers([self._stop_signal or 0, tokens, *own])
+        everyones = self.runtime.gather_numbers([self._signals.number or 0, tokens, *own])
         self._agreed_signal = int(everyones[:, 0].max())
         means = everyones[:, 2:].mean(0).tolist()
         return dict(zip(totals, means, strict=True)), int(everyones[:, 1].sum())
@@ -333,14 +333,9 @@ class Trainer:
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.progress.step % interval == 0
 
-    def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_signal is not None and number == signal.SIGINT:  # asked again: at once
-            raise KeyboardInterrupt
-        self._stop_signal = number
-
     def _stop_if_asked(self, saved: bool = False) -> None:
         """Save, unless that is done, and stop after a signal; with several processes, after one that all know of."""
-        number = self._agreed_signal if self.runtime.world_size > 1 else self._stop_signal
+        number = self._agreed_signal if self.runtime.world_size > 1 else self._signals.number
         if not number:
             return
         if not saved:
