@@ -25,6 +25,7 @@ from dataset.pregenerated import PregeneratedBatches, PretrainingCollator
 from model.distillation import GeneralDistillation
 from utils.arguments import as_json, runtime_for
 from utils.errors import run_as_script
+from utils.next_steps import after_general
 from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
 from utils.tucker.evaluation import NEGATIVE_LOSS, DistillationEvaluator
 from utils.tucker.general_arguments import GeneralCommand, parse_general_arguments
@@ -87,8 +88,7 @@ class GeneralJob:
         config = bert_trainer_config(command.bert, command.optimisation, command.evaluation, train.batches_per_epoch)
         parts = Fit(self.objective, self.student, self.tokenizer, train, evaluate, NEGATIVE_LOSS)
         result = {"mode": "general", **fit(runtime, directory, config, parts)}
-        task = "--task_name TASK --data_dir DIR --teacher_model FINE_TUNED --output_dir DIR"
-        finish(runtime, directory, result, f"task_distill.py --stage both --student_model {directory.path} {task}")
+        finish(runtime, directory, result, after_general(command), further="then")
 
     def source(self, folder: Path, batch_size: int, epochs: int | None = None) -> PregeneratedBatches:
         """The batches of a folder of pre-generated data."""

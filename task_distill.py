@@ -25,9 +25,11 @@ from model.distillation import IntermediateDistillation, PredictionDistillation,
 from utils.arguments import runtime_for
 from utils.engine import write_json
 from utils.errors import run_as_script
+from utils.hints import next_lines
 from utils.minidisc.arguments import selection_of
 from utils.minidisc.job import ScheduleJob
 from utils.minidisc.stages import Stages
+from utils.next_steps import after_evaluation, after_schedule, after_stage
 from utils.tucker.adaptation import RatioEvaluator, attach, objective_for, per_ratio
 from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
 from utils.tucker.data import DataRequest, LabelledSet, task_for, training_batches, validation_sets
@@ -60,7 +62,7 @@ class TaskJob:
             command.bert.eval_batch_size,
         )
 
-    def train(self, stage: Stage) -> None:
+    def train(self, stage: Stage, plan: Plan) -> None:
         """Fit one stage, keep its best model, and say what comes next."""
         if stage != "prediction" and self.arguments.temperature != 1.0:
             self.warn(f"--temperature has no effect in the stage {stage}, only in prediction")
@@ -73,9 +75,14 @@ class TaskJob:
         )
         config = with_patience(config, self.command.schedule.patience_epochs, parts.source.batches_per_epoch)
         result = fit(self.runtime, directory, config, parts)
-        finish(self.runtime, directory, {"mode": stage, "task": self.task.name, **result}, self.next_command(stage))
+        finish(
+            self.runtime,
+            directory,
+            {"mode": stage, "task": self.task.name, **result},
+            after_stage(stage, self.command, plan),
+        )
 
-    def schedule(self, mode: str) -> None:
+    def schedule(self, mode: str, plan: Plan) -> None:
         """Sparsify, or distil over teacher assistants: several stages with a folder each."""
         recorded = {**recorded_arguments(self.command, "schedule"), "mode": mode}
         stages = Stages(self.runtime, self.command.run, recorded)
@@ -83,7 +90,7 @@ class TaskJob:
         job.check(mode)
         directory = open_run(self.runtime, self.command.run, recorded)
         job.check_data(directory)
-        finish(self.runtime, directory, job.run(mode), self.next_command("schedule"))
+        finish(self.runtime, directory, job.run(mode), after_schedule(mode, self.command, plan))
 
     def finetuning(self) -> Fit:
         """A classifier that learns from labels."""
@@ -150,6 +157,8 @@ class TaskJob:
             folder = self.arguments.predictions_dir or plan.output / "predictions"
             for made in write_predictions(self.runtime, model, self.request, self.tokenizer(source), folder):
                 self.say(made)
+        if lines := next_lines(after_evaluation(self.command, plan)):
+            self.tell(lines)
 
     def evaluate(self, model: Any, source: str, output: Path) -> None:
         """Metrics on the development sets, and what the model costs."""
@@ -177,33 +186,27 @@ class TaskJob:
         return validation_sets(self.request, self.tokenizer(source), self.runtime)
 
     def say(self, text: str) -> None:
-        """One line, from the main process."""
+        """One line of this task, from the main process."""
+        self.tell(f"{self.task.name}: {text}")
+
+    def tell(self, text: str) -> None:
+        """Lines as they are, from the main process."""
         if self.runtime.is_main:
-            print(f"{self.task.name}: {text}", flush=True)
+            print(text, flush=True)
 
     def warn(self, text: str | None) -> None:
         """A warning, if there is one."""
         if text is not None:
             self.say(f"warning: {text}")
 
-    def next_command(self, stage: Stage) -> str:
-        """The command that uses what a stage made."""
-        base = f"task_distill.py --task_name {self.task.name} --data_dir {self.arguments.data_dir}"
-        if stage == "finetune":
-            return f"{base} --stage both --teacher_model {self.output} --student_model DIR --output_dir DIR"
-        if stage == "intermediate":
-            teacher = f"--teacher_model {self.arguments.teacher_model}"
-            return f"{base} --pred_distill {teacher} --student_model {self.output} --output_dir DIR"
-        return f"{base} --do_eval --do_predict --student_model {self.output} --output_dir DIR"
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse, then every stage, evaluation and prediction that the flags ask for."""
     plan, commands = parse_task_arguments(arguments)
     if plan.schedule is not None:
-        TaskJob(commands[0]).schedule(plan.schedule)
+        TaskJob(commands[0]).schedule(plan.schedule, plan)
     for stage, command in zip(plan.stages, commands, strict=False):
-        TaskJob(command).train(stage)
+        TaskJob(command).train(stage, plan)
     if plan.evaluate or plan.predict:
         TaskJob(commands[-1]).evaluate_and_predict(plan)
 

@@ -34,8 +34,9 @@ from utils.arguments import (
 from utils.engine import RunDirectory, Trainer, write_json
 from utils.engine.optimisation import Schedule
 from utils.errors import run_as_script
-from utils.hints import python
+from utils.hints import next_lines
 from utils.loading import Loaded, load_t5, set_dropout, write_task_file
+from utils.next_steps import after_t5
 from utils.variator.arguments import (
     PluginArguments,
     TaskArguments,
@@ -129,7 +130,7 @@ class Job:
                 "train_seconds": progress.seconds,
             }
             write_json(self.directory.path / "result.json", result)
-            print(f"made: {self.directory.best}\nnext: {self.next_hint()}")
+            print(f"made: {self.directory.best}\n{self.next_commands()}")
 
     def save_best(self, directory: Path) -> None:
         """Plugins or LoRA alone where only they were trained, else the whole model with its tokenizer."""
@@ -168,7 +169,7 @@ class Job:
                 f"latency of one forward of {settings.batch} x {settings.length} "
                 f"in {self.run.precision} on {self.runtime.device}"
             )
-            print(f"made: {self.directory.path / 'result.json'}")
+            print(f"made: {self.directory.path / 'result.json'}\n{self.next_commands()}")
 
     def announce(self, ratios: tuple[int, ...]) -> None:
         """Say what this stage does."""
@@ -187,16 +188,12 @@ class Job:
             flush=True,
         )
 
-    def next_hint(self) -> str:
-        """The command that uses what was made."""
-        base = (
-            f"{python()} train_t5.py --dataset {self.task.dataset} --data-path {self.task.data_path} "
-            f"--model-config {self.task.model_config}"
+    def next_commands(self) -> str:
+        """What uses what was made."""
+        optimisation = self.optimisation
+        return next_lines(
+            after_t5(self.task, self.plugin, self.run, optimisation.batch_size, optimisation.training_step)
         )
-        if self.plugin.distil != "no":
-            checkpoint = f" --checkpoint {self.task.checkpoint}" if self.task.checkpoint else ""
-            return f"{base}{checkpoint} --mode valid --plugin-path {self.directory.best} --output-path DIR"
-        return f"{base} --checkpoint {self.directory.best} --distil hidden --mux-num 4 --output-path DIR"
 
 
 def main(arguments: list[str] | None = None) -> None:

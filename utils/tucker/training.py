@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -15,7 +15,7 @@ from model.compression import edits_of
 from utils.arguments import RunArguments
 from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig, write_json
 from utils.errors import UserError
-from utils.hints import python
+from utils.hints import next_lines
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,17 @@ def with_patience(config: TrainerConfig, epochs: int, batches: int | None) -> Tr
     return replace(config, patience=max(1, round(epochs * per_epoch)))
 
 
-def finish(runtime: Runtime, directory: RunDirectory, result: dict[str, Any], next_command: str) -> None:
-    """Write result.json and say what was made and which call of a script uses it."""
+def finish(
+    runtime: Runtime,
+    directory: RunDirectory,
+    result: dict[str, Any],
+    commands: Sequence[str],
+    further: Literal["or", "then"] = "or",
+) -> None:
+    """Write result.json and say what was made and which commands use it; see `utils.hints.next_lines`."""
     if runtime.is_main:
         write_json(directory.path / "result.json", result)
-        print(f"made: {directory.best}\nnext: {python()} {next_command}", flush=True)
+        print("\n".join([f"made: {directory.best}", *filter(None, [next_lines(commands, further)])]), flush=True)
 
 
 def describe(model: Any) -> str:
