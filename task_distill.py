@@ -100,7 +100,7 @@ class TaskJob:
         model, how = build_student(source, self.command.decomposition, self.task)
         self.say(f"fine-tuning ({describe(model)}): {how}")
         tokenizer, sets = self.tokenizer(source), self.validation(source)
-        evaluate = evaluator_for(self.task)(self.runtime, model, sets)
+        evaluate = evaluator_for(self.task)(self.runtime, model, sets, self.selection)
         batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
         return Fit(Supervised(model), model, tokenizer, batches, evaluate, self.selection)
 
@@ -113,7 +113,7 @@ class TaskJob:
         ratios = attach(model, self.command.adaptation)
         self.say(f"plugins for {', '.join(f'k = {k}' for k in ratios)} on ({describe(model)}): {how}")
         tokenizer, sets = self.tokenizer(source), self.validation(source)
-        evaluate = RatioEvaluator(evaluator_for(self.task)(self.runtime, model, sets), model, ratios)
+        evaluate = RatioEvaluator(evaluator_for(self.task)(self.runtime, model, sets, self.selection), model, ratios)
         batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
         objective = objective_for(model, self.command.adaptation, ratios)
         return Fit(objective, model, tokenizer, batches, evaluate, self.selection)
@@ -131,7 +131,7 @@ class TaskJob:
         batches = training_batches(self.request, tokenizer, self.runtime, arguments.aug_train)
         if stage == "prediction":
             objective = PredictionDistillation(teacher, student, arguments.temperature)
-            evaluate = evaluator_for(self.task)(self.runtime, student, sets)
+            evaluate = evaluator_for(self.task)(self.runtime, student, sets, self.selection)
             return Fit(objective, student, tokenizer, batches, evaluate, self.selection)
         inside = IntermediateDistillation(teacher, student, bert.distill_layers, bert.loss_reduction)
         compare = DistillationEvaluator(self.runtime, inside, sets[0].source)
@@ -169,7 +169,8 @@ class TaskJob:
         def measured() -> dict[str, Any]:
             return costs(model, lengths, self.runtime) if self.arguments.costs and self.runtime.is_main else {}
 
-        at_ratios = per_ratio(model, self.runtime, evaluator_for(self.task)(self.runtime, model, sets), measured)
+        evaluator = evaluator_for(self.task)(self.runtime, model, sets, self.selection)
+        at_ratios = per_ratio(model, self.runtime, evaluator, measured)
         values |= at_ratios[str(current_ratio(model))]
         if len(at_ratios) > 1:
             values["ratios"] = at_ratios

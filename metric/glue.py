@@ -118,11 +118,17 @@ def pearson_spearman(predictions: ArrayLike, labels: ArrayLike) -> float:
     return (pearson(predictions, labels) + spearman(predictions, labels)) / 2
 
 
+def accuracy_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """The mean of accuracy and F1 of class 1, by which MiniDisc's release selects on MRPC and QQP."""
+    return (accuracy(predictions, labels) + f1(predictions, labels)) / 2
+
+
 METRICS: Mapping[str, Callable[[ArrayLike, ArrayLike], float]] = MappingProxyType(
     {
         "accuracy": accuracy,
         "f1": f1,
         "macro_f1": macro_f1,
+        "acc_and_f1": accuracy_f1,
         "matthews": matthews,
         "pearson": pearson,
         "spearman": spearman,

@@ -29,7 +29,7 @@ def test_help_has_no_noise(parse: Parse, capsys: pytest.CaptureFixture[str]) -> 
     lines = [line for line in shown.splitlines() if line.startswith("  --")]
     names = [name for line in lines for name in re.findall(r"--[\w-]+", line[2:].split("  ")[0])]
     assert len(names) == len(set(names)) and not [name for name in names if "-" in name[2:]]
-    assert "--valid_step, --eval_step, --eval_stlsep VALID_STEP" in shown
+    assert "--valid_step, --eval_step, --eval_stlsep, --log_interval VALID_STEP" in shown
 
 
 def test_switching_off_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

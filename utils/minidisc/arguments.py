@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from dataset import Task
 from model import ModelError
@@ -20,6 +21,11 @@ SCHEDULE_MODES = ("sparsify", "maxidisc", "minidisc")
 #: The original's sparsities, in percent.
 _GRID = "10,20,30,40,50,60,70,80,85,90,95"
 _TARGETS = ("target", "trunc")
+#: The originals' names of metrics.
+_METRICS = {
+    **{"acc": "accuracy", "mcc": "matthews", "matthews_corrcoef": "matthews", "corr": "pearson_spearman"},
+    **{"pearson_corr": "pearson", "spearman_corr": "spearman", "pearson_and_spearman": "pearson_spearman"},
+}
 
 
 @dataclass
@@ -33,6 +39,9 @@ class ScheduleArguments:
         "What is trained and compared: ftbert, kdbert, pkdbert, sparsebert, ftenct5 or sparseenct5, with _cls or _ner "
         "behind it (default: ftbert for --mode finetune, sparsebert for schedules).",
     )
+    data_type: str | None = flag(
+        None, "The original's name of how rows are encoded, which the task decides: bert_cls, enct5_ner, … (checked)."
+    )
     axis: Axis | None = flag(
         None,
         "What --mode minidisc scales: sparsity (default), rank (components of a decomposed student), layers or ratio "
@@ -41,7 +50,7 @@ class ScheduleArguments:
     layer_or_sparsity: str | None = flag(
         None,
         "The student of --mode distill, and of --mode sparsify: 90S (90 %% pruned), 4L (its first 4 layers), 60R "
-        "(decomposed, without 60 %% of each rank) or 4K (plugins of ratio 4).",
+        "(decomposed, without 60 %% of each rank) or 4K (plugins of ratio 4); in distill also the folder of a model.",
     )
     layer_or_sparsity_path: str | None = flag(
         None,
@@ -253,8 +262,9 @@ def selection_of(flags: ScheduleArguments, task: Task) -> str:
     if flags.selection_metric is None:
         return task.selection_metric
     known = dict.fromkeys([task.selection_metric, *task.metrics])
-    short = {"acc": "accuracy", "mcc": "matthews"}
-    name = short.get(flags.selection_metric, flags.selection_metric)
+    if {"accuracy", "f1"} <= known.keys():
+        known["acc_and_f1"] = None
+    name = _METRICS.get(flags.selection_metric, flags.selection_metric)
     if name not in known:
         raise UserError(
             f"--selection_metric {flags.selection_metric}: {task.name} does not have it, but {', '.join(known)}."
@@ -271,9 +281,43 @@ def steps_of(flags: ScheduleArguments, mode: str) -> list[tuple[Step, ...]]:
     with naming("--layer_or_sparsity_path" if mode == "maxidisc" else "--layer_or_sparsity"):
         if mode == "maxidisc" and flags.layer_or_sparsity_path is not None:
             return list(parse_paths(flags.layer_or_sparsity_path))
-        if mode in ("distill", "sparsify") and flags.layer_or_sparsity is not None:
+        if mode in ("distill", "sparsify") and flags.layer_or_sparsity is not None and not student_folder(flags, mode):
             return [(parse_step(flags.layer_or_sparsity),)]
     return []
+
+
+def student_folder(flags: ScheduleArguments, mode: str) -> str | None:
+    """The model that `--mode distill --layer_or_sparsity FOLDER` takes as student; None where that is a scale.
+
+    Raises:
+        UserError: it is a path, but not of a model.
+    """
+    from utils.tucker.loading import model_directory  # takes the libraries with it, and most calls name a scale
+
+    given = flags.layer_or_sparsity
+    if mode != "distill" or given is None:
+        return None
+    if (Path(model_directory(given)) / "config.json").is_file():
+        return given
+    if "/" in given or Path(given).is_dir():
+        raise UserError(
+            f"--layer_or_sparsity {given}: there is no model in this folder (no config.json); expected one that has "
+            "its weights, or a scale such as 90S or 4L."
+        )
+    return None
+
+
+def data_type_problems(flags: ScheduleArguments, task: Task) -> list[str]:
+    """What is wrong with the original's `--data_type`: it must go with the task and the model type."""
+    if flags.data_type is None:
+        return []
+    suffix = "ner" if task.kind == "token_classification" else "cls"
+    families = ["bert", "enct5"] if flags.model_type is None else [known_type(flags.model_type, suffix).family]
+    fitting = [f"{family}_{suffix}" for family in families]
+    if flags.data_type in fitting:
+        return []
+    of = "" if flags.model_type is None else f" of --model_type {flags.model_type}"
+    return [f"--data_type {flags.data_type} does not fit {task.name}{of}: expected {' or '.join(fitting)}"]
 
 
 def axes_of(flags: ScheduleArguments, mode: str) -> tuple[Axis, ...]:

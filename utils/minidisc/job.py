@@ -31,6 +31,7 @@ from utils.minidisc.arguments import (
     path_name,
     selection_of,
     steps_of,
+    student_folder,
     target_of,
     trunc_of,
     type_of,
@@ -44,6 +45,9 @@ from utils.tucker.evaluation import evaluator_for
 from utils.tucker.loading import check_length, load_bert_tokenizer, load_classifier
 from utils.tucker.report import encoder_params
 from utils.tucker.training import Fit, fit, with_patience
+
+#: Folder of the stage that trains a student which is given.
+_GIVEN = "student"
 
 
 class Model(NamedTuple):
@@ -92,6 +96,8 @@ class ScheduleJob:
         with naming("--teacher_model"):
             teacher = load_classifier(self.teacher_source, self.task, trained=True)
         check_length(teacher, self.request.max_length)
+        if student_folder(self.flags, mode) is not None:
+            return  # nothing is made of the teacher
         self.kinds = kinds_for(axes_of(self.flags, mode), self.command, self.task, teacher)
         for axis, kind in self.kinds.items():
             kind.check(teacher, f"--teacher_model {self.teacher_source}", self.asked(axis, mode))
@@ -118,6 +124,8 @@ class ScheduleJob:
             return self.finish(mode, made.folder, self.evaluate(made.folder))
         if mode == "minidisc":
             return self.minidisc(self.flags.axis or "sparsity")
+        if (folder := student_folder(self.flags, mode)) is not None:
+            return self.distil_into(folder)
         return self.along_paths(mode)
 
     # --- what the modes are made of ---------------------------------------------------------------------------------
@@ -194,18 +202,31 @@ class ScheduleJob:
         self.record.paths(found, best)
         return self.finish(mode, self.stages.path / best / "best", {self.selection: found[best]})
 
+    def distil_into(self, folder: str) -> dict[str, Any]:
+        """One distillation into a model that is given, which may lack a classifier."""
+
+        def work(directory: RunDirectory) -> dict[str, Any]:
+            student = load_classifier(folder, self.task, trained=False)
+            check_length(student, self.request.max_length)
+            return self.fit_student(directory, Model(Path(self.teacher_source), 0.0), student)
+
+        settings = {"teacher": self.teacher_source, "student": folder}
+        self.stages.do(_GIVEN, f"distillation into {folder}", settings, work)
+        return self.finish("distill", self.stages.path / _GIVEN / "best", {self.selection: self.value(_GIVEN)})
+
+    def fit_student(self, directory: RunDirectory, source: Model, student: Any) -> dict[str, Any]:
+        """Train one student of one teacher."""
+        objective = self.objective(source, student)
+        evaluate = evaluator_for(self.task)(self.runtime, student, self.sets, self.selection)
+        return self.fit(directory, Fit(objective, student, self.tokenizer, self.batches(), evaluate, self.selection))
+
     def distil_to(self, steps: Sequence[Step], source: Model) -> Model:
         """One distillation: `source` teaches the model of the last step, which begins as a part of it."""
         name, step = path_name(steps), steps[-1]
         start = self.base(step.axis) if self.kinds[step.axis].starts_at_base else source
 
         def work(directory: RunDirectory) -> dict[str, Any]:
-            student = self.student(start, step)
-            objective = self.objective(source, student)
-            evaluate = evaluator_for(self.task)(self.runtime, student, self.sets)
-            return self.fit(
-                directory, Fit(objective, student, self.tokenizer, self.batches(), evaluate, self.selection)
-            )
+            return self.fit_student(directory, source, self.student(start, step))
 
         settings = {"teacher": str(source.teacher_folder), "step": step.text}
         self.stages.do(name, f"distillation to {step.text}", settings, work)
@@ -237,7 +258,7 @@ class ScheduleJob:
             axis = kind.open(student, scales)
             variant = self.objective(source, student)
             objective = Sandwich(variant, axis, scales, self.flags.lam, target, source.scale, is_last)
-            whole = evaluator_for(self.task)(self.runtime, student, self.sets)
+            whole = evaluator_for(self.task)(self.runtime, student, self.sets, self.selection)
             evaluate = NestedEvaluator(axis, objective, whole, self.selection, kind.number)
 
             def save(folder: Path) -> None:
@@ -313,7 +334,7 @@ class ScheduleJob:
     def evaluate(self, folder: Path) -> dict[str, float]:
         """The metrics of a saved model."""
         model = load_classifier(str(folder), self.task, trained=True).to(self.runtime.device)
-        return evaluator_for(self.task)(self.runtime, model, self.sets)()
+        return evaluator_for(self.task)(self.runtime, model, self.sets, self.selection)()
 
     def save(self, directory: RunDirectory, model: Any) -> None:
         """Write a model that needed no training as a run's best one."""

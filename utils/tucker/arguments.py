@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,17 +13,27 @@ from utils.engine import TrainerConfig
 from utils.engine.runtime import Precision
 from utils.errors import UserError
 
-#: The original's names of flags that the toolkit has already.
+#: The originals' names of flags that the toolkit has already.
 ALIASES: Mapping[str, Sequence[str]] = {
     "output_path": ("output_dir", "output"),
     "random_seed": ("seed",),
     "epochs": ("num_train_epochs",),
-    "batch_size": ("train_batch_size",),
-    "grad_accumulation": ("gradient_accumulation_steps",),
+    "batch_size": ("train_batch_size", "per_device_train_batch_size"),
+    "eval_batch_size": ("per_device_eval_batch_size",),
+    "grad_accumulation": ("gradient_accumulation_steps", "num_grad_accum_steps"),
+    "clip_grad": ("max_grad_norm",),
     "lr": ("learning_rate",),
+    "weight_decay": ("wd",),
+    "schedule": ("lr_scheduler_type",),
     "training_step": ("max_steps",),
-    "valid_step": ("eval_step", "eval_stlsep"),
+    "valid_step": ("eval_step", "eval_stlsep", "log_interval"),
+    "save_step": ("save_steps",),
+    "keep_checkpoints": ("save_total_limit",),
+    "max_seq_length": ("max_length",),
     "resume": ("continue_train",),
+    "overwrite": ("overwrite_output_dir",),
+    "fp16": ("use_fp16",),
+    "no_cuda": ("use_cpu",),
 }
 #: What `--help` says of shared flags here, where T5 has other settings.
 TEXTS: Mapping[str, str] = {
@@ -38,6 +49,10 @@ TEXTS: Mapping[str, str] = {
 IGNORED: Mapping[str, str] = {
     "loss_scale": "the scale of --fp16 finds itself",
     "cache_dir": "models come from the Hugging Face cache (HF_HOME), and features are made anew in seconds",
+    "data_url": "data lie in folders of this machine",
+    "train_url": "results lie in --output_dir",
+    "init_method": "the launcher says where the processes are",
+    "mp": "the launcher says how many processes there are",
 }
 
 
@@ -86,10 +101,28 @@ class DecompositionArguments:
     from_scratch: bool = flag(False, "Draw the factors at random instead of decomposing the weights (a control).")
 
 
-def with_two_dashes(arguments: Sequence[str] | None) -> list[str]:
-    """The command line, with the `-use_swap` of the original's README as `--use_swap`."""
+def in_our_words(arguments: Sequence[str] | None) -> list[str]:
+    """The command line, with what the originals write in another way as it is written here.
+
+    `-use_swap` is `--use_swap`. `--per_device_train_batch_size` counts the rows of one forward pass, where ours counts
+    those of an optimizer step.
+    """
     given = sys.argv[1:] if arguments is None else arguments
-    return ["--use_swap" if word in ("-use_swap", "-use-swap") else word for word in given]
+    given = ["--use_swap" if word in ("-use_swap", "-use-swap") else word for word in given]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for field_name, names in (
+        ("rows", ["per_device_train_batch_size"]),
+        ("passes", ["grad_accumulation", *ALIASES["grad_accumulation"]]),
+    ):
+        spellings = dict.fromkeys(f"--{s}" for name in names for s in (name, name.replace("_", "-")))
+        parser.add_argument(*spellings, dest=field_name, type=int)
+    try:
+        found, rest = parser.parse_known_args(given)
+    except argparse.ArgumentError:
+        return given  # the real parser tells what is wrong
+    if found.rows is None or found.passes is None:
+        return given
+    return [*rest, "--grad_accumulation", str(found.passes), "--batch_size", str(found.rows * found.passes)]
 
 
 def precision_of(run: RunArguments, bert: BertArguments) -> Precision:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dataset import IGNORED, BatchSource, Task, TokenFeature
 from dataset.tokens import NO_PIECE, OUTSIDE
-from metric.glue import compute
+from metric.glue import GLUE_METRICS, METRICS, compute
 from metric.ner import entity_scores
 from model.attention_scores import Batch
 from model.distillation import IntermediateDistillation, classify
@@ -24,10 +24,15 @@ NEGATIVE_LOSS = "negative_loss"
 
 
 class ClassifierEvaluator:
-    """A classifier's metrics on the development sets of its task."""
+    """A classifier's metrics on the development sets of its task.
 
-    def __init__(self, runtime: Runtime, model: Any, sets: Sequence[LabelledSet]) -> None:
+    Args:
+        selection: computed as well, if it is a measure of classes or scores that the task does not have by itself.
+    """
+
+    def __init__(self, runtime: Runtime, model: Any, sets: Sequence[LabelledSet], selection: str = "") -> None:
         self.runtime, self.model, self.sets = runtime, model, sets
+        self._further = [selection] if selection in METRICS else []
 
     @property
     def sources(self) -> list[BatchSource]:
@@ -52,7 +57,8 @@ class ClassifierEvaluator:
             columns = (batch["index"], predictions, labels, losses)
             found += list(zip(*(column.tolist() for column in columns), strict=True))[:counted]
         _, predicted, expected, row_losses = zip(*sorted(self.runtime.gather_rows(found)), strict=True)
-        values = compute(rows.task.name, list(predicted), list(expected))
+        measures = dict.fromkeys([*GLUE_METRICS[rows.task.name], *self._further])
+        values = compute(list(measures), list(predicted), list(expected))
         return values | {"loss": sum(row_losses) / len(row_losses)}
 
 

@@ -15,9 +15,9 @@ from utils.tucker.arguments import (
     TEXTS,
     BertArguments,
     DecompositionArguments,
+    in_our_words,
     range_problems,
     unused_problems,
-    with_two_dashes,
 )
 
 _IGNORED = {**IGNORED, "do_eval": "the loss on a fixed sample is evaluated at every --eval_step anyway"}
@@ -71,7 +71,7 @@ def parse_general_arguments(arguments: Sequence[str] | None = None) -> GeneralCo
     Raises:
         UserError: with every problem found.
     """
-    given = with_two_dashes(arguments)
+    given = in_our_words(arguments)
     defaults = {**DEFAULTS, "clip_grad": 0.0} if _asks_for_bertadam(given) else DEFAULTS
     types = [GeneralArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
     description = "Decompose a BERT and distil it on text from a pre-trained teacher."

@@ -25,6 +25,7 @@ from utils.minidisc.arguments import (
     SCHEDULE_MODES,
     ScheduleArguments,
     asks_for_schedule,
+    data_type_problems,
     decomposition_problems,
     schedule_problems,
     selection_of,
@@ -38,16 +39,30 @@ from utils.tucker.arguments import (
     TEXTS,
     BertArguments,
     DecompositionArguments,
+    in_our_words,
     range_problems,
     unused_problems,
-    with_two_dashes,
 )
 from utils.tucker.data import task_for
 from utils.tucker.defaults import Stage, defaults_table, stage_defaults
 
-_ALIASES = {**ALIASES, "data_dir": ("data_path",)}
+_ALIASES = {
+    **ALIASES,
+    "data_dir": ("data_path",),
+    "teacher_model": ("teacher_model_path",),
+    "student_model": ("model_name_or_path",),
+    "do_predict": ("do_infer",),
+    "patience_epochs": ("num_patience_epochs",),
+}
 _TEXTS = {**TEXTS, "valid_batches": HIDDEN}
-_IGNORED = {**IGNORED, "data_url": "data lie in --data_dir"}
+_IGNORED = {
+    **IGNORED,
+    "do_test": "the labels of GLUE's test sets are not public: --do_predict writes the predictions",
+    "model_suffix": "--output_dir is the run's whole name",
+    "use_slow_tokenizer": "both kinds of tokenizers give the same tokens",
+    "template": "encoders have no prompts",
+    "verbalizer": "encoders have no prompts",
+}
 _AT_LEAST = {**AT_LEAST, "max_seq_length": 4, "eval_batch_size": 1}
 
 
@@ -79,6 +94,7 @@ class TaskArguments:
         "after the other, in folders of these names in --output_dir.",
     )
     pred_distill: bool = flag(False, "Short for --stage prediction.")
+    do_train: bool = flag(False, "Train, also where --do_eval or --do_predict is given without --mode and --stage.")
     do_eval: bool = flag(False, "Evaluate; after training, the best model of it.")
     do_predict: bool = flag(
         False, "Write the predictions of the test set, and the submission once all tasks are there."
@@ -128,7 +144,7 @@ def parse_task_arguments(arguments: Sequence[str] | None = None) -> tuple[Plan, 
     Raises:
         UserError, DataError: with every problem found.
     """
-    given = with_two_dashes(arguments)
+    given = in_our_words(arguments)
     first = _parse_stage(given, _first_stage(given), quiet=False)
     plan = plan_of(first.task, first.run.output_path or Path(), first.schedule)
     _check(first, plan)
@@ -147,7 +163,10 @@ def plan_of(task: TaskArguments, output: Path, schedule: ScheduleArguments | Non
     named = task.stage or ("prediction" if task.pred_distill else None)
     if task.pred_distill and task.stage not in (None, "prediction"):
         raise UserError(f"--pred_distill and --stage {task.stage} contradict each other: give one of them.")
-    mode = task.mode or ("distill" if named or not (task.do_eval or task.do_predict) else "evaluate")
+    trains = bool(named) or task.do_train or not (task.do_eval or task.do_predict)
+    mode = task.mode or ("distill" if trains else "evaluate")
+    if task.do_train and mode in ("evaluate", "predict"):
+        raise UserError(f"--do_train and --mode {mode} contradict each other: give one of them.")
     if schedule is not None and asks_for_schedule(mode, schedule):
         if named:
             raise UserError("--stage and --pred_distill belong to decomposed students, not to --layer_or_sparsity.")
@@ -170,12 +189,15 @@ def recorded_arguments(command: TaskCommand, stage: Stage) -> dict[str, Any]:
         "mode": None,
         "stage": stage,
         "pred_distill": False,
+        "do_train": False,
+        "data_type": None,
         "do_eval": False,
         "do_predict": False,
         "predictions_dir": None,
         "costs": True,
     }
-    return as_json(*command._replace(task=replace(command.task, **alike)))
+    merged = as_json(*command)
+    return {**merged, **{name: value for name, value in alike.items() if name in merged}}
 
 
 def _first_stage(given: Sequence[str]) -> Stage:
@@ -253,6 +275,8 @@ def _check(command: TaskCommand, plan: Plan) -> None:
     problems += adaptation_problems(command.adaptation, plan.stages == ("adapt",))
     if plan.schedule is None:
         problems += unused_in(_mode_of(plan), command.schedule)
+    if task.task_name is not None:
+        problems += data_type_problems(command.schedule, task_for(task.task_name))
     if problems:
         raise UserError("; ".join(problems) + ".")
     assert task.task_name is not None
