@@ -174,8 +174,10 @@ class TaskJob:
         values |= at_ratios[str(current_ratio(model))]
         if len(at_ratios) > 1:
             values["ratios"] = at_ratios
+        values |= self.runtime.choice.fields
         if self.runtime.is_main:
             write_json(output / "evaluation.json", values)
+            print("\n".join(self.runtime.choice.lines))
             print(f"{format_values(values)}\nmade: {output / 'evaluation.json'}", flush=True)
 
     def tokenizer(self, source: str) -> Any:

@@ -93,7 +93,14 @@ class Job:
         # Together: the others look for checkpoints only after an overwritten run is gone.
         self.directory = self.runtime.together(
             lambda: RunDirectory(
-                path, arguments, run.resume, run.overwrite, rank == 0, world_size, run.allow_changed_data
+                path,
+                arguments,
+                run.resume,
+                run.overwrite,
+                rank == 0,
+                world_size,
+                run.allow_changed_data,
+                self.runtime.choice.fields,
             )
         )
         self.evaluator = Evaluator(self.runtime, self.model, self.loaded.tokenizer, self.data, evaluation.valid_batches)
@@ -128,6 +135,7 @@ class Job:
                 "steps": progress.step,
                 "tokens": progress.tokens,
                 "train_seconds": progress.seconds,
+                **self.runtime.choice.fields,
             }
             write_json(self.directory.path / "result.json", result)
             print(f"made: {self.directory.best}\n{self.next_commands()}")
@@ -161,13 +169,20 @@ class Job:
             metric = self.data.task.selection_metric
             write_json(
                 self.directory.path / "result.json",
-                {"mode": "valid", "dataset": self.task.dataset, "metric": metric, "rows": rows},
+                {
+                    "mode": "valid",
+                    "dataset": self.task.dataset,
+                    "metric": metric,
+                    "rows": rows,
+                    **self.runtime.choice.fields,
+                },
             )
+            print("\n".join(self.runtime.choice.lines))
             print(format_table(rows, metric))
             print(
                 f"{len(lengths)} validation rows, mean {sum(lengths) / len(lengths):.1f} tokens; "
                 f"latency of one forward of {settings.batch} x {settings.length} "
-                f"in {self.run.precision} on {self.runtime.device}"
+                f"in {self.runtime.precision} on {self.runtime.device}"
             )
             print(f"made: {self.directory.path / 'result.json'}\n{self.next_commands()}")
 
@@ -183,8 +198,8 @@ class Job:
         edits = " + ".join(e.kind for e in edits_of(self.model)) or "none"
         print(
             f"{self.task.dataset}: training {trained} of {self.task.checkpoint or self.task.model_config} "
-            f"(edits: {edits}) with --distil {self.plugin.distil} in {self.run.precision} on {self.runtime.device}, "
-            f"{self.runtime.world_size} process(es)",
+            f"(edits: {edits}) with --distil {self.plugin.distil} in {self.runtime.precision} on "
+            f"{self.runtime.device}, {self.runtime.world_size} process(es)",
             flush=True,
         )
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from metric.cost import PairedTiming, interleaved_ratio
 from utils.engine import environment
+from utils.engine.precision import AskedForward, choose_precision
 from utils.pages import write_measured
 
 #: Batch x length.
@@ -43,8 +45,12 @@ def parser(prog: str, description: str, repeats: int) -> argparse.ArgumentParser
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
-    """Apply the common flags to this process and return them."""
+    """Apply the common flags to this process and return them; `--precision auto` becomes what it stands for."""
     torch.set_num_threads(arguments.threads)
+    if hasattr(arguments, "precision"):
+        choice = choose_precision(arguments.precision, arguments.device)
+        print("\n".join(choice.lines), file=sys.stderr)
+        arguments.precision = choice.precision
     return Settings(
         arguments.json, arguments.page, arguments.threads, arguments.repeats, torch.device(arguments.device)
     )
@@ -53,7 +59,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
 def add_shape_flags(flags: argparse.ArgumentParser, base: Mapping[str, int]) -> None:
     """Precision, batch shapes, and the sizes of the model, by default those of `base`."""
     shown = " ".join(f"{batch}x{length}" for batch, length in SHAPES)
-    flags.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    flags.add_argument("--precision", choices=get_args(AskedForward), default="auto", help="default: %(default)s")
     flags.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES, metavar="BxL", help=f"default: {shown}")
     for name, value in base.items():
         flags.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="default: %(default)s")

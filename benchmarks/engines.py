@@ -23,6 +23,7 @@ import torch
 from utils.embedded.build import build, default_paths
 from utils.engine import environment
 from utils.engine.engines import EngineName
+from utils.engine.precision import AskedForward, choose_precision
 from utils.errors import UserError, run_as_script
 from utils.installation import load_bmtrain
 from utils.pages import write_measured
@@ -155,7 +156,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=1, help=f"one per GPU, or on a CPU any number ({shown})")
     parser.add_argument("--steps", type=int, default=60, help=shown)
     parser.add_argument("--batch-size", type=int, default=32, help=f"rows per step, of all processes ({shown})")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=shown)
+    parser.add_argument("--precision", choices=get_args(AskedForward), default="auto", help=shown)
     parser.add_argument("--output", type=Path, default=Path("outputs/engines"), help=f"folder of the runs ({shown})")
     parser.add_argument("--page", type=Path, help="put the table into this Markdown page, between its markers")
     parser.add_argument("--plot", type=Path, help="draw the loss curves into this file")
@@ -179,6 +180,9 @@ def measure(given: argparse.Namespace) -> None:
         if missing := [reason for reason in reasons if reason.split(":")[0] in given.engines]:
             raise UserError(f"--engines {missing[0]}")
         engines = [engine for engine in engines if engine in given.engines]
+    choice = choose_precision(given.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    print("\n".join(choice.lines))
+    given.precision = choice.precision
     build("tiny", default_paths("tiny"))
     curves = [run(engine, training, given) for training in TRAININGS for engine in engines]
     lines = page_lines(curves, reasons, given)

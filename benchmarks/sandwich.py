@@ -120,7 +120,7 @@ def sandwich_step(sizes: dict[str, int], given: argparse.Namespace, settings: Se
     steps = [step_of(objective, batch, given) for objective in objectives]
     rows, length = batch["input_ids"].shape
     row = compare("sandwich", rows, length, steps[0], steps[1], macs[0] / macs[1], settings, precision=given.precision)
-    peaks = [_memory_in_fresh_process(side) for side in SIDES]
+    peaks = [_memory_in_fresh_process(side, given.precision) for side in SIDES]
     row |= {"macs": macs, "peak_bytes": peaks, "memory_ratio": peaks[0] / peaks[1], "grid": list(given.grid)}
     lines = _table(row, sizes)
     print("\n".join(lines))
@@ -134,10 +134,19 @@ def sandwich_step(sizes: dict[str, int], given: argparse.Namespace, settings: Se
         print(f"made: {settings.json}")
 
 
-def _memory_in_fresh_process(side: Side) -> int:
+def _memory_in_fresh_process(side: Side, precision: str) -> int:
     """`memory_of`, with the same flags. Freed memory goes back to the system at once there: what is in use counts."""
     at_once = {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, "-m", "benchmarks.pruned_speed", *sys.argv[1:], "--memory-of", side]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.pruned_speed",
+        *sys.argv[1:],
+        "--memory-of",
+        side,
+        "--precision",
+        precision,
+    ]
     done = subprocess.run(command, env={**os.environ, **at_once}, check=True, stdout=subprocess.PIPE, text=True)
     return int(json.loads(done.stdout.splitlines()[-1]))
 

@@ -75,7 +75,7 @@ if [[ " $EMBEDDED_TASKS " == *" $dataset "* ]]; then
     evaluate "the decomposed BERT that is not distilled" "$output/$dataset-decomposed" evaluation.json \
         "$bert/teacher/result.json" --output_dir "$PYTHON" task_distill.py --do_eval --task_name "$dataset" \
         --data_dir "$(bert_glue "$size" "$dataset")" --student_model "$bert/teacher" "${DECOMPOSITION[@]}" \
-        --precision bf16 --max_seq_length 64
+        --max_seq_length 64
     GROUPS_OF_REPORT+=(--group Tucker "teacher=$bert/teacher" "distilled=$bert/prediction"
         "decomposed=$output/$dataset-decomposed")
 fi

@@ -46,11 +46,11 @@ embedded_length() {
 published_settings() {
     RATIOS=(4)
     TOTAL_BATCH=32
-    SETTINGS=(--lr 1e-5 --weight-decay 1e-5 --clip-grad 10 --random-seed 10018 --precision bf16)
+    SETTINGS=(--lr 1e-5 --weight-decay 1e-5 --clip-grad 10 --random-seed 10018)
     case "$1" in
     plugin)
         TOTAL_BATCH=64
-        SETTINGS=(--lr 1e-3 --weight-decay 1e-5 --clip-grad 10 --random-seed 10018 --precision bf16
+        SETTINGS=(--lr 1e-3 --weight-decay 1e-5 --clip-grad 10 --random-seed 10018
             --schedule linear --warmup-step 50 --max-input-length 224 --epochs 5 --training-step 60000
             --valid-step 2000 --save-step 2000)
         ;;
@@ -72,7 +72,7 @@ published_settings() {
 embedded_settings() {
     RATIOS=(2 4 8)
     TOTAL_BATCH=32
-    local common=(--weight-decay 1e-5 --clip-grad 1 --random-seed 1 --precision bf16 --schedule linear
+    local common=(--weight-decay 1e-5 --clip-grad 1 --random-seed 1 --schedule linear
         --inspect-step 50)
     case "$1" in
     backbone)

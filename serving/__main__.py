@@ -80,7 +80,8 @@ def _announce(arguments: ServingArguments, predictor: Predictor) -> None:
     edits = " + ".join(edit["kind"] for edit in predictor.edits()) or "none"
     for name, served in predictor.tasks.items():
         print(f"{name}: columns {', '.join(served.task.columns)}; ratios {', '.join(map(str, predictor.ratios))}")
-    print(f"edits: {edits}; {arguments.precision} on {predictor.device}", flush=True)
+    print(f"edits: {edits}; {predictor.choice.precision} on {predictor.device}")
+    print("\n".join(predictor.choice.lines), flush=True)
     if arguments.latency_target_ms is not None and len(predictor.ratios) == 1:
         print("warning: --latency-target-ms has no effect: the model has ratio 1 only.", file=sys.stderr)
 

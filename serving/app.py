@@ -130,6 +130,7 @@ def _description(engine: Engine, settings: AppSettings) -> ModelDescription:
         ratio=engine.controller.ratio,
         ratio_mode="fixed" if settings.latency_target_ms is None else "auto",
         latency_target_ms=settings.latency_target_ms,
+        **engine.predictor.choice.fields,
         limits={
             "max_rows": settings.max_rows,
             "max_chars": settings.max_chars,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from dataset import get_task
 from utils.arguments import flag, parse, too_small
+from utils.engine.precision import AskedForward
 from utils.errors import UserError
 
 AUTO = "auto"
@@ -58,7 +59,10 @@ class ServingArguments:
     drain_seconds: float = flag(30.0, "Time to finish what waits when the server is told to end.")
     threads: int | None = flag(None, "CPU threads of the model; default: torch's choice.")
     device: Literal["cpu", "cuda"] | None = flag(None, "Default: a GPU where there is one.")
-    precision: Literal["fp32", "bf16"] = flag("fp32", "bf16 runs the model under autocast.")
+    precision: AskedForward = flag(
+        "auto",
+        "bf16 runs the model under autocast. auto: where this machine is fast at it, fp32 elsewhere.",
+    )
     debug: bool = flag(False, "Show the traceback of an error.")
 
     @property

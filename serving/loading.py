@@ -23,6 +23,7 @@ from model.plugin.published import load_published_plugin, original_logit_scale
 from model.weights import read_json
 from serving.arguments import ServingArguments
 from serving.predictor import Predictor, ServedTask
+from utils.engine.precision import choose_precision
 from utils.engine.run_directory import ARGUMENTS_FILE
 from utils.errors import UserError
 from utils.loading import TASK_FILE, load_t5
@@ -54,7 +55,8 @@ def load_predictor(arguments: ServingArguments) -> Predictor:
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     load = _load_t5 if _is_t5(directory) else _load_bert
     model, tasks = load(directory, plugins, arguments)
-    return Predictor(model.to(device).eval(), tasks, device, arguments.precision)
+    choice = choose_precision(arguments.precision, device)
+    return Predictor(model.to(device).eval(), tasks, device, choice)
 
 
 def parse_plugins(given: Sequence[str]) -> list[Plugins]:

@@ -19,6 +19,7 @@ from dataset import Feature, Task
 from dataset.collate import Batch
 from dataset.tokens import NO_PIECE, OUTSIDE, TokenFeature
 from model import available_ratios, edits_of, use_ratio
+from utils.engine.precision import PrecisionChoice, choose_precision
 
 #: Of an encoding that cuts nothing; larger than any text that the server takes.
 _UNCUT = 1 << 30
@@ -75,16 +76,21 @@ class Predictor:
     Args:
         model: in eval mode, on `device`.
         tasks: name -> task.
-        precision: `fp32`, or `bf16` for autocast.
+        choice: the precision of its products, and why; by default fp32.
 
     Attributes:
         ratios: those it can run at, 1 among them; the same for all tasks, as a bank has them.
     """
 
     def __init__(
-        self, model: Any, tasks: Mapping[str, ServedTask], device: torch.device, precision: str = "fp32"
+        self,
+        model: Any,
+        tasks: Mapping[str, ServedTask],
+        device: torch.device,
+        choice: PrecisionChoice | None = None,
     ) -> None:
-        self.model, self.tasks, self.device, self.precision = model, dict(tasks), device, precision
+        self.model, self.tasks, self.device = model, dict(tasks), device
+        self.choice = choice or choose_precision("fp32")
         self.ratios = available_ratios(model, next(iter(tasks.values())).bank)
 
     def edits(self) -> list[dict[str, Any]]:
@@ -135,7 +141,7 @@ class Predictor:
     def _logits(self, served: ServedTask, ratio: int, batch: Batch) -> Tensor:
         on_device = {key: value.to(self.device) for key, value in batch.items()}
         autocast: AbstractContextManager[Any] = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.precision == "bf16"
+            self.device.type, torch.bfloat16, enabled=self.choice.precision == "bf16"
         )
         with use_ratio(self.model, ratio, served.bank if ratio > 1 else ""), autocast:
             return served.logits(self.model, on_device)

@@ -66,6 +66,8 @@ class ModelDescription(BaseModel):
     ratio: int = Field(description="The ratio in use now.")
     ratio_mode: str = Field(description="auto, or fixed.")
     latency_target_ms: float | None
+    precision: str = Field(description="fp32 or bf16: in which the model computes.")
+    precision_why: str
     limits: dict[str, int]
 
 

@@ -146,7 +146,7 @@ def test_a_linear_schedule_of_unknown_length_is_warned_of(
     """On a stream without a limit of steps the rate cannot fall, and stays constant: said once, before training."""
     config = TrainerConfig(epochs=1, schedule=schedule, inspect_step=1, lr=0.1)
     bench.trainer(config if max_steps is None else replace(config, max_steps=max_steps), known=known).fit()
-    said = (bench.path / "log.log").read_text().splitlines()[0]
+    said = (bench.path / "log.log").read_text().splitlines()[1]  # the first tells the precision
     assert said.startswith("warning: the linear schedule cannot fall") == warned
     rates = [row["lr"] for row in metrics_of(bench.path, "train")]
     assert (len(set(rates)) == 1) == (warned or schedule == "constant")
@@ -234,7 +234,9 @@ def test_plain_lines_when_piped(bench: Bench, capsys: pytest.CaptureFixture[str]
     bench.trainer(TrainerConfig(epochs=1, inspect_step=4)).fit()
     out, err = capsys.readouterr()
     assert err == "" and "\r" not in out
-    assert [line.split(" | ")[0] for line in out.splitlines()] == ["train"] * 3 + [
+    assert [line.split(" | ")[0] for line in out.splitlines()] == [
+        "precision: fp32 (asked for)",
+        *["train"] * 3,
         "valid",
         "done: 8 steps, best accuracy 0.0000 at step 8",
     ]

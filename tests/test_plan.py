@@ -73,7 +73,7 @@ def write(file: Path, **values: object) -> None:
 
 
 def plan(*words: object):
-    return plan_script.main([*map(str, words), *SMALL])
+    return plan_script.main(["--precision", "fp32", *map(str, words), *SMALL])
 
 
 def test_a_sparsified_model_is_offered_at_its_grid_and_committed_at_the_one_that_fits(sparsified, tmp_path, capsys):
@@ -113,7 +113,8 @@ def test_the_same_points_are_measured_once_and_other_files_again(sparsified, mon
     with pytest.raises(pytest.fail.Exception):
         plan(*words, "--remeasure")
     with pytest.raises(UserError, match=r"other repeats \(2 there, 3 now\)"):
-        plan_script.main([*map(str, words), "--cost-table", str(first.table), *SMALL, "--repeats", "3"])
+        again = ("--cost-table", str(first.table), "--precision", "fp32", *SMALL, "--repeats", "3")
+        plan_script.main([*map(str, words), *again])
 
 
 def test_where_nothing_fits_the_exit_code_is_1_and_the_nearest_is_named(sparsified, capsys, tmp_path):

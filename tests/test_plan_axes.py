@@ -38,7 +38,7 @@ def saved(model, folder: Path) -> Path:
 
 
 def plan(*words: object):
-    return plan_script.main([*map(str, words), *SMALL])
+    return plan_script.main(["--precision", "fp32", *map(str, words), *SMALL])
 
 
 def written(folder: Path):

@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def predictor_of(folder: Path, *plugins: str) -> Predictor:
     given = [plugin.replace("@", str(folder)) for plugin in plugins]
-    flags = ["--model", str(folder / "t5"), "--device", "cpu", "--max-length", str(MAX_LENGTH)]
+    flags = ["--model", str(folder / "t5"), "--device", "cpu", "--max-length", str(MAX_LENGTH), "--precision", "fp32"]
     return load_predictor(parse_arguments([*flags, "--plugins", *given]))
 
 
@@ -229,7 +229,7 @@ def test_a_bert_classifier_is_served(tmp_path: Path, serve: Callable[..., Server
     model.save_pretrained(tmp_path)
     tokenizer = tiny_word_pieces()
     tokenizer.save_pretrained(tmp_path)
-    flags = ["--model", str(tmp_path), "--task", "MRPC", "--max-length", "32", "--device", "cpu"]
+    flags = ["--model", str(tmp_path), "--task", "MRPC", "--max-length", "32", "--device", "cpu", "--precision", "fp32"]
     server = serve(load_predictor(parse_arguments(flags)))
     rows = [
         {"sentence2": "the plot is dull", "sentence1": "a good film"},
@@ -252,6 +252,7 @@ def test_words_are_tagged_one_by_one(tmp_path: Path, serve: Callable[..., Server
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     flags = ["--model", str(tmp_path), "--task", "wnut17", "--max-length", "16", "--device", "cpu"]
+    flags += ["--precision", "fp32"]
     server = serve(load_predictor(parse_arguments(flags)))
     texts = ("it is  bad", "a good film " * 9, "")
     answer = server.post({"rows": [{"tokens": text} for text in texts]}).json()["predictions"]

@@ -50,7 +50,7 @@ class Tiny:
 
     def _arguments(self, dataset: str, data: Path, output: Path, more: Sequence[object]) -> list[str]:
         fixed = f"--dataset {dataset} --model-config {self.model} --data-path {data} --output-path {output}"
-        loop = "--max-input-length 64 --batch-size 4 --lr 1e-3 --inspect-step 1"
+        loop = "--max-input-length 64 --batch-size 4 --lr 1e-3 --inspect-step 1 --precision fp32"
         given = {str(value) for value in more}
         epochs = [] if "--epochs" in given else ["--epochs", "1"]
         return [*fixed.split(), *loop.split(), *epochs, *map(str, more)]

@@ -34,12 +34,13 @@ class TinyBert:
         """Arguments of a general distillation in two epochs of five steps."""
         fixed = f"--pregenerated_data {self.text} --teacher_model {self.model} --output_dir {output}"
         loop = "--max_seq_length 32 --train_batch_size 4 --eval_batch_size 4 --num_train_epochs 2 --learning_rate 1e-3"
-        return [*fixed.split(), *loop.split(), "--inspect_step", "1", *map(str, more)]
+        shown = ["--inspect_step", "1", *([] if "--fp16" in more else ["--precision", "fp32"])]
+        return [*fixed.split(), *loop.split(), *shown, *map(str, more)]
 
     def task(self, output: Path, *more: object, task: str = "sst2") -> list[str]:
         """Arguments of a run on a task."""
         fixed = f"--task_name {task} --data_dir {self.glue} --output_dir {output} --max_seq_length 32"
-        loop = "--train_batch_size 8 --learning_rate 1e-3 --inspect_step 1"
+        loop = "--train_batch_size 8 --learning_rate 1e-3 --inspect_step 1 --precision fp32"
         epochs = [] if "--num_train_epochs" in map(str, more) else ["--num_train_epochs", "2"]
         return [*fixed.split(), *loop.split(), *epochs, *map(str, more)]
 

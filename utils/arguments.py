@@ -16,9 +16,10 @@ from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser
 
-from utils.engine import NO_STEP_LIMIT, Precision, Runtime, TrainerConfig
+from utils.engine import NO_STEP_LIMIT, AskedPrecision, Runtime, TrainerConfig
 from utils.engine.engines import EngineName
 from utils.engine.resume import Resume
+from utils.engine.run_directory import recorded_precision
 from utils.errors import UserError
 
 
@@ -38,8 +39,10 @@ class RunArguments:
 
     output_path: Path | None = flag(None, "Directory of the run: arguments, logs, checkpoints, best model, result.")
     random_seed: int = flag(1, "Seed of everything random.")
-    precision: Literal["fp32", "bf16", "fp16"] = flag(
-        "fp32", "Autocast precision; bf16 also works on CPUs. fp16 is refused for T5, which overflows in it."
+    precision: AskedPrecision = flag(
+        "auto",
+        "Autocast precision. auto: bf16 on GPUs and CPUs that are fast at it, which is timed, and fp32 elsewhere. fp16 "
+        "is refused for T5, which overflows in it.",
     )
     engine: EngineName = flag(
         "ddp",
@@ -307,7 +310,7 @@ def as_json(*groups: Any) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in merged.items()}
 
 
-def runtime_for(run: RunArguments, family: str, precision: Precision | None = None, cpu: bool = False) -> Runtime:
+def runtime_for(run: RunArguments, family: str, precision: AskedPrecision | None = None, cpu: bool = False) -> Runtime:
     """The processes and devices that the shared flags ask for.
 
     Args:
@@ -327,6 +330,7 @@ def runtime_for(run: RunArguments, family: str, precision: Precision | None = No
         rank_timeout_s=run.rank_timeout,
         cpu_offload=run.cpu_offload,
         gradient_checkpointing=run.gradient_checkpointing,
+        kept=recorded_precision(run.output_path) if run.resume and run.output_path else None,
     )
 
 

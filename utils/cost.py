@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -21,6 +21,7 @@ from transformers import AutoConfig, PreTrainedModel
 from metric.cost import count_macs, latency_ms, parameter_counts, peak_memory_bytes
 from model import auto, available_ratios, edits_of, use_ratio
 from model.backbone import COMPRESSED_PREFIX, T5, family_of, spec_for
+from utils.engine.precision import AskedForward, PrecisionChoice, choose_precision
 from utils.errors import UserError, run_as_script, writing
 from utils.loading import check_complete, loading_errors, without_report
 from utils.tucker.loading import model_directory
@@ -58,6 +59,7 @@ class ModelCost:
         latency_ms: median of one forward of batch x length; `latency_p95_ms` the 95th percentile.
         peak_memory_bytes: while one forward runs: of the whole process on a CPU, of torch on a GPU.
         batch, length, device, threads: what was measured, and on what.
+        precision, precision_why: of the products while time and memory were taken.
     """
 
     family: str
@@ -74,6 +76,8 @@ class ModelCost:
     length: int
     device: str
     threads: int
+    precision: str = "fp32"
+    precision_why: str = ""
 
 
 def measure_model(
@@ -85,6 +89,7 @@ def measure_model(
     directory: Path | None = None,
     warmup: int = 3,
     repeats: int = 20,
+    choice: PrecisionChoice | None = None,
 ) -> ModelCost:
     """Measure `model` where it is, in evaluation mode (which it keeps).
 
@@ -92,6 +97,7 @@ def measure_model(
         ratio: of the plugins, where it has some.
         directory: where it is saved.
         warmup, repeats: forwards before, and while, time is taken.
+        choice: the precision of the products, by default fp32.
 
     Raises:
         UserError: the shape is not positive, or longer than the model's positions.
@@ -102,14 +108,16 @@ def measure_model(
         raise UserError(
             f"The batch shape must be at least 1 x 1 and at most {most} tokens long, found {batch} x {length}."
         )
+    choice = choice or choose_precision("fp32")
     model.eval()
     run = partial(_forward, model, batch, length)
     with torch.inference_mode(), frozen(model), use_ratio(model, ratio):
         example = partial(_forward, model, 1, length)
         count_macs(example)  # weights that are formed once per model are no part of any forward
         macs = count_macs(example)
-        latency = latency_ms(run, warmup=warmup, repeats=repeats, device=model.device)
-        memory = peak_memory_bytes(run, device=model.device)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=choice.precision == "bf16"):
+            latency = latency_ms(run, warmup=warmup, repeats=repeats, device=model.device)
+            memory = peak_memory_bytes(run, device=model.device)
     return ModelCost(
         family=family_of(model.config),
         edits=tuple(_edit_cost(model, edit) for edit in edits_of(model)),
@@ -125,6 +133,7 @@ def measure_model(
         length=length,
         device=model.device.type,
         threads=torch.get_num_threads(),
+        **choice.fields,
     )
 
 
@@ -171,7 +180,7 @@ def describe(cost: ModelCost) -> str:
         [
             *lines,
             f"whole model: {cost.num_params:,} parameters in {cost.memory_bytes:,} bytes | {disk}",
-            f"{ratio}{cost.batch} x {cost.length} tokens on {where}: "
+            f"{ratio}{cost.batch} x {cost.length} tokens in {cost.precision} on {where}: "
             f"{cost.macs / 1e6:.2f} M MACs/example | latency p50 {cost.latency_ms:.2f} ms, "
             f"p95 {cost.latency_p95_ms:.2f} ms | peak memory {cost.peak_memory_bytes / 2**20:.0f} MiB",
         ]
@@ -204,6 +213,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--repeats", type=int, default=20, help="timed forwards (default: %(default)s)")
     made.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    made.add_argument(
+        "--precision",
+        choices=get_args(AskedForward),
+        default="auto",
+        help="of the products; auto: bf16 where this machine is fast at it, fp32 elsewhere (default: %(default)s)",
+    )
     made.add_argument("--json", type=Path, help="write the costs to this file, a list with one entry per ratio")
     made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = made.parse_args(arguments)
@@ -223,9 +238,12 @@ def main(arguments: Sequence[str] | None = None) -> list[ModelCost]:
     model, directory = load_any(given.model)
     model.to(given.device)
     print(f"measuring {directory}: {type(model).__name__}, {given.batch} x {given.length} tokens", flush=True)
+    choice = choose_precision(given.precision, model.device)
+    print("\n".join(choice.lines), flush=True)
     costs = []
     for ratio in given.ratios or available_ratios(model):
-        cost = measure_model(model, given.batch, given.length, ratio=ratio, directory=directory, repeats=given.repeats)
+        shape = (given.batch, given.length)
+        cost = measure_model(model, *shape, ratio=ratio, directory=directory, repeats=given.repeats, choice=choice)
         print(describe(cost), flush=True)
         costs.append(cost)
     if given.json is not None:

@@ -79,7 +79,7 @@ need_text() {
 # $1: stage (general, teacher, intermediate, prediction), $2: model. Sets TOTAL_BATCH and SETTINGS.
 bert_settings() {
     TOTAL_BATCH=32
-    SETTINGS=(--random-seed 42 --precision bf16)
+    SETTINGS=(--random-seed 42)
     if [[ "$2" != tiny ]]; then # the defaults of task_distill.py by task and stage, and those of general_distill.py
         [[ "$1" == general ]] && TOTAL_BATCH=256 SETTINGS+=(--distill_layers all)
         return 0

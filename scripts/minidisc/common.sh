@@ -47,7 +47,7 @@ need_sparsified() {
 # Sets TOTAL_BATCH and SETTINGS of a distillation.
 minidisc_settings() {
     TOTAL_BATCH=32
-    SETTINGS=(--random-seed 42 --precision bf16 --inspect-step 50)
+    SETTINGS=(--random-seed 42 --inspect-step 50)
     [[ "$model" == tiny ]] && SETTINGS+=(--max_seq_length 64 --lr 1e-3 --max_steps 250 --eval_step 125)
     return 0
 }

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from model.errors import ModelError
 from model.weights import read_json
 from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
 from utils.engine.data_record import Fingerprints, check_data
 from utils.engine.files import recover_directory, write_json
 from utils.engine.lock import LOCK_FILE, lock_directory, note_owner
+from utils.engine.precision import Precision
 from utils.engine.resume import Resume, prepare_resume
 from utils.errors import UserError, writing
 
@@ -56,6 +59,7 @@ class RunDirectory:
         world_size: number of processes. A resumed run may have another, with the batch size that gives the same rows
             per batch over all processes: data order and position are counted in such batches.
         allow_changed_data: go on although the data are others than those that the run began with.
+        facts: what else arguments.json is to say of the run, as the precision that `auto` stands for.
 
     Attributes:
         remarks: what the user should know of the directory; the engine tells it in the run's log.
@@ -73,7 +77,9 @@ class RunDirectory:
         write: bool = True,
         world_size: int = 1,
         allow_changed_data: bool = False,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
+        self._facts = dict(facts or {})
         self.path, self._world_size, self._allow_changed_data = path, world_size, allow_changed_data
         self.remarks: list[str] = []
         self._changed: list[str] = []
@@ -123,7 +129,7 @@ class RunDirectory:
                 recover_checkpoints(self.path)
             self.remarks += prepare_resume(self.path, resume)
         note_owner(self.path)
-        content = {"arguments": arguments, **environment(), "world_size": self._world_size}
+        content = {"arguments": arguments, **environment(), "world_size": self._world_size, **self._facts}
         if self._changed:
             content["changed"] = self._changed
         write_json(recorded, {**content, "seed": arguments.get("random_seed")})
@@ -142,6 +148,9 @@ class RunDirectory:
         before, processes = recorded.get("arguments", {}), recorded.get("world_size", 1)
         if not isinstance(before, dict) or type(processes) is not int or processes < 1:
             raise UserError(f"{self.path / ARGUMENTS_FILE} is damaged: --overwrite deletes this run and begins anew.")
+        if "precision" in now:  # what `auto` stands for is compared
+            before = {**before, "precision": _precision_in(recorded)}
+            now = {**now, "precision": self._facts.get("precision", now["precision"])}
         may_change = set(MAY_CHANGE)
         if processes != self._world_size:
             self._check_same_batches(before, now, processes)
@@ -167,6 +176,21 @@ class RunDirectory:
                 f"--batch-size {before['batch_size']}), now there are {rows_now} ({self._world_size} of "
                 f"{now['batch_size']}) and its place in the data would be lost: take {processes} processes{fitting}."
             )
+
+
+def recorded_precision(run_directory: Path) -> Precision | None:
+    """The precision that a run was begun in; None where there is no run, or its record does not say it."""
+    try:
+        found = _precision_in(read_json(run_directory / ARGUMENTS_FILE))
+    except ModelError:
+        return None  # no run, or a damaged one, of which `RunDirectory` tells
+    return found if found in get_args(Precision) else None
+
+
+def _precision_in(recorded: Mapping[str, Any]) -> Any:
+    """What a record says that `--precision` stood for."""
+    arguments = recorded.get("arguments")
+    return recorded.get("precision") or (arguments.get("precision") if isinstance(arguments, dict) else None)
 
 
 def _empty(directory: Path) -> None:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, parse_flag_from_env
 from torch import Tensor
 
 from utils.engine.engines import EngineName
 from utils.engine.launch import adopt_ranks
+from utils.engine.precision import AskedPrecision, Precision, PrecisionChoice, choose_precision
 from utils.engine.watch import DEFAULT_TIMEOUT_S, group_timeout, watch_ranks
 from utils.errors import USER_ERROR_CODE, UserError, mark_own
 from utils.installation import load_bmtrain
 
 T = TypeVar("T")
-Precision = Literal["fp32", "bf16", "fp16"]
 
 #: Families that `--engine bmtrain` can divide.
 _BMTRAIN_FAMILIES = ("t5",)
@@ -32,7 +33,7 @@ class Runtime:
     """One process's view of the run: device, rank, precision.
 
     Args:
-        precision: `bf16` and `fp16` mean autocast over float32 parameters.
+        precision: `bf16` and `fp16` mean autocast over float32 parameters; `auto` is what this machine is good at.
         family: the backbone's family; some cannot run in fp16.
         seed: seeds Python, NumPy and torch, the same on all processes.
         cpu: leave GPUs alone.
@@ -40,6 +41,10 @@ class Runtime:
         rank_timeout_s: longest wait for another process; the one that waited ends then, see `utils.engine.watch`.
         cpu_offload: FSDP's shares, or BMTrain's optimizer state, lie in the machine's memory instead of the GPU's.
         gradient_checkpointing: trained models run their layers again in the backward pass.
+        kept: the precision that `auto` stands for in a run that goes on.
+
+    Attributes:
+        choice: the precision in use, the same on all processes, and why it is this one.
 
     Raises:
         UserError: the precision or the engine cannot work with this backbone or device, or there is nothing to offload.
@@ -47,7 +52,7 @@ class Runtime:
 
     def __init__(
         self,
-        precision: Precision = "fp32",
+        precision: AskedPrecision = "fp32",
         family: str = "",
         seed: int = 0,
         cpu: bool = False,
@@ -55,6 +60,7 @@ class Runtime:
         rank_timeout_s: float = DEFAULT_TIMEOUT_S,
         cpu_offload: bool = False,
         gradient_checkpointing: bool = False,
+        kept: Precision | None = None,
     ) -> None:
         if precision == "fp16":
             if family in _NO_FP16:
@@ -67,20 +73,25 @@ class Runtime:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         if cpu_offload:
             _check_offload(engine, several, precision)
+        cpu = cpu or (several and not torch.cuda.is_available()) or parse_flag_from_env("ACCELERATE_USE_CPU")
+        group = _process_group(engine, several, rank_timeout_s, cpu_offload and torch.cuda.is_available() and not cpu)
+        self.choice = _agreed_choice(PartialState(cpu, **group.to_kwargs()), precision, kept)
+        self.precision = self.choice.precision
+        mixed = "no" if self.precision == "fp32" else self.precision
+        if AcceleratorState._shared_state.get("_mixed_precision", mixed) != mixed:
+            AcceleratorState._reset_state()  # of an earlier stage in this process, which went on in another precision
         self.accelerator = Accelerator(
-            cpu=cpu or (several and not torch.cuda.is_available()),
-            mixed_precision="no" if precision == "fp32" else precision,
+            cpu=cpu,
+            mixed_precision=mixed,
             dataloader_config=DataLoaderConfiguration(),
-            kwargs_handlers=[
-                _process_group(engine, several, rank_timeout_s, cpu_offload and torch.cuda.is_available() and not cpu)
-            ],
+            kwargs_handlers=[group],
         )
         self._watch = watch_ranks(self.rank, self.world_size, rank_timeout_s, lambda own: list(gather_object(own)))
         if engine == "bmtrain":
             from utils.engine.bmtrain_engine import start_bmtrain  # for those who have chosen it
 
             start_bmtrain(seed)
-        self.precision, self.engine = precision, engine
+        self.engine = engine
         self.cpu_offload, self.gradient_checkpointing = cpu_offload, gradient_checkpointing
         self.seed = seed
         seed_everything(seed)
@@ -173,6 +184,28 @@ class Runtime:
         raise SystemExit(getattr(error, "exit_code", USER_ERROR_CODE))
 
 
+def _agreed_choice(state: PartialState, asked: AskedPrecision, kept: Precision | None) -> PrecisionChoice:
+    """The precision of all processes: the main one decides, as each would time a product of its own.
+
+    Raises:
+        UserError: on the main process.
+        SystemExit: on the others.
+    """
+    chosen: PrecisionChoice | UserError | None = None
+    if state.is_main_process:
+        try:
+            chosen = choose_precision(asked, state.device, kept)
+        except UserError as error:
+            chosen = error
+    if state.num_processes > 1:
+        (chosen,) = broadcast_object_list([chosen])
+    if isinstance(chosen, UserError) and state.is_main_process:
+        raise chosen
+    if not isinstance(chosen, PrecisionChoice):
+        raise SystemExit(USER_ERROR_CODE)
+    return chosen
+
+
 def _check_engine(engine: EngineName, family: str) -> None:
     """What would fail later is told before anything is loaded."""
     if engine == "bmtrain":
@@ -181,7 +214,7 @@ def _check_engine(engine: EngineName, family: str) -> None:
         load_bmtrain()
 
 
-def _check_offload(engine: EngineName, several: bool, precision: Precision) -> None:
+def _check_offload(engine: EngineName, several: bool, precision: AskedPrecision) -> None:
     """Refuse what `--cpu-offload` cannot work with."""
     if engine == "bmtrain":
         return

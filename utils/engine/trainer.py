@@ -79,6 +79,8 @@ class Trainer:
         self.engine.start()
         self._stepper = self.engine.stepper(self.optimizer)
         self.log = RunLog(directory.path, runtime.is_main, self.progress.step, self.progress.evaluated_step)
+        for line in runtime.choice.lines:
+            self.log.line(line)
         for warning in directory.remarks:
             self.log.line(f"warning: {warning}")
         if newest is not None:

@@ -66,7 +66,7 @@ class Stages:
         directory = open_run(self.runtime, own, {**self.recorded, **settings, "output_path": str(folder)})
         seed_everything(self.runtime.seed)  # whatever stages went before, in this process or in one that was killed
         result = work(directory)
-        self.runtime.by_main(lambda: write_json(folder / RESULT_FILE, result))
+        self.runtime.by_main(lambda: write_json(folder / RESULT_FILE, {**result, **self.runtime.choice.fields}))
         return result
 
     def say(self, text: str) -> None:

@@ -37,7 +37,7 @@ def task_stage(
     """
     settings = request.settings(recipe(task, stage), "max_seq_length")
     changed = request.settings({}, "max_seq_length")
-    place = {"task_name": task, "data_dir": request.data, "seed": seed, "precision": "bf16", "output_dir": str(folder)}
+    place = {"task_name": task, "data_dir": request.data, "seed": seed, "output_dir": str(folder)}
     work = Work(rows_of(settings, count(task, request.data)), int(settings["max_seq_length"]), passes)
     words = ["task_distill.py", *flags({**given, **changed, **place}), "--do_eval"]
     return Stage(folder, words, work if passes else None, _DONE)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metric.cost import latency_ms
+from utils.engine.precision import choose_precision
 from utils.errors import UserError
 from utils.studies.runner import Runner
 
@@ -172,7 +173,9 @@ def duration(seconds: float) -> str:
 def time_training(
     model: Any, step: Callable[[Any, torch.Tensor], torch.Tensor], threads: int
 ) -> Callable[[int], float]:
-    """Seconds that a row of some length takes forward and backward on this machine, in bf16; each length timed once.
+    """Seconds that a row of some length takes forward and backward on this machine, each length timed once.
+
+    In the precision that `--precision auto` stands for.
 
     Args:
         step: the loss of a model on ids (rows, length).
@@ -180,13 +183,14 @@ def time_training(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
     known: dict[int, float] = {}
+    in_bf16 = choose_precision("auto", device).precision == "bf16"
 
     def timed(length: int) -> float:
         if length not in known:
             ids = torch.ones((_TIMED_ROWS, length), dtype=torch.int64, device=device)
 
             def once() -> None:
-                with torch.autocast(device, torch.bfloat16):
+                with torch.autocast(device, torch.bfloat16, enabled=in_bf16):
                     loss = step(model, ids)
                 loss.backward()
                 model.zero_grad()

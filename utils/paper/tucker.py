@@ -76,7 +76,7 @@ def _general(request: Request, scale: str, seed: int, ranks: Mapping[str, int]) 
         "init_from_teacher": True,
     }
     given |= {"use_swap": True, **ranks, "distill_layers": "all", **settings}
-    given |= {"seed": seed, "precision": "bf16", "output_dir": str(folder)}
+    given |= {"seed": seed, "output_dir": str(folder)}
     work = Work(rows_of(settings, _text_rows(str(request.text))), int(settings["max_seq_length"]), TRAINED + FORWARD)
     return Stage(folder, ["general_distill.py", *flags(given)], work)
 

@@ -25,7 +25,7 @@ TEXT_HELP = "folder of the corpus that plugins are pre-trained on"
 
 _LENGTH = {"mnli": 256, "qqp": 256, "rte": 256, "sst2": 96, "mrpc": 96, "qnli": 356, "squad": 512}
 _VALID_STEP = {"mnli": 2000, "rte": -1, "squad": 100}
-_SHARED: Mapping[str, Any] = {"weight-decay": 1e-5, "clip-grad": 10, "precision": "bf16"}
+_SHARED: Mapping[str, Any] = {"weight-decay": 1e-5, "clip-grad": 10}
 _PLUGIN: Mapping[str, Any] = {
     "lr": 1e-3,
     **_SHARED,
@@ -97,7 +97,7 @@ def _task(request: Request, task: str, seed: int, ratios: Sequence[int], plugins
     return [
         _stage(request, root / "finetune", seed, {**base, **tuning}, Work(rows_of(tuning, count), length)),
         _stage(request, root / "adapted", seed, adapted, Work(rows_of(adapting, count), length, passes)),
-        _stage(request, root / "valid", seed, {**shown, "max-input-length": length, "precision": "bf16"}, None),
+        _stage(request, root / "valid", seed, {**shown, "max-input-length": length}, None),
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +25,7 @@ from dataset import Task, get_task
 from metric.errors import MetricError
 from model.schedule import Axis
 from utils.engine import Runtime, write_json
+from utils.engine.precision import AskedForward, choose_precision
 from utils.errors import UserError, run_as_script
 from utils.plan.budget import QUANTITIES, Limit, parse_budget
 from utils.plan.choose import Candidate, choose, pareto_front
@@ -74,7 +75,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--task", help="task of --data; of a bank of plugins for several tasks, the one")
     add("--data", help="evaluate every point on the development rows in this folder instead of reading its run's files")
     add("--device", choices=("cpu", "cuda"), help="where to measure (default: a GPU if there is one)")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the layers' products (default: fp32)")
+    add(
+        "--precision",
+        choices=get_args(AskedForward),
+        default="auto",
+        help="of the layers' products (default: auto, which is bf16 where this machine is fast at it, else fp32)",
+    )
     add("--threads", type=int, help="threads of the CPU (default: torch's own choice)")
     add("--repeats", type=int, default=20, help="timed forwards of every point (default: 20)")
     add("--cost-table", type=Path, help="read the costs from this file, or write them into it (default: the cache)")
@@ -96,12 +102,16 @@ def main(arguments: Sequence[str] | None = None) -> Plan:
     _check_used(given, points)
     task = _task(given, points)
     work = _Work(points, device, task)
+    choice = choose_precision(given.precision, device)
+    _say("\n".join(choice.lines))
+    given.precision = choice.precision
     if task is not None:
         runtime = Runtime(given.precision, seed=1, cpu=device.type == "cpu")
         _say(f"evaluating {len(points)} points on the development rows of {task.name}")
         points = evaluate(work.opened(), task, given.data, given.length, given.batch, runtime)
     _check_comparable(points)
     plan = _plan(given, limits, points, work)
+    plan = replace(plan, key={**plan.key, **choice.fields})
     _tell(given, plan)
     if plan.choice is None:
         raise SystemExit(NONE_FITS)

@@ -33,7 +33,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--gpus", nargs="+", type=int, default=[8, 64, 512], help="numbers of GPUs")
     made.add_argument("--rows", type=int, help="rows of a GPU's micro-batch (default: the training's)")
     made.add_argument("--length", type=int, help="input tokens of a row (default: the training's)")
-    made.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of the layers' products")
+    made.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="of the layers' products; auto: bf16, which the GPUs that this is about have",
+    )
     made.add_argument(
         "--tokens-per-second", type=float, help="measured on one GPU for the one --setup: tokens_per_second in its log"
     )
@@ -45,6 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--gpus-per-machine", type=int, default=8, help="from one more on, the links between them count")
     made.add_argument("--page", type=Path, help="put the tables into this Markdown page, between its markers")
     given = made.parse_args(arguments)
+    given.precision = given.precision.replace("auto", "bf16")
     _check(given)
     return given
 

@@ -97,7 +97,7 @@ class Study:
 
     def call(self, folder: Path, arguments: str, done: str) -> None:
         """A call of `task_distill.py`."""
-        common = f"--max_seq_length {LENGTH[TASK]} --precision bf16 --keep_checkpoints 1 --seed {self.seed}"
+        common = f"--max_seq_length {LENGTH[TASK]} --keep_checkpoints 1 --seed {self.seed}"
         place = f"--task_name {TASK} --data_dir {self.data} {common} --output_dir {folder}"
         self.runner.run(folder, f"task_distill.py {arguments} {place}", done)
 

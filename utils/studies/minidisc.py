@@ -74,7 +74,7 @@ class Study:
         """A call of `task_distill.py`; gives its folder."""
         folder = self.folder(task, seed, row)
         data = self.wnut if task == "wnut17" else self.glue
-        common = f"--max_seq_length {LENGTH[task]} --precision bf16 --keep_checkpoints 1 --seed {seed}"
+        common = f"--max_seq_length {LENGTH[task]} --keep_checkpoints 1 --seed {seed}"
         place = f"--task_name {task} --data_dir {data} {common} --output_dir {folder}"
         self.runner.run(folder, f"task_distill.py {arguments} {place}", done)
         return folder

@@ -97,7 +97,7 @@ class Study:
         self.runner.run(
             folder,
             f"general_distill.py --pregenerated_data {self.text} --teacher_model {self.backbone} --init_from_teacher "
-            f"{ranks} {GENERAL} --precision bf16 --keep_checkpoints 1 --seed {self.seed} --output_dir {folder}",
+            f"{ranks} {GENERAL} --keep_checkpoints 1 --seed {self.seed} --output_dir {folder}",
         )
         return folder
 
@@ -131,7 +131,7 @@ class Study:
 
     def task_call(self, folder: Path, task: str, arguments: str) -> None:
         """A call of `task_distill.py`."""
-        common = f"--max_seq_length {LENGTH[task]} --precision bf16 --keep_checkpoints 1 --seed {self.seed}"
+        common = f"--max_seq_length {LENGTH[task]} --keep_checkpoints 1 --seed {self.seed}"
         place = f"--task_name {task} --data_dir {self.data} {common} --output_dir {folder}"
         self.runner.run(folder, f"task_distill.py {arguments} {place}", done="evaluation.json")
 

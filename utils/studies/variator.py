@@ -55,7 +55,7 @@ class Study:
 
     def call(self, output: Path, arguments: str) -> None:
         """One stage."""
-        common = f"--precision bf16 --schedule linear --inspect-step 50 --keep-checkpoints 1 --output-path {output}"
+        common = f"--schedule linear --inspect-step 50 --keep-checkpoints 1 --output-path {output}"
         self.runner.run(output, f"train_t5.py {arguments} {common}")
 
     def wiki(self, seed: int) -> Path:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from utils.arguments import HIDDEN, EvaluationArguments, OptimisationArguments, RunArguments, flag, trainer_config
 from utils.engine import TrainerConfig
-from utils.engine.runtime import Precision
+from utils.engine.precision import AskedPrecision
 from utils.errors import UserError
 
 #: The originals' names of flags that the toolkit has already.
@@ -38,7 +38,8 @@ ALIASES: Mapping[str, Sequence[str]] = {
 #: What `--help` says of shared flags here, where T5 has other settings.
 TEXTS: Mapping[str, str] = {
     "schedule": "Learning rate after the warm-up.",
-    "precision": "Autocast precision; bf16 also works on CPUs.",
+    "precision": "Autocast precision. auto: bf16 on GPUs and CPUs that are fast at it, which is timed, and fp32 "
+    "elsewhere.",
     "training_step": "End after this many optimizer steps even if epochs are left (the default never does).",
     "batch_size": "Rows per process and optimizer step.",
     "grad_accumulation": "Forward passes that --batch_size is divided into.",
@@ -125,14 +126,14 @@ def in_our_words(arguments: Sequence[str] | None) -> list[str]:
     return [*rest, "--grad_accumulation", str(found.passes), "--batch_size", str(found.rows * found.passes)]
 
 
-def precision_of(run: RunArguments, bert: BertArguments) -> Precision:
+def precision_of(run: RunArguments, bert: BertArguments) -> AskedPrecision:
     """`--precision`, or `--fp16`.
 
     Raises:
         UserError: the two contradict each other.
     """
-    if bert.fp16 and run.precision == "bf16":
-        raise UserError("--fp16 and --precision bf16 contradict each other: give one of them.")
+    if bert.fp16 and run.precision not in ("auto", "fp16"):
+        raise UserError(f"--fp16 and --precision {run.precision} contradict each other: give one of them.")
     return "fp16" if bert.fp16 else run.precision
 
 

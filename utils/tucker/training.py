@@ -59,7 +59,14 @@ def open_run(runtime: Runtime, run: RunArguments, arguments: dict[str, Any]) -> 
     assert path is not None
     return runtime.together(
         lambda: RunDirectory(
-            path, arguments, run.resume, run.overwrite, runtime.is_main, runtime.world_size, run.allow_changed_data
+            path,
+            arguments,
+            run.resume,
+            run.overwrite,
+            runtime.is_main,
+            runtime.world_size,
+            run.allow_changed_data,
+            runtime.choice.fields,
         )
     )
 
@@ -120,7 +127,7 @@ def finish(
 ) -> None:
     """Write result.json and say what was made and which commands use it; see `utils.hints.next_lines`."""
     if runtime.is_main:
-        write_json(directory.path / "result.json", result)
+        write_json(directory.path / "result.json", {**result, **runtime.choice.fields})
         print("\n".join([f"made: {directory.best}", *filter(None, [next_lines(commands, further)])]), flush=True)
 
 
