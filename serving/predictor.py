@@ -19,6 +19,7 @@ from dataset import Feature, Task
 from dataset.collate import Batch
 from dataset.tokens import NO_PIECE, OUTSIDE, TokenFeature
 from model import available_ratios, edits_of, use_ratio
+from model.finite import check_outputs, check_weights
 from utils.engine.precision import PrecisionChoice, choose_precision
 
 #: Of an encoding that cuts nothing; larger than any text that the server takes.
@@ -111,7 +112,11 @@ class Predictor:
         return [Encoded(feature, i in set(long)) for i, feature in enumerate(features)]
 
     def predict(self, name: str, ratio: int, features: Sequence[Feature]) -> list[Prediction]:
-        """Predictions of encoded rows of one task."""
+        """Predictions of encoded rows of one task.
+
+        Raises:
+            NotFiniteError: the model gives what is no number.
+        """
         served = self.tasks[name]
         with torch.inference_mode():
             logits = self._logits(served, ratio, served.collate(features)).float().cpu()
@@ -122,7 +127,9 @@ class Predictor:
 
         Raises:
             DataError: a row of some task cannot be encoded at all.
+            NotFiniteError: the model gives what is no number.
         """
+        check_weights(self.model)
         bare = {name: self.encode(name, [[""] * len(task.task.columns)])[0] for name, task in self.tasks.items()}
         name, served = next(iter(self.tasks.items()))
         length = min(served.max_length, max(MEASURED_LENGTH, 2 * len(bare[name].feature.input_ids)))
@@ -144,7 +151,11 @@ class Predictor:
             self.device.type, torch.bfloat16, enabled=self.choice.precision == "bf16"
         )
         with use_ratio(self.model, ratio, served.bank if ratio > 1 else ""), autocast:
-            return served.logits(self.model, on_device)
+            logits = served.logits(self.model, on_device)
+        # Of words, padding is no answer.
+        real = on_device["attention_mask"].bool() if logits.dim() == 3 else slice(None)
+        check_outputs(logits[real], self.model)
+        return logits
 
 
 def _read(task: Task, logits: Tensor, feature: Feature) -> Prediction:

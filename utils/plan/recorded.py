@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def metrics_at_ratios(run: Path) -> dict[int, Metric]:
         return {
             int(row["ratio"]): Metric(name, float(row[name]), task, str(file))
             for row in rows
-            if isinstance(row, dict) and {"ratio", name} <= row.keys()
+            if isinstance(row, dict) and "ratio" in row and _is_measured(row.get(name))
         }
     steps = run / _METRICS_FILE
     row = _validation_at(steps, values.get("best_step")) if steps.is_file() else {}
@@ -70,7 +71,7 @@ def metrics_at_ratios(run: Path) -> dict[int, Metric]:
     return {
         int(key.removeprefix(prefix)): Metric(name, float(value), task, str(steps))
         for key, value in row.items()
-        if key.startswith(prefix) and key.removeprefix(prefix).isdigit()
+        if key.startswith(prefix) and key.removeprefix(prefix).isdigit() and _is_measured(value)
     }
 
 
@@ -108,12 +109,17 @@ def _of_choice(run: Path, file: Path) -> Metric | None:
 
 def _of_result(values: Mapping[str, Any], file: Path) -> Metric | None:
     task, name = _task_of(values), values.get("metric")
-    if isinstance(name, str) and name not in _NO_METRICS and isinstance(values.get("best_value"), int | float):
+    if isinstance(name, str) and name not in _NO_METRICS and _is_measured(values.get("best_value")):
         return Metric(name, float(values["best_value"]), task, str(file))
     metrics, name = values.get("metrics"), _selection_metric(task)
-    if isinstance(metrics, dict) and name in metrics:
+    if isinstance(metrics, dict) and _is_measured(metrics.get(name)):
         return Metric(name, float(metrics[name]), task, str(file))
     return None
+
+
+def _is_measured(value: Any) -> bool:
+    """Whether a value is a finite number: what is none, or null, was not measured, and is never the best."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _task_of(values: Mapping[str, Any]) -> str:
