@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dataset import get_task
 from dataset.errors import DataError
@@ -75,20 +75,25 @@ def metrics_at_ratios(run: Path) -> dict[int, Metric]:
     }
 
 
-def unsaved_scales(run: Path) -> list[str]:
-    """One line per iteration of MiniDisc that tried several scales: their metrics, and that one student was kept."""
+class Unsaved(NamedTuple):
+    """What an iteration of MiniDisc tried without keeping a student, in a sentence; `scale` is the first of them."""
+
+    text: str
+    scale: str
+
+
+def unsaved_scales(run: Path) -> list[Unsaved]:
+    """One per iteration of MiniDisc that tried several scales: their metrics, and that one student was kept."""
     file = run / SCHEDULE_FILE
     values = read_json(file) if file.is_file() else {}
-    name, lines = values.get("metric", "metric"), []
+    name, found = values.get("metric", "metric"), []
     for entry in values.get("iterations", []):
         table = [row for row in entry["table"] if abs(row["scale"] - entry["scale"]) > SCALE_TOLERANCE]
         if table:
             scales = ", ".join(f"{_written(row)} {row[name]:.4f}" for row in table)
-            lines.append(
-                f"iteration {entry['iteration']} also reached {name} at {scales}, of which no students were saved: "
-                f"distil one with `python task_distill.py --mode distill --layer_or_sparsity {_written(table[0])}`"
-            )
-    return lines
+            text = f"iteration {entry['iteration']} also reached {name} at {scales}, of which no students were saved"
+            found.append(Unsaved(text, _written(table[0])))
+    return found
 
 
 def _written(row: Mapping[str, Any]) -> str:
