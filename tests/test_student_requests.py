@@ -95,7 +95,9 @@ def test_the_proposed_ranks_are_about_a_seventh(protocol: Any, ops: Any) -> None
     """Between a fifth and a tenth of the matrices' parameters, and possible."""
     model = AutoModel.from_config(bert_config(4, hidden_size=64, intermediate_size=256))
     words = advice(model.config, protocol, ops).split(" (")[0].split()
-    ranks = {flag.removeprefix("--"): int(rank) for flag, rank in zip(words[::2], words[1::2], strict=True)}
+    ranks: dict[str, Any] = {
+        flag.removeprefix("--"): int(rank) for flag, rank in zip(words[::2], words[1::2], strict=True)
+    }
     matrices = {"san": 4, "ffn": 8, "san_ffn": 12}[ops] * 4 * 64**2
     before = model.num_parameters()
     apply_edit(model, DecompositionConfig(protocol=protocol, ops=ops, **ranks), from_scratch=True)
