@@ -17,14 +17,17 @@ if __name__ == "__main__":
 
 import torch
 
+from serving.access import AllowedHosts, read_token
 from serving.app import AppSettings, create_app
-from serving.arguments import ServingArguments, parse_arguments
+from serving.arguments import BATCH_TOKENS, ServingArguments, parse_arguments
+from serving.connections import ConnectionLimits, room_for_connections
 from serving.controller import ControllerSettings, RatioController, worthwhile
 from serving.engine import Engine, EngineSettings
+from serving.guard import GuardSettings, write_access_log
 from serving.loading import load_predictor
 from serving.metrics import Metrics
 from serving.predictor import Predictor
-from serving.server import bind, run
+from serving.server import ServerSettings, bind, run
 from utils.errors import UserError, run_as_script
 
 #: The model's thread needs a moment to end, even when nothing is left to do.
@@ -45,7 +48,14 @@ def build_engine(arguments: ServingArguments, predictor: Predictor, metrics: Met
     chosen = worthwhile(seconds) if fixed is None else {fixed: seconds[fixed]}
     if fixed is None and (slow := [f"k={ratio}" for ratio in seconds if ratio not in chosen]):
         print(f"left out, as no faster here than a smaller ratio: {', '.join(slow)} (--ratio serves one all the same)")
-    settings = EngineSettings(arguments.queue_rows, arguments.max_batch, arguments.max_wait_ms / 1e3, arguments.threads)
+    settings = EngineSettings(
+        queue_rows=arguments.queue_rows,
+        max_batch=arguments.max_batch,
+        max_wait_s=arguments.max_wait_ms / 1e3,
+        threads=arguments.threads,
+        max_batch_tokens=arguments.max_batch_tokens or BATCH_TOKENS[predictor.device.type],
+        request_timeout_s=arguments.request_timeout_s,
+    )
     return Engine(predictor, RatioController(ControllerSettings(arguments.target_ms), chosen), settings, metrics)
 
 
@@ -54,26 +64,61 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(given)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
+    app_settings, server_settings = _app_settings(arguments), _server_settings(arguments)
     bound = bind(arguments.host, arguments.port)  # a taken port is told before the model is loaded
     print(f"loading {arguments.model}", flush=True)
     predictor, metrics = load_predictor(arguments), Metrics()
+    predictor.check()
     _announce(arguments, predictor)
     engine = build_engine(arguments, predictor, metrics)
-    target_ms = None if arguments.fixed_ratio is not None else arguments.target_ms
-    app = create_app(
-        engine, metrics, AppSettings(arguments.max_rows, arguments.max_chars, arguments.max_body_kb << 10, target_ms)
-    )
+    app = create_app(engine, metrics, app_settings)
     engine.start()
     host, port = bound.getsockname()[:2]
     print(f"listening on {host} port {port}; SIGTERM or Ctrl-C ends, /v1/model tells what is served", flush=True)
     left_s = 0.0
     try:
-        left_s = run(app, bound, arguments.drain_seconds, engine.refuse_more)
+        left_s = run(app, bound, server_settings, engine)
     finally:
         done = engine.stop(max(left_s, _THREAD_END_S))
+    if engine.is_broken:
+        raise UserError("the model's thread ended by the error above: nothing could be answered any more.")
     if not done:
         raise UserError(f"--drain-seconds {arguments.drain_seconds:g} was not enough to finish what waited.")
     print("ended: every request that was taken is answered", flush=True)
+
+
+def _app_settings(arguments: ServingArguments) -> AppSettings:
+    token = None
+    if arguments.token_file is not None:
+        token, open_to_all = read_token(arguments.token_file)
+        if open_to_all:
+            print(
+                f"warning: --token-file {arguments.token_file} can be read by everyone here: chmod 600 it.",
+                file=sys.stderr,
+            )
+    if arguments.access_log:
+        write_access_log(sys.stderr)
+    return AppSettings(
+        max_rows=arguments.max_rows,
+        max_chars=arguments.max_chars,
+        latency_target_ms=None if arguments.fixed_ratio is not None else arguments.target_ms,
+        tokenizer_threads=arguments.tokenizer_threads,
+        guard=GuardSettings(
+            max_body_bytes=arguments.max_body_kb << 10,
+            body_s=arguments.body_timeout_s,
+            hosts=AllowedHosts.of(arguments.allowed_hosts, arguments.host),
+            token=token,
+            access_log=arguments.access_log,
+        ),
+    )
+
+
+def _server_settings(arguments: ServingArguments) -> ServerSettings:
+    most, backlog = room_for_connections(arguments.max_connections)
+    limits = ConnectionLimits(
+        most, backlog, arguments.header_timeout_s, arguments.body_timeout_s, arguments.idle_timeout_s
+    )
+    return ServerSettings(limits, arguments.drain_seconds, arguments.shutdown_delay_s)
 
 
 def _announce(arguments: ServingArguments, predictor: Predictor) -> None:

@@ -42,6 +42,11 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self.dropped = Counter(
+            "serving_rows_dropped",
+            "Rows that were not predicted, as their request was over: given up, late, failed, or at the end.",
+            registry=self._registry,
+        )
         self.ratio_changes = Counter("serving_ratio_changes", "Changes of the ratio.", registry=self._registry)
         self._queue = Gauge("serving_queue_rows", "Rows that wait for the model.", registry=self._registry)
         self._ratio = Gauge("serving_ratio", "The compression ratio in use.", registry=self._registry)

@@ -19,7 +19,7 @@ from dataset import Feature, Task
 from dataset.collate import Batch
 from dataset.tokens import NO_PIECE, OUTSIDE, TokenFeature
 from model import available_ratios, edits_of, use_ratio
-from model.finite import check_outputs, check_weights
+from model.errors import ModelError
 from utils.engine.precision import PrecisionChoice, choose_precision
 
 #: Of an encoding that cuts nothing; larger than any text that the server takes.
@@ -111,25 +111,44 @@ class Predictor:
             features[i] = cut
         return [Encoded(feature, i in set(long)) for i, feature in enumerate(features)]
 
-    def predict(self, name: str, ratio: int, features: Sequence[Feature]) -> list[Prediction]:
-        """Predictions of encoded rows of one task.
-
-        Raises:
-            NotFiniteError: the model gives what is no number.
-        """
+    def predict(self, name: str, ratio: int, features: Sequence[Feature]) -> list[Prediction | None]:
+        """Predictions of encoded rows of one task; None for a row whose scores are not finite."""
         served = self.tasks[name]
         with torch.inference_mode():
             logits = self._logits(served, ratio, served.collate(features)).float().cpu()
         return [_read(served.task, row, feature) for row, feature in zip(logits, features, strict=True)]
+
+    def probe(self, name: str, ratio: int) -> None:
+        """Predict a few rows of a task, to see whether the model works at a ratio.
+
+        Raises:
+            ModelError: their scores are not finite.
+            Exception: the model fails.
+        """
+        columns = len(self.tasks[name].task.columns)
+        rows = [encoded.feature for encoded in self.encode(name, [[text] * columns for text in ("", "a", "a b " * 16)])]
+        if None in self.predict(name, ratio, rows):
+            raise ModelError(f"the model has no finite scores for {name} at ratio {ratio}: its weights are of no use.")
+
+    def check(self) -> None:
+        """Refuse a model that cannot answer, or not everything.
+
+        Raises:
+            ModelError: it has weights that are not finite, or scores that are not.
+        """
+        for weight, tensor in self.model.named_parameters():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise ModelError(f"the model's {weight} holds NaN or infinite numbers: it cannot be served.")
+        for name in self.tasks:
+            for ratio in self.ratios:
+                self.probe(name, ratio)
 
     def seconds_per_token(self, clock: Callable[[], float] = time.perf_counter) -> dict[int, float]:
         """Ratio -> seconds for one padded token, the fastest of a few batches; also warms the model up.
 
         Raises:
             DataError: a row of some task cannot be encoded at all.
-            NotFiniteError: the model gives what is no number.
         """
-        check_weights(self.model)
         bare = {name: self.encode(name, [[""] * len(task.task.columns)])[0] for name, task in self.tasks.items()}
         name, served = next(iter(self.tasks.items()))
         length = min(served.max_length, max(MEASURED_LENGTH, 2 * len(bare[name].feature.input_ids)))
@@ -151,18 +170,18 @@ class Predictor:
             self.device.type, torch.bfloat16, enabled=self.choice.precision == "bf16"
         )
         with use_ratio(self.model, ratio, served.bank if ratio > 1 else ""), autocast:
-            logits = served.logits(self.model, on_device)
-        # Of words, padding is no answer.
-        real = on_device["attention_mask"].bool() if logits.dim() == 3 else slice(None)
-        check_outputs(logits[real], self.model)
-        return logits
+            return served.logits(self.model, on_device)
 
 
-def _read(task: Task, logits: Tensor, feature: Feature) -> Prediction:
-    """What the logits of a row say: (C,), (1,) in regression, (L, C) for tagged words."""
+def _read(task: Task, logits: Tensor, feature: Feature) -> Prediction | None:
+    """What the logits of a row say: (C,), (1,) in regression, (L, C) for tagged words; None: they are not finite."""
+    scores = logits if task.kind == "regression" else logits.softmax(-1)
+    if isinstance(feature, TokenFeature):
+        scores = scores[: len(feature.input_ids)]  # what is said of padding does not matter
+    if not bool(scores.isfinite().all()):
+        return None
     if task.kind == "regression":
         return Prediction(scores={"score": float(logits[0])})
-    scores = logits.softmax(-1)
     if isinstance(feature, TokenFeature):
         # A word that the model does not see, as it is cut off or has no pieces, counts as outside, as in evaluation.
         found = [(OUTSIDE, 1.0) if at == NO_PIECE else _largest(scores[at]) for at in feature.starts]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from serving.predictor import ServedTask
 
 #: Mistakes of one request that are told.
 _MOST_PROBLEMS = 20
+#: Words of a row that are tagged, at least; more where the model takes more tokens.
+_MOST_WORDS = 512
+#: What begins or divides values in JSON; a body has about as many values as it has of these.
+_MARKS = (b",", b":", b"[", b"{")
+#: Bytes between strings that are looked at together.
+_STEP = 2048
+#: The rest of a string, escapes and all; it ends with the body where nothing else ends it.
+_REST_OF_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 class PredictRequest(BaseModel):
@@ -26,14 +35,14 @@ class WordTag(BaseModel):
     """What the model says of one word."""
 
     label: str
-    score: float = Field(description="The label's probability.")
+    score: FiniteFloat = Field(description="The label's probability.")
 
 
 class RowPrediction(BaseModel):
     """What the model says of one row."""
 
     label: str | None = Field(description="The most probable class; null in regression and for tagged words.")
-    scores: dict[str, float] = Field(description='Class -> probability; {"score": value} in regression.')
+    scores: dict[str, FiniteFloat] = Field(description='Class -> probability; {"score": value} in regression.')
     tags: list[WordTag] | None = Field(None, description="Of every word, where words are tagged; else null.")
     ratio: int = Field(description="The compression ratio that served the row; 1 is the model without plugins.")
     truncated: bool = Field(description="Whether text was cut off, as the row had too many tokens.")
@@ -71,6 +80,26 @@ class ModelDescription(BaseModel):
     limits: dict[str, int]
 
 
+class Problem(BaseModel):
+    """A mistake in a request."""
+
+    type: str
+    loc: list[str | int] = Field(description="Its place, from the body inwards.")
+    msg: str
+
+
+class Problems(BaseModel):
+    """Why a request cannot be answered."""
+
+    detail: list[Problem]
+
+
+class Refusal(BaseModel):
+    """Why a request is not answered."""
+
+    detail: str
+
+
 class BadRequest(Exception):
     """A request that cannot be answered.
 
@@ -100,6 +129,47 @@ def told(problems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def read_request(body: bytes, max_rows: int, columns: int) -> PredictRequest:
+    """The request in a body; one with far too many values is refused before any of them is read.
+
+    Args:
+        columns: most columns of a task.
+
+    Raises:
+        BadRequest: it is no request.
+    """
+    most = 64 + 2 * max_rows * (2 + 4 * columns)  # twice what the largest request has
+    if _has_more_values(body, most):
+        raise BadRequest([problem(f"too many values for {max_rows} rows of {columns} columns", "too_long")])
+    try:
+        return PredictRequest.model_validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise BadRequest([{**one, "loc": ("body", *one["loc"])} for one in found]) from None
+
+
+def _has_more_values(body: bytes, most: int) -> bool:
+    """Whether JSON has more values and marks than so many; reads no further than it needs."""
+    found = at = 0
+    while at < len(body) and found <= most:
+        end = at + _STEP
+        begin = body.find(b'"', at, end)
+        found += sum(body.count(mark, at, begin if begin >= 0 else end) for mark in _MARKS)
+        if begin >= 0:
+            found += 1
+            end = _end_of_string(body, begin + 1)
+        at = end
+    return found > most
+
+
+def _end_of_string(body: bytes, begin: int) -> int:
+    end = body.find(b'"', begin)
+    if end >= 0 and body[end - 1 : end] != b"\\":
+        return end + 1
+    rest = _REST_OF_STRING.match(body, begin)
+    return rest.end() if rest else len(body)
+
+
 def check(
     request: PredictRequest, tasks: Mapping[str, ServedTask], max_rows: int, max_chars: int
 ) -> tuple[str, list[list[str]]]:
@@ -119,6 +189,8 @@ def check(
         raise BadRequest([problem(text, "too_long", "rows")])
     columns = tasks[name].task.columns
     problems = [one for i, row in enumerate(request.rows) for one in _row_problems(i, row, columns, max_chars)]
+    if not problems and tasks[name].task.kind == "token_classification":
+        problems = _too_many_words(request.rows, columns[0], max(_MOST_WORDS, 4 * tasks[name].max_length))
     if problems:
         raise BadRequest(problems)
     return name, [[row[column] for column in columns] for row in request.rows]
@@ -131,19 +203,22 @@ def _row_problems(index: int, row: Mapping[str, str], columns: Sequence[str], ma
             found.append(
                 problem(f"no such column, expected {', '.join(columns)}", "extra_forbidden", "rows", index, name)
             )
-        elif not _is_unicode(text):
-            found.append(problem("no valid Unicode text", "string_unicode", "rows", index, name))
         elif len(text) > max_chars:
             long = f"at most {max_chars} characters, found {len(text)}"
             found.append(problem(long, "string_too_long", "rows", index, name))
     return found
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether the text has no half of a surrogate pair, which JSON's escapes can make."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+def _too_many_words(rows: Sequence[Mapping[str, str]], column: str, most: int) -> list[dict[str, Any]]:
+    """Rows of more words than so many: each word is a tag in the answer, also where the model does not see it."""
+    counts = ((index, len(row[column].split())) for index, row in enumerate(rows))
+    return [
+        problem(f"at most {most} words, found {count}", "too_long", "rows", index, column)
+        for index, count in counts
+        if count > most
+    ]
 
 
 def _plain(text: str) -> str:
-    """Text that can be sent: no half of a surrogate pair, and not too long."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")[:200]
+    """Text that is not too long."""
+    return text[:200]

@@ -205,8 +205,9 @@ def test_steps_of_load_are_followed_up_and_down() -> None:
 # --- batches ---------------------------------------------------------------------------------------------------
 
 
-def row(length: int, arrived: float, task: str = "a") -> Waiting:
-    return Waiting(task, length_bucket(length), arrived, (length, arrived))
+def row(length: int, arrived: float, task: str = "a", request: str | None = None) -> Waiting:
+    """A row of a request of its own, or of one that has a name."""
+    return Waiting(task, length_bucket(length), arrived, request or (length, arrived))
 
 
 def queue(*rows: Waiting, limit: int = 100, max_batch: int = 3) -> LengthQueue:

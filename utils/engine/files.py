@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +66,8 @@ def recover_directory(target: Path) -> None:
         old.rename(target)
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON that every reader accepts: what is not a finite number becomes null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON (see `to_json`) under a temporary name and rename it; its folder is made if it is not there.
+    """Write JSON under a temporary name and rename it.
 
     Raises:
         UserError: the disk is full or not writable; what stood there before stands there still.
@@ -89,14 +75,12 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_name(f".{path.name}{_PARTIAL}")
     try:
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
             _sync(partial)
             os.replace(partial, path)
             _sync(path.parent)
     except UserError:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
