@@ -64,8 +64,7 @@ class GeneralJob:
         self.command = command
         self.runtime = runtime_for(run, "bert", precision_of(run, bert), bert.no_cuda)
         self.student_source = general.student_model or general.teacher_model
-        if (warning := unused_request(self.student_source, command.decomposition)) is not None:
-            self.say(f"warning: {warning}")
+        unused_request(self.student_source, command.decomposition, learns=True)
         teacher = load_encoder(general.teacher_model)
         self.student, how = build_student(self.student_source, command.decomposition)
         self.say(f"student ({describe(self.student)}): {how}; teacher ({describe(teacher)}): {general.teacher_model}")

@@ -122,7 +122,7 @@ class TaskJob:
         """A student that learns from a teacher: its inside first, its predictions then."""
         arguments, bert = self.arguments, self.command.bert
         assert arguments.teacher_model is not None and arguments.student_model is not None
-        self.warn(unused_request(arguments.student_model, self.command.decomposition))
+        unused_request(arguments.student_model, self.command.decomposition, learns=True)
         teacher = load_classifier(arguments.teacher_model, self.task, trained=True)
         student, how = build_student(arguments.student_model, self.command.decomposition, self.task)
         self.say(f"student ({describe(student)}): {how}; teacher ({describe(teacher)}): {arguments.teacher_model}")

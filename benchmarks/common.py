@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, get_args
 import torch
 
 from metric.cost import PairedTiming, interleaved_ratio
-from utils.engine import environment
+from utils.engine import environment, write_json
 from utils.engine.precision import AskedForward, choose_precision
 from utils.pages import write_measured
 
@@ -124,8 +123,7 @@ def report(rows: Sequence[dict[str, Any]], settings: Settings, block: str = "") 
         write_measured(settings.page, [*markdown_table(rows), "", note], block)
         print(f"made: {settings.page}")
     if settings.json is not None:
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(list(rows), indent=2) + "\n", encoding="utf-8")
+        write_json(settings.json, list(rows))
         print(f"made: {settings.json}")
 
 

@@ -6,7 +6,6 @@ python -m benchmarks.decomposition --json decomposition.json
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from benchmarks.common import Settings, parser, settings_from, write_measured
 from metric.cost import interleaved_ratio
 from model.decomposition.tucker import Ranks, relative_error, tucker
-from utils.engine import environment
+from utils.engine import environment, write_json
 
 #: The stacked encoder of BERT-base, and the ranks of the two published sizes.
 SHAPE = (144, 768, 768)
@@ -120,8 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_measured(settings.page, [*lines, "", note])
         print(f"made: {settings.page}")
     if settings.json is not None:
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write_json(settings.json, rows)
         print(f"made: {settings.json}")
 
 

@@ -23,7 +23,8 @@ from model import Importance, SparsityAxis, committed, sparsify
 from model.pruning import places_of
 from model.schedule import Sandwich
 from model.variants import VariantDistillation, get_model_type
-from utils.engine import environment
+from utils.engine import environment, write_json
+from utils.engine.files import to_json
 from utils.engine.optimisation import build_optimizer, trainable_parameters
 from utils.pages import write_measured
 
@@ -112,7 +113,7 @@ def memory_of(side: Side, sizes: dict[str, int], given: argparse.Namespace, sett
 def sandwich_step(sizes: dict[str, int], given: argparse.Namespace, settings: Settings) -> None:
     """Time both steps in turns, measure the memory of each in a process of its own, print, and write where asked."""
     if given.memory_of is not None:
-        print(json.dumps(memory_of(given.memory_of, sizes, given, settings)))
+        print(to_json(memory_of(given.memory_of, sizes, given, settings)))
         return
     batch, grid = _batch(given, settings), _fractions(given)
     objectives = [objective_of(side, sizes, grid, settings.device) for side in SIDES]
@@ -129,8 +130,7 @@ def sandwich_step(sizes: dict[str, int], given: argparse.Namespace, settings: Se
         write_measured(settings.page, [*lines, "", f"{note}; medians over {row['pairs']} pairs A B A B …"], "sandwich")
         print(f"made: {settings.page}")
     if settings.json is not None:
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps([row], indent=2) + "\n", encoding="utf-8")
+        write_json(settings.json, [row])
         print(f"made: {settings.json}")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import signal
@@ -28,7 +27,8 @@ import httpx
 
 from benchmarks.serve_report import table, write_plot
 from dataset import get_task, read_glue
-from utils.engine import environment
+from utils.engine import environment, write_json
+from utils.engine.files import to_json
 from utils.errors import UserError, run_as_script
 from utils.pages import write_measured
 
@@ -71,7 +71,7 @@ def bodies_of(data: str, task_name: str, rows_per_request: int, seed: int) -> li
     for begin in range(0, len(examples) - rows_per_request + 1, rows_per_request):
         part = examples[begin : begin + rows_per_request]
         rows = [dict(zip(task.columns, example.texts, strict=True)) for example in part]
-        content = json.dumps({"task": task.name, "rows": rows}).encode()
+        content = to_json({"task": task.name, "rows": rows}).encode()
         bodies.append(Body(content, tuple(task.labels[int(example.label or 0)] for example in part)))
     return bodies
 
@@ -238,8 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = table(measured)
     print("\n".join(lines))
     if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(measured) + "\n", encoding="utf-8")
+        write_json(given.json, measured)
         print(f"made: {given.json}")
     if given.page is not None:
         plot = given.page.with_suffix(".png")

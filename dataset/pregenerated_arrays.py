@@ -78,7 +78,7 @@ def open_cache(cache: Path, source: Path, settings: Any, rows: Callable[[], Iter
 def _key(source: Path, settings: Any) -> str:
     with source.open("rb") as stream:
         content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    described = json.dumps([_VERSION, content, settings], sort_keys=True)
+    described = json.dumps([_VERSION, content, settings], sort_keys=True, allow_nan=False)
     return hashlib.blake2b(described.encode(), digest_size=12).hexdigest()
 
 

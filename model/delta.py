@@ -60,7 +60,9 @@ def save_delta(model: PreTrainedModel, kind: str, directory: Path, extra: dict[s
         weights, description = delta_files(directory, name)
         save_file(delta_state(model, part), weights, metadata={"format": "pt"})
         content = {"format_version": FORMAT_VERSION, "edit": part.to_dict(), "backbone": describe_backbone(model)}
-        description.write_text(json.dumps({**content, "extra": extra or {}}, indent=2) + "\n", encoding="utf-8")
+        description.write_text(
+            json.dumps({**content, "extra": extra or {}}, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
         written.append(weights)
     return written
 

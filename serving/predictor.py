@@ -19,7 +19,7 @@ from dataset import Feature, Task
 from dataset.collate import Batch
 from dataset.tokens import NO_PIECE, OUTSIDE, TokenFeature
 from model import available_ratios, edits_of, use_ratio
-from model.errors import ModelError
+from model.finite import check_rows, check_weights
 from utils.engine.precision import PrecisionChoice, choose_precision
 
 #: Of an encoding that cuts nothing; larger than any text that the server takes.
@@ -122,23 +122,20 @@ class Predictor:
         """Predict a few rows of a task, to see whether the model works at a ratio.
 
         Raises:
-            ModelError: their scores are not finite.
+            NotFiniteError: their scores are not finite.
             Exception: the model fails.
         """
         columns = len(self.tasks[name].task.columns)
         rows = [encoded.feature for encoded in self.encode(name, [[text] * columns for text in ("", "a", "a b " * 16)])]
-        if None in self.predict(name, ratio, rows):
-            raise ModelError(f"the model has no finite scores for {name} at ratio {ratio}: its weights are of no use.")
+        check_rows((row is not None for row in self.predict(name, ratio, rows)), self.model)
 
     def check(self) -> None:
         """Refuse a model that cannot answer, or not everything.
 
         Raises:
-            ModelError: it has weights that are not finite, or scores that are not.
+            NotFiniteError: it has weights that are not finite, or scores that are not.
         """
-        for weight, tensor in self.model.named_parameters():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise ModelError(f"the model's {weight} holds NaN or infinite numbers: it cannot be served.")
+        check_weights(self.model)
         for name in self.tasks:
             for ratio in self.ratios:
                 self.probe(name, ratio)

@@ -250,14 +250,14 @@ def edited_config(path: Path, **values: Any) -> Any:
 
 
 def test_rank_keys_in_a_config_ask_for_a_decomposition(tmp_path: Path) -> None:
-    """Without `ops`, san; with `is_expand`, the expanded variant; without ranks, none."""
+    """Without `ops`, san_ffn; with `is_expand`, the expanded variant; without ranks, none."""
     ranks: dict[str, Any] = {"rank_layer": 3, "rank_condim": 5, "rank_dim": 4}
-    assert edit_from_original_config(edited_config(tmp_path, **ranks)) == DecompositionConfig("IV", "san", **ranks)
-    found = edit_from_original_config(edited_config(tmp_path, **ranks, ops="san_ffn", load_compressed_model=False))
-    assert found == DecompositionConfig("IV", "san_ffn", **ranks)
+    assert edit_from_original_config(edited_config(tmp_path, **ranks)) == DecompositionConfig("IV", "san_ffn", **ranks)
+    found = edit_from_original_config(edited_config(tmp_path, **ranks, ops="san", load_compressed_model=False))
+    assert found == DecompositionConfig("IV", "san", **ranks)
     more = {"is_expand": True, "rank_left_expdim": 2, "rank_right_expdim": 3}
     found = edit_from_original_config(edited_config(tmp_path, **ranks, **more))
-    assert found == DecompositionConfig("IV", "san", **ranks, **more)  # type: ignore[arg-type]
+    assert found == DecompositionConfig("IV", "san_ffn", **ranks, **more)  # type: ignore[arg-type]
     assert edit_from_original_config(edited_config(tmp_path, ops="san", is_expand=False)) is None
     assert edit_from_original_config(BertConfig()) is None
 

@@ -119,7 +119,7 @@ def test_the_base_of_a_schedule_over_ranks_is_no_student_of_it(tmp_path):
     entry = {"iteration": 1, "scale": 0.5, "table": rows}
     (run / "schedule.json").write_text(json.dumps({"task": "sst2", "metric": "accuracy", "iterations": [entry]}))
     assert [point.name for point in find_points([str(run)])] == ["iteration-1"]
-    assert "accuracy at 25R 0.5000" in plan_script.unsaved_scales(run)[0]
+    assert "accuracy at 25R 0.5000" in plan_script.unsaved_scales(run)[0].text
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ python -m utils.cost --model DIR --ratios 1 4 --json cost.json
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +20,9 @@ from transformers import AutoConfig, PreTrainedModel
 from metric.cost import count_macs, latency_ms, parameter_counts, peak_memory_bytes
 from model import auto, available_ratios, edits_of, use_ratio
 from model.backbone import COMPRESSED_PREFIX, T5, family_of, spec_for
+from utils.engine.files import write_json
 from utils.engine.precision import AskedForward, PrecisionChoice, choose_precision
-from utils.errors import UserError, run_as_script, writing
+from utils.errors import UserError, run_as_script
 from utils.loading import check_complete, loading_errors, without_report
 from utils.tucker.loading import model_directory
 from utils.tucker.report import frozen
@@ -247,9 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> list[ModelCost]:
         print(describe(cost), flush=True)
         costs.append(cost)
     if given.json is not None:
-        with writing(given.json):
-            given.json.parent.mkdir(parents=True, exist_ok=True)
-            given.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n", encoding="utf-8")
+        write_json(given.json, [asdict(cost) for cost in costs])
         print(f"made: {given.json}")
     return costs
 

@@ -250,7 +250,7 @@ def _read_json(path: Path) -> dict[str, str | int | None]:
 
 def _write_json(path: Path, content: dict[str, object]) -> None:
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 

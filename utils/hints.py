@@ -45,6 +45,11 @@ def command(program: str, *words: object) -> str:
     return f"PYTHONPATH={shlex.quote(str(ROOT))} {line}"
 
 
+def quoted(path: object) -> str:
+    """A path as a shell reads it, for a flag that a message names."""
+    return shlex.quote(str(path))
+
+
 def fresh(path: Path) -> Path:
     """`path`, or the first of `path-2`, `path-3` … that is not there yet."""
     ending = path.suffix if path.suffix[1:].isalpha() else ""  # a folder's name may hold a dot, too

@@ -90,7 +90,7 @@ def copy_task_file(source: Path, target: Path) -> None:
 def write_task_file(directory: Path, dataset: str, decoder_start: int, logit_scale: str) -> None:
     """Keep beside the weights what a later stage must agree with."""
     values = {"dataset": dataset, "decoder_start": decoder_start, "logit_scale": logit_scale}
-    (directory / TASK_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (directory / TASK_FILE).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _check_checkpoint(checkpoint: Path) -> None:

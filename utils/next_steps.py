@@ -97,7 +97,9 @@ def _of_sorted(given: TaskCommand, output: Path) -> list[str]:
     sized = ["--axis", axis] if axis in ("rank", "layers") else []
     length = given.bert.max_seq_length if given.bert.max_seq_length != 128 else None
     rows = ["--length", length] if length else []
-    plan = command("utils.plan", "--model", output, *sized, "--budget", BUDGET, *rows)
+    # A decomposed model is no whole one to count from, and what it saves are parameters.
+    limit = [BUDGET] if axis != "rank" else ["params<=0.5x", "--whole", given.task.teacher_model]
+    plan = command("utils.plan", "--model", output, *sized, "--budget", *limit, *rows)
     if axis not in _TARGETS:
         return [plan]
     scaled = [] if axis == "sparsity" else ["--axis", axis]
@@ -115,10 +117,10 @@ def _task_command(given: TaskCommand, *words: Any) -> str:
     """A call of `task_distill.py` on the same task, data and machine."""
     task, bert = given.task, given.bert
     place = ["--task_name", task.task_name, "--data_dir", task.data_dir]
-    return command("task_distill.py", *words[:2], *place, *words[2:], *_bert_settings(bert, given.run, task.task_name))
+    return command("task_distill.py", *words[:2], *place, *words[2:], *bert_settings(bert, given.run, task.task_name))
 
 
-def _bert_settings(bert: BertArguments, run: RunArguments, task: str | None) -> list[Any]:
+def bert_settings(bert: BertArguments, run: RunArguments, task: str | None) -> list[Any]:
     """Flags of the length, the case and the machine that are not the default of the task."""
     known = TASK_DEFAULTS.get(task or "")
     length = known.max_seq_length if known is not None else BertArguments().max_seq_length
@@ -149,7 +151,7 @@ def after_general(given: GeneralCommand) -> list[str]:
     places = [text.parent / "glue", Path("data/glue")]
     found = [(name, place) for place in places for name in TASK_DEFAULTS if _has_rows(place, name)]
     name, place = found[0] if found else ("mrpc", places[-1])
-    settings = _bert_settings(given.bert, given.run, name)
+    settings = bert_settings(given.bert, given.run, name)
     tuned, task = beside(output, f"teacher-{name}"), ["--task_name", name, "--data_dir", place]
     teacher = ["--teacher_model", given.general.teacher_model, "--output_dir", tuned]
     student = ["--teacher_model", tuned, "--student_model", output, "--output_dir", beside(output, name)]

@@ -42,7 +42,14 @@ _DECISIVE = (
     "split_sentences",
     "seed",
 )
-_IGNORED = {"reduce-memory": "the corpus is never held in memory, with or without this flag"}
+_IGNORED = {
+    "reduce-memory": "the corpus is never held in memory, with or without this flag",
+    "multi-read": "--num_workers is the number of processes",
+    "data-url": "data lie in folders of this machine",
+    "train-url": "data lie in folders of this machine",
+    "init-method": "data lie in folders of this machine",
+    "remote-path": "data lie in folders of this machine",
+}
 _PROG = "python -m utils.pregenerate_training_data"
 _INDEX = ".index.partial"
 _SIGINT = 2

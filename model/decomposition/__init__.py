@@ -4,7 +4,7 @@ from model.decomposition.axis import RankAxis, at_ranks, ranks_at
 from model.decomposition.config import DecompositionConfig
 from model.decomposition.inference import ChosenPlan, optimize_for_inference
 from model.decomposition.ordering import sort_components
-from model.decomposition.originals import edit_from_original_config, is_original, load_original
+from model.decomposition.originals import asked_in_config, edit_from_original_config, is_original, load_original
 from model.decomposition.report import BlockErrors
 from model.decomposition.surgery import matrix_bank, relative_errors
 
@@ -13,6 +13,7 @@ __all__ = [
     "ChosenPlan",
     "DecompositionConfig",
     "RankAxis",
+    "asked_in_config",
     "at_ranks",
     "edit_from_original_config",
     "is_original",

@@ -40,30 +40,45 @@ _EMBEDDING = "embeddings.word_embeddings."
 _LEAVES = f"{_EMBEDDING}leaves"  # of a ket or ketxs embedding
 
 
-def edit_from_original_config(config: Any) -> DecompositionConfig | None:
-    """The decomposition that a `config.json` asks for by the original's keys (`rank_layer`, …, `ops`), if it does.
+def asked_in_config(config: Any) -> dict[str, Any]:
+    """What a `config.json` says of a decomposition by the original's keys: some ranks, `ops`, an expansion.
 
-    Without `ops`, as in the config that the original ships, the attention's matrices are meant.
+    Without `ops`, as in the config that the original ships, the matrices of attention and feed-forward network are
+    meant: its README says that `ops` restricts them.
+    """
+    given = {name: rank for name in _RANKS if (rank := getattr(config, name, None)) is not None}
+    if not given:
+        return {}
+    values = {"ops": getattr(config, "ops", None) or "san_ffn", **given}
+    if getattr(config, "is_expand", False):
+        expansion = {name: getattr(config, name, None) for name in ("rank_left_expdim", "rank_right_expdim")}
+        values |= {"is_expand": True, **expansion}
+    return values
+
+
+def edit_from_original_config(config: Any) -> DecompositionConfig | None:
+    """The decomposition that a `config.json` asks for by the original's keys, if it does (see `asked_in_config`).
 
     Raises:
         ModelError: some of the ranks are missing, or a value cannot be.
     """
-    given = {name: getattr(config, name, None) for name in _RANKS}
-    if all(rank is None for rank in given.values()):
+    values = asked_in_config(config)
+    if not values:
         return None
-    if missing := [name for name, rank in given.items() if rank is None]:
-        raise ModelError(f"The config has {', '.join(set(given) - set(missing))} but lacks {', '.join(missing)}.")
-    values = {"ops": getattr(config, "ops", None) or "san", **given}
-    if getattr(config, "is_expand", False):
-        expansion = {name: getattr(config, name, None) for name in ("rank_left_expdim", "rank_right_expdim")}
-        values |= {"is_expand": True, **expansion}
+    if missing := [name for name in _RANKS if name not in values]:
+        there = [name for name in _RANKS if name in values]
+        raise ModelError(f"The config has {', '.join(there)} but lacks {', '.join(missing)}.")
     return DecompositionConfig.from_dict(values)
 
 
 def is_original(directory: Path) -> bool:
-    """Whether `directory` holds a compressed checkpoint in the original's format."""
+    """Whether `directory` holds a compressed checkpoint in the original's format.
+
+    A model that was saved here lists its edits, and stays what it is when `load_compressed_model` is added to it.
+    """
     config = directory / "config.json"
-    return config.is_file() and bool(read_json(config).get("load_compressed_model"))
+    values = read_json(config) if config.is_file() else {}
+    return bool(values.get("load_compressed_model")) and not values.get("compression")
 
 
 def load_original(directory: Path, auto_class: Any) -> Any:
@@ -82,7 +97,8 @@ def load_original(directory: Path, auto_class: Any) -> Any:
     factors = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
     if not factors:
         raise ModelError(
-            f"{directory} holds no decomposed BERT in the original's format: no {_PREFIX}* among its weights."
+            f"{directory} holds no decomposed BERT in the original's format: no {_PREFIX}* among its weights, though "
+            "load_compressed_model is true in its config.json; set that to false if the weights are a plain BERT's."
         )
     config = BertConfig.from_dict({k: v for k, v in values.items() if k not in _OWN and k != "model_type"})
     config.layer_norm_eps = _EPSILON

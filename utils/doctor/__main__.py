@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
     print(as_text(groups), flush=True)
     if given.json is not None:
         try:
-            given.json.write_text(json.dumps(as_json(groups), indent=2) + "\n", encoding="utf-8")
+            given.json.write_text(json.dumps(as_json(groups), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         except OSError as error:
             print(f"error: Could not write {given.json}: {error.strerror or error}.", file=sys.stderr)
             raise SystemExit(2) from None

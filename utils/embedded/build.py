@@ -132,7 +132,7 @@ def make_once(
     folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]], what: str, say: Say
 ) -> None:
     """Lets `write` make `folder` (by way of a temporary one), unless it was made with these settings."""
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True, allow_nan=False).encode()).hexdigest()
     manifest = folder / "manifest.json"
     if manifest.is_file() and _key_of(manifest) == key:
         say(f"{what}: reused {folder}")
@@ -146,7 +146,7 @@ def make_once(
     partial.mkdir(parents=True)
     contents = write(partial)
     record = {"key": key, "settings": settings, "contents": contents}
-    (partial / "manifest.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (partial / "manifest.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     say(f"  made in {time.perf_counter() - start:.1f} s")

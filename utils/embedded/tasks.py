@@ -192,7 +192,7 @@ def write_squad(folder: Path, seed: int) -> int:
             }
             for start in range(0, size, _SQUAD_PARAGRAPHS_PER_ARTICLE)
         ]
-        text = json.dumps({"version": "1.1", "data": articles})
+        text = json.dumps({"version": "1.1", "data": articles}, allow_nan=False)
         (folder / f"{split}-v1.1.json").write_text(text + "\n", encoding="utf-8")
     return total
 

@@ -25,6 +25,19 @@ def not_finite(loss: float, norm: float) -> str | None:
     return None
 
 
+def not_finite_metric(values: Mapping[str, float]) -> str | None:
+    """What is not finite in an evaluation, and how; None if all is well."""
+    found = next((f"{name} became {value}" for name, value in values.items() if not math.isfinite(value)), None)
+    return found and f"The evaluation's {found}"
+
+
+def how_to_go_on(precision: str, newest: Path | None) -> tuple[str, str]:
+    """What helps against numbers that are not finite, and where a run can be gone on from."""
+    exact = "" if precision == "fp32" else " or use --precision fp32"
+    kept = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
+    return f"resume with a lower --lr{exact}", kept
+
+
 def save_batches(folder: Path, rank: int, group: Sequence[Mapping[str, Tensor]], told: Mapping[str, Any]) -> str | None:
     """Write a step's micro-batches of one process to `rankR.safetensors` (names `0.input_ids`, …), and `step.json`.
 
@@ -41,7 +54,7 @@ def save_batches(folder: Path, rank: int, group: Sequence[Mapping[str, Tensor]],
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / f"rank{rank}.safetensors")
         if rank == 0:
-            write_json(folder / "step.json", {key: _strict(value) for key, value in told.items()})
+            write_json(folder / "step.json", {key: _named(value) for key, value in told.items()})
     except Exception as error:
         if not is_write_failure(error) and not is_write_failure(error.__cause__ or error):
             raise
@@ -49,6 +62,6 @@ def save_batches(folder: Path, rank: int, group: Sequence[Mapping[str, Tensor]],
     return None
 
 
-def _strict(value: Any) -> Any:
-    """JSON has no name for what is not finite."""
+def _named(value: Any) -> Any:
+    """Here it matters which kind of number was not finite: JSON has no name for either."""
     return value if not isinstance(value, float) or math.isfinite(value) else str(value)

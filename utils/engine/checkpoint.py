@@ -160,7 +160,7 @@ def save_checkpoint(
             "random": [state.values for state in random_states],
             "objective": module.progress_state() if isinstance(module, Remembers) else {},
         }
-        (partial / "trainer.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+        (partial / "trainer.json").write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
         if (run_directory / "arguments.json").is_file():
             shutil.copyfile(run_directory / "arguments.json", partial / "arguments.json")
     for path in list_checkpoints(run_directory)[:-keep]:

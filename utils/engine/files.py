@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,21 @@ def recover_directory(target: Path) -> None:
         old.rename(target)
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader accepts: what is not a finite number becomes null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name and rename it.
+    """Write JSON (see `to_json`) under a temporary name and rename it; its folder is made if it is not there.
 
     Raises:
         UserError: the disk is full or not writable; what stood there before stands there still.
@@ -75,12 +89,14 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_name(f".{path.name}{_PARTIAL}")
     try:
         with writing(path):
-            partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
             _sync(partial)
             os.replace(partial, path)
             _sync(path.parent)
     except UserError:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
 
 

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from utils.engine.files import to_json
 from utils.errors import writing
 
 
@@ -70,7 +71,7 @@ class RunLog:
         """Numbers of one step, into metrics.jsonl and TensorBoard."""
         if self._rows is not None and self._board is not None:
             with writing(f"the logs in {self._directory}"):
-                self._rows.write(json.dumps({"split": split, "step": step, **values}) + "\n")
+                self._rows.write(to_json({"split": split, "step": step, **values}) + "\n")
                 self._rows.flush()
                 for key, value in values.items():
                     self._board.add_scalar(f"{split}/{key}", value, step)

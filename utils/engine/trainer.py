@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dataset import BatchSource
+from model.finite import NotFiniteError
 from model.gradient_checkpointing import enable_for_trained
 from utils.engine import random_state
 from utils.engine.bad_steps import FOLDER as BAD_BATCHES
-from utils.engine.bad_steps import FP16_MOST, not_finite, save_batches
+from utils.engine.bad_steps import FP16_MOST, how_to_go_on, not_finite, not_finite_metric, save_batches
 from utils.engine.checkpoint import Progress, load_checkpoint, save_checkpoint, training_state
 from utils.engine.config import NO_STEP_LIMIT, TrainerConfig
 from utils.engine.data_record import fingerprints_of
@@ -237,13 +238,10 @@ class Trainer:
         told = {"step": step, "epoch": self.progress.epoch, "batch": self.progress.batch, **values}
         failure = save_batches(folder, self.runtime.rank, group, told)
         self.runtime.barrier()  # a launcher ends the others as soon as the first has ended
-        newest = self.directory.newest_checkpoint()
-        kept = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
         saved = f"its batch could not be saved ({failure})" if failure else f"its batch is in {folder}"
         times = f" ({count} such steps in a row)" if count > 1 else ""
-        exact = "" if self.runtime.precision == "fp32" else " or use --precision fp32"
-        error = UserError(f"{bad} at step {step}{times}: resume with a lower --lr{exact}; {saved}, {kept}.")
-        self.runtime.stop_together(error)
+        cure, kept = how_to_go_on(self.runtime.precision, self.directory.newest_checkpoint())
+        self.runtime.stop_together(UserError(f"{bad} at step {step}{times}: {cure}; {saved}, {kept}."))
 
     def _report(self, values: dict[str, float], norm: float, lr: float, rate: float) -> None:
         step = self.progress.step
@@ -282,7 +280,7 @@ class Trainer:
     def _evaluate_and_keep(self) -> tuple[dict[str, float], bool]:
         """Metrics of the present weights, and whether they are the best so far, which are saved."""
         self.module.eval()
-        values = self.evaluate()
+        values = self._finite_metrics()
         self.module.train()
         value, progress = values[self.selection], self.progress
         progress.evaluated_step = progress.step
@@ -293,6 +291,18 @@ class Trainer:
         else:
             progress.evaluations_without_gain += 1
         return values, gained
+
+    def _finite_metrics(self) -> dict[str, float]:
+        """What `evaluate` gives; weights that do not compute numbers are the end, and neither the best nor saved."""
+        try:
+            values = self.evaluate()
+            bad = not_finite_metric(values)
+        except NotFiniteError as error:
+            values, bad = {}, str(error).rstrip(".")
+        if bad is not None:
+            cure, kept = how_to_go_on(self.runtime.precision, self.directory.newest_checkpoint())
+            self.runtime.stop_together(UserError(f"{bad}, at step {self.progress.step}: {cure}; {kept}."))
+        return values
 
     def _save_best(self) -> None:
         def save() -> None:

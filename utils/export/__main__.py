@@ -9,7 +9,6 @@ python -m utils.export --model runs/mrpc/best --format standalone --output mrpc-
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from utils.engine.files import to_json
 from utils.errors import UserError, run_as_script, writing
 from utils.export.card import card
 from utils.export.checks import (
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if timed is not None and given.repeats:
         record["timing"] = _timed(source, given, expected, timed)
     place = given.output / RECORD if given.format == "standalone" else Path(f"{given.output}.json")
-    _write(place, json.dumps(record, indent=2) + "\n")
+    _write(place, to_json(record, indent=2) + "\n")
     _judge(record, given)
 
 

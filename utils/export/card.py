@@ -6,7 +6,6 @@ of what nobody measured, the card says so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from metric.cost import parameter_counts
 from model import ModelError, edits_of
 from model.backbone import family_of
 from model.weights import read_json
+from utils.engine.files import to_json
 from utils.export.source import Source
 from utils.tucker.loading import has_tokenizer
 
@@ -85,7 +85,7 @@ def _metadata(source: Source, origin: str | None) -> Iterator[str]:
 
 def _text(value: str) -> str:
     """A string in YAML: JSON's form is valid there, whatever is in it."""
-    return json.dumps(value)
+    return to_json(value)
 
 
 def _is_hub_id(name: str) -> bool:
@@ -121,7 +121,7 @@ def _edits(source: Source) -> Iterator[str]:
 
 
 def _unknown(edit: Mapping[str, Any]) -> str:
-    return f"{edit['kind']}: {json.dumps({name: value for name, value in edit.items() if name != 'kind'})}"
+    return f"{edit['kind']}: {to_json({name: value for name, value in edit.items() if name != 'kind'})}"
 
 
 def _plugin(edit: Mapping[str, Any]) -> str:

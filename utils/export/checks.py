@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metric.cost import PairedTiming, interleaved_ratio
+from model.finite import check_outputs
 from utils.errors import UserError
 from utils.export.source import Source
 
@@ -96,9 +97,15 @@ def differences(source: Source, expected: Runner, found: ManyRunner) -> list[Dif
     ]
     inputs = [make_inputs(source, shape, padded, seed=i) for i, (shape, padded) in enumerate(cases)]
     return [
-        Difference(shape, padded, _largest(expected(given), outputs))
+        Difference(shape, padded, _largest(_checked(expected(given), source), outputs))
         for (shape, padded), given, outputs in zip(cases, inputs, found(inputs), strict=True)
     ]
+
+
+def _checked(outputs: Sequence[Tensor], source: Source) -> Sequence[Tensor]:
+    for one in outputs:
+        check_outputs(one, source.model, str(source.directory))
+    return outputs
 
 
 @contextmanager

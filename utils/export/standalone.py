@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 
 from model import edits_of
 from model.backbone import COMPRESSED_PREFIX, family_of
+from utils.engine.files import to_json
 from utils.errors import UserError, writing
 from utils.export.checks import Batches, ManyRunner
 from utils.export.flatten import flat_name, flattened
@@ -140,7 +141,7 @@ def _point_to_code(path: Path, source: Source) -> None:
     head = f"{ENTRY}.Standalone{base.__name__}"
     values["auto_map"] = {"AutoConfig": f"{ENTRY}.Standalone{base.config_class.__name__}", source.loader: head}
     values["plugin_ratio"], values["plugin_task"] = source.ratio, source.task
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    path.write_text(to_json(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read(directory: Path) -> ManyRunner:

@@ -27,12 +27,22 @@ from model.schedule import Axis
 from utils.engine import Runtime, write_json
 from utils.engine.precision import AskedForward, choose_precision
 from utils.errors import UserError, run_as_script
+from utils.hints import next_lines
 from utils.plan.budget import QUANTITIES, Limit, parse_budget
 from utils.plan.choose import Candidate, choose, pareto_front
 from utils.plan.commit import check_target, commit, how_to_use
 from utils.plan.evaluate import evaluate
 from utils.plan.load import Opened, open_points
 from utils.plan.measure import Shape, measure
+from utils.plan.offers import (
+    about_sizes,
+    after_choice,
+    after_commit,
+    distillation_to,
+    origin_of,
+    teacher_of,
+    ways_to_sizes,
+)
 from utils.plan.point import Point
 from utils.plan.points import Wanted, find_points
 from utils.plan.recorded import unsaved_scales
@@ -94,12 +104,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> Plan:
     """Find the points, measure, choose, and write where asked."""
-    given = parse(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = parse(words)
     limits, device = parse_budget(given.budget), _device(given)
     _check(given, limits, device)
     wanted = Wanted(given.axis, given.grid, given.backbone, given.task)
     points = find_points(given.model, wanted, given.whole)
-    _check_used(given, points)
+    _check_used(given, points, words)
     task = _task(given, points)
     work = _Work(points, device, task)
     choice = choose_precision(given.precision, device)
@@ -112,11 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> Plan:
     _check_comparable(points)
     plan = _plan(given, limits, points, work)
     plan = replace(plan, key={**plan.key, **choice.fields})
-    _tell(given, plan)
+    _tell(given, plan, words)
     if plan.choice is None:
         raise SystemExit(NONE_FITS)
     if given.commit is not None:
-        _commit(given.commit, plan, work)
+        _commit(given, plan, work, words)
     return plan
 
 
@@ -139,7 +150,7 @@ def _plan(given: argparse.Namespace, limits: Sequence[Limit], points: Sequence[P
     whole = next((point.name for point in points if point.is_whole), None)
     if whole is None:
         for limit in limits:
-            limit.bound(None)  # what would be refused behind all measurements
+            limit.bound(None, teacher_of(points))  # what would be refused behind all measurements
     shape = Shape(given.batch, given.length, given.repeats, given.precision)
     key = key_of(points, shape, work.device)
     file = place_of(key, given.cost_table)
@@ -155,22 +166,48 @@ def _plan(given: argparse.Namespace, limits: Sequence[Limit], points: Sequence[P
     return Plan(given.budget, points, candidates, whole, bounds, front, choose(candidates, bounds), file, key)
 
 
-def _tell(given: argparse.Namespace, plan: Plan) -> None:
-    remarks = [f"{model}: {line}" for model in given.model for line in unsaved_scales(Path(model))]
-    print("\n".join(["", as_text(plan), *remarks, "", verdict(plan)]), flush=True)
+def _tell(given: argparse.Namespace, plan: Plan, words: Sequence[str]) -> None:
+    print("\n".join(["", as_text(plan), *_unsaved(given), "", verdict(plan)]), flush=True)
     if given.json is not None:
         write_json(given.json, as_json(plan))
         _say(f"made: {given.json}")
-    if plan.choice is not None and given.commit is None:
-        _say("write it with: the same command and --commit OUT")
+    offers = _offers(given, plan.points, words)
+    if plan.choice is not None and given.commit is None and not offers:
+        point = plan.point
+        offers = [next_lines(after_choice(point, origin_of(point, given.task, given.data), words))]
+    if offers:
+        _say("\n".join(offers))
 
 
-def _commit(target: Path, plan: Plan, work: _Work) -> None:
-    point = next(point for point in plan.points if point.name == plan.chosen)
+def _unsaved(given: argparse.Namespace) -> list[str]:
+    """What schedules tried without keeping a student, and how one is made."""
+    lines = []
+    for model in given.model:
+        for found in unsaved_scales(Path(model)):
+            advice = distillation_to(Path(model), found.scale)
+            lines += [f"{model}: {found.text}", *([f"to distil one: {advice}"] if advice else [])]
+    return lines
+
+
+def _offers(given: argparse.Namespace, points: Sequence[Point], words: Sequence[str]) -> list[str]:
+    """How the plain models among the points get sizes; nothing where the plan has some to choose from."""
+    if len(points) > len({point.source for point in points if point.is_saved}):
+        return []
+    lines = []
+    for point in points:
+        origin = origin_of(point, given.task, given.data)
+        if ways := ways_to_sizes(point, origin, words, given.axis):
+            lines += [about_sizes(point, origin, ways), next_lines(list(ways.values()))]
+    return lines
+
+
+def _commit(given: argparse.Namespace, plan: Plan, work: _Work, words: Sequence[str]) -> None:
+    point, target = plan.point, given.commit
     opened = open_points([point], torch.device("cpu"))[0]
-    values: dict[str, Any] = as_json(plan)
+    values: dict[str, Any] = as_json(plan) | {"command": list(words)}
     commit(opened, target, values)
     _say(f"made: {target}; {how_to_use(point, target)}")
+    _say(next_lines(after_commit(point, origin_of(point, given.task, given.data), target)))
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
@@ -191,7 +228,7 @@ def _check(given: argparse.Namespace, limits: Sequence[Limit], device: torch.dev
         raise UserError("--overwrite is for --commit, which is not given.")
 
 
-def _check_used(given: argparse.Namespace, points: Sequence[Point]) -> None:
+def _check_used(given: argparse.Namespace, points: Sequence[Point], words: Sequence[str]) -> None:
     """Refuse a flag that nothing asks for."""
     sources = [point.source for point in points]
     wanted = {
@@ -202,6 +239,8 @@ def _check_used(given: argparse.Namespace, points: Sequence[Point]) -> None:
     }
     for name, (is_used, reason) in wanted.items():
         if getattr(given, name) is not None and not is_used:
+            if name == "axis" and _offers(given, points, words):
+                continue  # what the models lack for it is offered below the table
             raise UserError(f"--{name} {getattr(given, name)} has no effect: {reason}.")
 
 

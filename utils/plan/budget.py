@@ -10,8 +10,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from utils.errors import UserError
+from utils.hints import quoted
 
 #: What can be limited -> its unit, for people.
 QUANTITIES: Mapping[str, str] = {
@@ -40,11 +42,12 @@ class Limit:
     is_relative: bool
     text: str
 
-    def bound(self, whole: Mapping[str, float] | None) -> float:
+    def bound(self, whole: Mapping[str, float] | None, teacher: Path | None = None) -> float:
         """The largest cost that is allowed.
 
         Args:
             whole: the costs of the model that `x` counts from; None if there is none.
+            teacher: a model that it could count from, if the user says so.
 
         Raises:
             UserError: the limit is relative, and there is nothing to count from.
@@ -54,8 +57,8 @@ class Limit:
         if whole is None or not whole[self.quantity]:
             reason = "no whole model is known" if whole is None else f"the whole model has {self.quantity} 0"
             raise UserError(
-                f"--budget {self.text}: x means times the whole model's, and {reason}; give a number, or name the "
-                "model with --whole DIR."
+                f"--budget {self.text}: x means times the whole model's, and {reason}; give a number, or "
+                + (f"count from its teacher with --whole {quoted(teacher)}." if teacher else "name one with --whole.")
             )
         return self.value * whole[self.quantity]
 

@@ -43,8 +43,10 @@ def dominates(one: Candidate, other: Candidate, quantities: Sequence[str]) -> bo
 
 
 def pareto_front(candidates: Sequence[Candidate], quantities: Sequence[str]) -> list[Candidate]:
-    """The candidates that no other one dominates, in the given order."""
-    return [one for one in candidates if not any(dominates(other, one, quantities) for other in candidates)]
+    """The candidates of known metric that no other one dominates, in the given order: of one that nobody has measured
+    it cannot be said that it is worth having."""
+    known = [one for one in candidates if one.metric is not None]
+    return [one for one in known if not any(dominates(other, one, quantities) for other in known)]
 
 
 def fits(candidate: Candidate, bounds: Mapping[str, float]) -> bool:

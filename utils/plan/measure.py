@@ -16,6 +16,7 @@ import torch
 from metric.cost import count_macs, delta_bytes, latency_ms, parameter_counts, peak_memory_bytes
 from model import find_edit
 from model.delta import delta_files, save_delta
+from model.finite import check_outputs, check_weights
 from model.plugin import PluginConfig
 from model.plugin.surgery import plugin_modules
 from utils.plan.load import Opened, check_length
@@ -43,6 +44,8 @@ def measure(opened: Sequence[Opened], shape: Shape, device: torch.device) -> lis
     costs = []
     for one in opened:
         with torch.inference_mode(), one.selected():
+            check_weights(one.model)
+            check_outputs(one.forward(1, shape.length)[0], one.model, one.point.name)
             costs.append(_counted(one, shape, device))
     for row, latency in zip(costs, _latencies(opened, shape, device), strict=True):
         row["latency_ms"] = latency

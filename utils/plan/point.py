@@ -63,9 +63,14 @@ class Point:
         return self.axis not in ("", "ratio") and not self.is_saved
 
     @property
+    def step(self) -> str:
+        """The setting as schedules write it: `50S`, `4K`; "" for as it is saved."""
+        return Step(self.axis, self.value).text if self.axis else ""
+
+    @property
     def name(self) -> str:
         """Unique among the points of a plan whose sources have different labels."""
         if not self.axis:
             return self.source.label
-        setting = f"k={self.value:g}" if self.axis == "ratio" else Step(self.axis, self.value).text
+        setting = f"k={self.value:g}" if self.axis == "ratio" else self.step
         return f"{self.source.label} {setting}"

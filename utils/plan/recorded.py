@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dataset import get_task
 from dataset.errors import DataError
@@ -62,7 +63,7 @@ def metrics_at_ratios(run: Path) -> dict[int, Metric]:
         return {
             int(row["ratio"]): Metric(name, float(row[name]), task, str(file))
             for row in rows
-            if isinstance(row, dict) and {"ratio", name} <= row.keys()
+            if isinstance(row, dict) and "ratio" in row and _is_measured(row.get(name))
         }
     steps = run / _METRICS_FILE
     row = _validation_at(steps, values.get("best_step")) if steps.is_file() else {}
@@ -70,24 +71,29 @@ def metrics_at_ratios(run: Path) -> dict[int, Metric]:
     return {
         int(key.removeprefix(prefix)): Metric(name, float(value), task, str(steps))
         for key, value in row.items()
-        if key.startswith(prefix) and key.removeprefix(prefix).isdigit()
+        if key.startswith(prefix) and key.removeprefix(prefix).isdigit() and _is_measured(value)
     }
 
 
-def unsaved_scales(run: Path) -> list[str]:
-    """One line per iteration of MiniDisc that tried several scales: their metrics, and that one student was kept."""
+class Unsaved(NamedTuple):
+    """What an iteration of MiniDisc tried without keeping a student, in a sentence; `scale` is the first of them."""
+
+    text: str
+    scale: str
+
+
+def unsaved_scales(run: Path) -> list[Unsaved]:
+    """One per iteration of MiniDisc that tried several scales: their metrics, and that one student was kept."""
     file = run / SCHEDULE_FILE
     values = read_json(file) if file.is_file() else {}
-    name, lines = values.get("metric", "metric"), []
+    name, found = values.get("metric", "metric"), []
     for entry in values.get("iterations", []):
         table = [row for row in entry["table"] if abs(row["scale"] - entry["scale"]) > SCALE_TOLERANCE]
         if table:
             scales = ", ".join(f"{_written(row)} {row[name]:.4f}" for row in table)
-            lines.append(
-                f"iteration {entry['iteration']} also reached {name} at {scales}, of which no students were saved: "
-                f"distil one with `python task_distill.py --mode distill --layer_or_sparsity {_written(table[0])}`"
-            )
-    return lines
+            text = f"iteration {entry['iteration']} also reached {name} at {scales}, of which no students were saved"
+            found.append(Unsaved(text, _written(table[0])))
+    return found
 
 
 def _written(row: Mapping[str, Any]) -> str:
@@ -108,12 +114,17 @@ def _of_choice(run: Path, file: Path) -> Metric | None:
 
 def _of_result(values: Mapping[str, Any], file: Path) -> Metric | None:
     task, name = _task_of(values), values.get("metric")
-    if isinstance(name, str) and name not in _NO_METRICS and isinstance(values.get("best_value"), int | float):
+    if isinstance(name, str) and name not in _NO_METRICS and _is_measured(values.get("best_value")):
         return Metric(name, float(values["best_value"]), task, str(file))
     metrics, name = values.get("metrics"), _selection_metric(task)
-    if isinstance(metrics, dict) and name in metrics:
+    if isinstance(metrics, dict) and _is_measured(metrics.get(name)):
         return Metric(name, float(metrics[name]), task, str(file))
     return None
+
+
+def _is_measured(value: Any) -> bool:
+    """Whether a value is a finite number: what is none, or null, was not measured, and is never the best."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _task_of(values: Mapping[str, Any]) -> str:

@@ -45,6 +45,11 @@ class Plan:
         """The name of the chosen point."""
         return self.choice.candidate.name if self.choice else None
 
+    @property
+    def point(self) -> Point:
+        """The chosen point, where there is one."""
+        return next(point for point in self.points if point.name == self.chosen)
+
 
 def as_text(plan: Plan) -> str:
     """The table and what has to be known of it."""
@@ -118,8 +123,10 @@ def _notes(plan: Plan) -> list[str]:
         notes.append("metric, on the development set: " + ", ".join(origins))
     unknown = [point.name for point in points if point.metric is None]
     if unknown:
-        notes.append(f"metric not measured: {', '.join(unknown)} (measure it with --task NAME --data DIR)")
-    notes.append(f"front: no other point of known metric is at least as good and as cheap in {', '.join(plan.bounds)}")
+        notes.append(f"metric not measured: {', '.join(unknown)} (--task and --data measure it)")
+    if plan.front:
+        limited = ", ".join(plan.bounds)
+        notes.append(f"front: no other point of known metric is at least as good and as cheap in {limited}")
     return notes
 
 

@@ -67,7 +67,7 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 def place_of(key: Mapping[str, Any], given: Path | None) -> Path:
     """The file of a table: the one that the user names, or one of the cache."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return given if given is not None else cache_folder() / f"{digest[:24]}.json"
 
 

@@ -16,6 +16,7 @@ import html
 import json
 import random
 import re
+import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,7 @@ _MOST_DOCUMENT_BYTES = 1 << 16
 _MOST_LINE_BYTES = 1 << 26
 _FLUSH_ENTRIES = 1 << 14
 _COLUMNS = ("start", "end", "lines")
+_NO_TEXT = (".bz2", ".gz", ".xz", ".zip", ".7z", ".py")
 _DOC_TAG = re.compile(r'<doc id="[^"]*".*? title="(.*)">$')
 
 
@@ -76,6 +78,8 @@ class CorpusSize(NamedTuple):
 def find_text_files(path: Path) -> list[Path]:
     """`path` itself, or all files below it, by name; hidden ones are left out.
 
+    So is, with a warning, what else the original's README puts beside a text: a compressed dump and a program.
+
     Raises:
         DataError: there are none.
     """
@@ -83,6 +87,10 @@ def find_text_files(path: Path) -> list[Path]:
         return [path]
     inside = (file for file in path.rglob("*") if file.is_file()) if path.is_dir() else ()
     files = sorted(file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    others = [file for file in files if file.suffix.lower() in _NO_TEXT]
+    if others and len(others) < len(files):
+        files = [file for file in files if file not in others]
+        print(f"warning: left out as it is no text: {', '.join(map(str, others))}", file=sys.stderr)
     if not files:
         raise DataError(f"--train_corpus {path}: expected a text file or a directory of text files, {listing(path)}")
     return files

@@ -64,7 +64,7 @@ class Generator:
             rng = random.Random(f"{self.seed}/{epoch}/{document}")
             segments = [tokens for tokens in self.pieces(list(self.corpus.segments(document))) if tokens]
             other = _Other(self, document, rng)
-            lines += [json.dumps(instance) for instance in make(segments, other, rng)]
+            lines += [json.dumps(instance, allow_nan=False) for instance in make(segments, other, rng)]
         return Part("".join(f"{line}\n" for line in lines).encode("ascii"), len(lines), text_bytes)
 
 

@@ -74,7 +74,7 @@ def load_pieces(source: str, lower_case: bool, max_seq_len: int) -> Pieces:
         raise UserError(f"--do_lower_case: the tokenizer of {source} has no such setting; leave the flag out.")
     if lower_case or not _has_saved_settings(source):
         normalizer["lowercase"] = lower_case or all(token == token.lower() for token in ordinary)
-    return Pieces(json.dumps(definition), special, ordinary)
+    return Pieces(json.dumps(definition, allow_nan=False), special, ordinary)
 
 
 def _load(source: str) -> Any:

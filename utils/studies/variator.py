@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.engine import write_json
 from utils.errors import run_as_script
 from utils.pages import write_measured
 from utils.studies.runner import Runner, commands_block, spread, study_parser
@@ -214,7 +215,7 @@ def write_rows(study: Study, datasets: list[str], seeds: list[int], path: Path) 
         for found in per_ratio.values()
         for row in found
     ]
-    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    write_json(path, rows)
 
 
 def main() -> None:

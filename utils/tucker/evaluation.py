@@ -16,6 +16,7 @@ from metric.glue import GLUE_METRICS, METRICS, compute
 from metric.ner import entity_scores
 from model.attention_scores import Batch
 from model.distillation import IntermediateDistillation, classify
+from model.finite import check_outputs, check_rows, check_weights
 from utils.engine import Runtime
 from utils.tucker.data import LabelledSet, is_tagged
 
@@ -57,6 +58,7 @@ class ClassifierEvaluator:
             columns = (batch["index"], predictions, labels, losses)
             found += list(zip(*(column.tolist() for column in columns), strict=True))[:counted]
         _, predicted, expected, row_losses = zip(*sorted(self.runtime.gather_rows(found)), strict=True)
+        check_outputs(torch.tensor(row_losses), self.model)
         measures = dict.fromkeys([*GLUE_METRICS[rows.task.name], *self._further])
         values = compute(list(measures), list(predicted), list(expected))
         return values | {"loss": sum(row_losses) / len(row_losses)}
@@ -111,17 +113,25 @@ class DistillationEvaluator:
         count, hidden_sum, attention_sum = (sum(c) for c in zip(*self.runtime.gather_rows(found), strict=True))
         hidden_mean, attention_mean = hidden_sum / count, attention_sum / count
         loss = hidden_mean + attention_mean
+        check_outputs(torch.tensor(loss), self.objective)
         return {"loss": loss, "hidden_loss": hidden_mean, "attention_loss": attention_mean, NEGATIVE_LOSS: -loss}
 
 
 def predict(runtime: Runtime, model: Any, task: Task, source: BatchSource) -> list[float]:
-    """The predicted class id, or score, of every row, in the order of the file."""
-    found: list[tuple[int, float]] = []
+    """The predicted class id, or score, of every row, in the order of the file.
+
+    Raises:
+        NotFiniteError: the model gives what is no number for one.
+    """
+    found: list[tuple[int, float, bool]] = []
     for batch, counted in batches_to_evaluate(runtime, model, source):
         logits = classify(model, batch).float()
         predictions = logits[:, 0] if task.kind == "regression" else logits.argmax(-1)
-        found += list(zip(batch["index"].tolist(), predictions.tolist(), strict=True))[:counted]
-    return [prediction for _, prediction in sorted(runtime.gather_rows(found))]
+        columns = (batch["index"], predictions, logits.isfinite().all(-1))
+        found += list(zip(*(column.tolist() for column in columns), strict=True))[:counted]
+    rows = sorted(runtime.gather_rows(found))
+    check_rows((finite for *_, finite in rows), model)
+    return [prediction for _, prediction, _ in rows]
 
 
 def predict_tags(runtime: Runtime, model: Any, rows: LabelledSet) -> list[list[int]]:
@@ -130,12 +140,16 @@ def predict_tags(runtime: Runtime, model: Any, rows: LabelledSet) -> list[list[i
 
 
 class _Tagged(NamedTuple):
-    """What a model makes of a sentence: a label id per word, and the sum of its loss over the labelled words."""
+    """What a model makes of a sentence: a label id per word, and the sum of its loss over the labelled words.
+
+    `finite` says whether all that it gives for the sentence are numbers.
+    """
 
     row: int
     tags: list[int]
     loss: float
     words: int
+    finite: bool
 
 
 def _tagged(runtime: Runtime, model: Any, rows: LabelledSet) -> list[_Tagged]:
@@ -146,13 +160,16 @@ def _tagged(runtime: Runtime, model: Any, rows: LabelledSet) -> list[_Tagged]:
         labels = batch.get("labels", torch.full_like(batch["input_ids"], IGNORED))
         losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED).sum(1)
         words = (labels != IGNORED).sum(1)
-        columns = (batch["index"], logits.argmax(-1), losses, words)
-        for index, tags, loss, number in list(zip(*(c.tolist() for c in columns), strict=True))[:counted]:
+        finite = (logits.isfinite().all(-1) | (batch["attention_mask"] == 0)).all(-1)
+        columns = (batch["index"], logits.argmax(-1), losses, words, finite)
+        for index, tags, loss, number, is_finite in list(zip(*(c.tolist() for c in columns), strict=True))[:counted]:
             feature = rows.features[index]
             assert isinstance(feature, TokenFeature)
             own = [OUTSIDE if start == NO_PIECE else tags[start] for start in feature.starts]
-            found.append(_Tagged(index, own, loss, number))
-    return sorted(runtime.gather_rows(found))
+            found.append(_Tagged(index, own, loss, number, is_finite))
+    sentences = sorted(runtime.gather_rows(found))
+    check_rows((sentence.finite for sentence in sentences), model)
+    return sentences
 
 
 def _in_order(found: Sequence[_Tagged], rows: LabelledSet) -> list[list[int]]:
@@ -164,7 +181,12 @@ def _in_order(found: Sequence[_Tagged], rows: LabelledSet) -> list[list[int]]:
 def batches_to_evaluate(
     runtime: Runtime, module: Any, source: BatchSource, limit: int = 0
 ) -> Iterator[tuple[Batch, int]]:
-    """Batches on the device with the number of their rows that count here; meanwhile `module` is in eval mode."""
+    """Batches on the device with the number of their rows that count here; meanwhile `module` is in eval mode.
+
+    Raises:
+        NotFiniteError: a weight is no number, which some kernels let no output show.
+    """
+    check_weights(module)
     training = module.training
     module.eval()
     bar = tqdm(islice(source.batches(0), limit or None), "evaluating", leave=False, disable=_silent(runtime))

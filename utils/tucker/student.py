@@ -9,7 +9,7 @@ from transformers import AutoModel, PreTrainedModel
 from dataset import Task
 from model import DecompositionConfig, EditConfig, apply_edit, find_edit, relative_errors
 from model.backbone import T5, family_of, spec_for
-from model.decomposition import edit_from_original_config
+from model.decomposition import asked_in_config
 from model.decomposition.config import RANKS
 from model.decomposition.embeddings import EmbeddingConfig
 from model.decomposition.embeddings.config import TYPES
@@ -24,6 +24,7 @@ from utils.tucker.loading import (
     read_config,
     set_classes,
 )
+from utils.tucker.ranks import advice, check_ranks
 
 #: Keys of the original's config that say how a student is to be decomposed; a decomposed one says it in `compression`.
 _REQUEST = (
@@ -83,17 +84,16 @@ def requested_edits(config: Any, flags: DecompositionArguments) -> list[EditConf
 def _requested_decomposition(config: Any, flags: DecompositionArguments) -> DecompositionConfig:
     names = ("protocol", "ops", "rank_layer", "rank_condim", "rank_dim")
     given = {name: value for name in names if (value := getattr(flags, name)) is not None}
-    asked = edit_from_original_config(config)
-    values = {} if asked is None else {k: v for k, v in asked.to_dict().items() if k != "kind"}
-    protocol = given.get("protocol", values.get("protocol", "IV"))
+    values = asked_in_config(config)
+    protocol = given.get("protocol", "IV")
     unused = {name for name in RANKS["IV"] if name not in RANKS.get(protocol, RANKS["IV"])}
     values = {name: value for name, value in values.items() if name not in unused} | given
     if missing := [name for name in RANKS.get(protocol, ()) if values.get(name) is None]:
-        raise UserError(
-            f"--use_swap needs {', '.join(missing)}: write them into the student's config.json, or give "
-            f"{' '.join(f'--{name} N' for name in missing)}."
-        )
-    return DecompositionConfig.from_dict(values)
+        told = advice(config, protocol, str(values.get("ops", "san_ffn")))
+        raise UserError(f"--use_swap needs {', '.join(missing)}: give {told}, or write them into its config.json.")
+    edit = DecompositionConfig.from_dict(values)
+    check_ranks(config, edit, flags)
+    return edit
 
 
 def _requested_embedding(config: Any, flags: DecompositionArguments) -> EmbeddingConfig | None:
@@ -108,11 +108,14 @@ def _requested_embedding(config: Any, flags: DecompositionArguments) -> Embeddin
     return EmbeddingConfig.from_dict({"embedding_type": kind, **asked, **given})
 
 
-def unused_request(source: str, flags: DecompositionArguments) -> str | None:
+def unused_request(source: str, flags: DecompositionArguments, learns: bool = False) -> str | None:
     """A warning where config.json names ranks that nothing reads, as `--use_swap` is missing.
 
+    Args:
+        learns: the model is the student of a distillation, where this is an error.
+
     Raises:
-        UserError: flags do.
+        UserError: flags name ranks, or config.json does and the model is a student.
     """
     if flags.use_swap:
         return None
@@ -123,9 +126,13 @@ def unused_request(source: str, flags: DecompositionArguments) -> str | None:
     config = read_config(model_directory(source), classifier=True)
     if getattr(config, "compression", None) or getattr(config, "load_compressed_model", False):
         return None
-    if any(hasattr(config, name) for name in RANKS["IV"]):
-        return f"config.json of {source} names ranks, but without --use_swap the student stays dense."
-    return None
+    named = [f"{name} {getattr(config, name)}" for name in RANKS["IV"] if hasattr(config, name)]
+    if not named:
+        return None
+    told = f"config.json of {source} names {', '.join(named)}, but without --use_swap the model stays dense"
+    if learns:
+        raise UserError(f"{told}: add --use_swap, or take these lines out of the file to distil a dense student.")
+    return f"{told}."
 
 
 def _drawn(config: Any, task: Task | None) -> PreTrainedModel:

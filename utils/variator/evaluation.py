@@ -13,6 +13,7 @@ from tqdm import tqdm
 from metric.glue import compute
 from metric.squad import squad_scores
 from model import available_ratios, use_ratio
+from model.finite import check_outputs, check_weights
 from model.heads import Batch, generate_answers
 from model.losses import IGNORE
 from utils.engine import Runtime
@@ -39,6 +40,7 @@ class Evaluator:
 
     def at_ratio(self, ratio: int) -> dict[str, float]:
         """Metrics with the plugins of `ratio`; 1 is the dense model."""
+        check_weights(self.model)  # some kernels, and generated tokens, let no output show it
         training = self.model.training
         self.model.eval()
         assert ratio in available_ratios(self.model)
@@ -71,6 +73,7 @@ class Evaluator:
             rows += list(zip(*(column.tolist() for column in columns), strict=True))[:counted]
         rows = self.runtime.gather_rows(rows)
         _, predictions, labels, row_losses = zip(*sorted(rows), strict=True)
+        check_outputs(torch.tensor(row_losses), self.model)
         values = compute(self.data.task.metrics, list(predictions), list(labels))
         return values | {"loss": sum(row_losses) / len(row_losses)}
 
@@ -89,6 +92,7 @@ class Evaluator:
             totals.append(torch.stack([loss.double(), correct.double(), wanted.sum().double()]))
         rows = self.runtime.gather_rows([t.tolist() for t in totals])
         loss_sum, correct_sum, count = (sum(column) for column in zip(*rows, strict=True))
+        check_outputs(torch.tensor(loss_sum), self.model)
         return {"accuracy": correct_sum / count, "loss": loss_sum / count}
 
     def _squad(self) -> dict[str, float]:
