@@ -81,7 +81,7 @@ bert_settings() {
     TOTAL_BATCH=32
     SETTINGS=(--random-seed 42)
     if [[ "$2" != tiny ]]; then # the defaults of task_distill.py by task and stage, and those of general_distill.py
-        [[ "$1" == general ]] && TOTAL_BATCH=256 SETTINGS+=(--distill_layers all)
+        [[ "$1" == general ]] && TOTAL_BATCH=256
         return 0
     fi
     SETTINGS+=(--inspect-step 50 --max_seq_length 64)

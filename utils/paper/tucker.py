@@ -1,7 +1,7 @@
 """Tucker's grid: per size a student distilled on text; per task a teacher, and the student distilled from it.
 
 What is not said here is what `general_distill.py` and `task_distill.py` do of themselves: the original's epochs and
-lengths, and the rates of TinyBERT and BERT (utils/tucker/defaults.py).
+lengths, and the rates that were found to train factors (utils/tucker/defaults.py).
 """
 
 from __future__ import annotations

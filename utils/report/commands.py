@@ -13,7 +13,7 @@ from utils.report.reading import Run
 from utils.tucker import general_arguments, task_arguments
 from utils.tucker.adaptation import AdaptationArguments
 from utils.tucker.arguments import BertArguments, DecompositionArguments
-from utils.tucker.defaults import Stage, stage_defaults
+from utils.tucker.defaults import Stage, general_defaults, stage_defaults, what_is_trained
 from utils.variator.arguments import PluginArguments, TaskArguments
 
 _SHARED = (OptimisationArguments, EvaluationArguments, RunArguments)
@@ -67,11 +67,12 @@ def _defaults(script: str, given: Mapping[str, Any]) -> dict[str, Any]:
             elif entry.default_factory is not dataclasses.MISSING:
                 found[entry.name] = entry.default_factory()
     if script == "general_distill.py":
-        found |= general_arguments.DEFAULTS
+        found |= general_defaults(what_is_trained(given), str(given.get("optimizer", "adamw")))
     if script == "task_distill.py" and isinstance(given.get("task_name"), str):
         known: tuple[Stage, ...] = get_args(Stage)
         stage = next((stage for stage in known if stage == given.get("stage")), known[-1])
-        found |= stage_defaults(given["task_name"], stage, str(given.get("optimizer", "adamw")))
+        optimizer = str(given.get("optimizer", "adamw"))
+        found |= stage_defaults(given["task_name"], stage, optimizer, what_is_trained(given))
     return found
 
 

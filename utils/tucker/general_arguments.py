@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from utils.arguments import AT_LEAST, EvaluationArguments, OptimisationArguments, RunArguments, flag, parse, too_small
 from utils.errors import UserError
@@ -19,21 +20,10 @@ from utils.tucker.arguments import (
     range_problems,
     unused_problems,
 )
+from utils.tucker.defaults import general_defaults, what_is_trained
 
 _IGNORED = {**IGNORED, "do_eval": "the loss on a fixed sample is evaluated at every --eval_step anyway"}
 _AT_LEAST = {**AT_LEAST, "max_seq_length": 3, "eval_batch_size": 1, "valid_batches": 1}
-#: Other defaults than the shared flags have: those of TinyBERT's script.
-DEFAULTS: Mapping[str, Any] = {
-    "epochs": 3,
-    "batch_size": 32,
-    "lr": 5e-5,
-    "weight_decay": 1e-4,
-    "schedule": "linear",
-    "warmup_step": 0,
-    "clip_grad": 1.0,
-    "valid_step": 1000,
-    "valid_batches": 16,
-}
 
 
 @dataclass
@@ -72,7 +62,8 @@ def parse_general_arguments(arguments: Sequence[str] | None = None) -> GeneralCo
         UserError: with every problem found.
     """
     given = in_our_words(arguments)
-    defaults = {**DEFAULTS, "clip_grad": 0.0} if _asks_for_bertadam(given) else DEFAULTS
+    peeked = _peek(given)
+    defaults = general_defaults(what_is_trained(vars(peeked)), peeked.optimizer)
     types = [GeneralArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
     description = "Decompose a BERT and distil it on text from a pre-trained teacher."
     parsed = parse(
@@ -94,6 +85,9 @@ def parse_general_arguments(arguments: Sequence[str] | None = None) -> GeneralCo
     return command
 
 
-def _asks_for_bertadam(given: Sequence[str]) -> bool:
-    """BertAdam clips every tensor by itself, so that clipping all of them together is off by default."""
-    return any(word.split("=")[-1] == "bertadam" for word in given)
+def _peek(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("optimizer", "student_model"):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", nargs="?", default="")
+    parser.add_argument("--use_swap", "--use-swap", nargs="?", const=True, default=False)
+    return parser.parse_known_args(given)[0]

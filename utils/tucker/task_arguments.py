@@ -44,7 +44,7 @@ from utils.tucker.arguments import (
     unused_problems,
 )
 from utils.tucker.data import task_for
-from utils.tucker.defaults import Stage, defaults_table, stage_defaults
+from utils.tucker.defaults import Stage, defaults_table, stage_defaults, what_is_trained
 
 _ALIASES = {
     **ALIASES,
@@ -212,9 +212,13 @@ def _first_stage(given: Sequence[str]) -> Stage:
 
 def _peek(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("task_name", "mode", "stage", "optimizer", "layer_or_sparsity"):
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", nargs="?", default="")
-    parser.add_argument("--pred_distill", "--pred-distill", nargs="?", const=True, default=False)
+    texts = ("task_name", "mode", "stage", "optimizer", "axis", "layer_or_sparsity", "layer_or_sparsity_path")
+    for name in (*texts, "teacher_model", "student_model"):
+        names = [name, *_ALIASES.get(name, ())]
+        spellings = dict.fromkeys(f"--{s}" for n in names for s in (n, n.replace("_", "-")))
+        parser.add_argument(*spellings, dest=name, nargs="?", default="")
+    for name in ("pred_distill", "use_swap"):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", nargs="?", const=True, default=False)
     return parser.parse_known_args(given)[0]
 
 
@@ -229,7 +233,7 @@ def _parse_stage(given: Sequence[str], stage: Stage, quiet: bool) -> TaskCommand
         ignored=_IGNORED,
         warn=not quiet,
         aliases=_ALIASES,
-        defaults=stage_defaults(task_name, stage, peeked.optimizer),
+        defaults=stage_defaults(task_name, stage, peeked.optimizer, what_is_trained(vars(peeked))),
         epilog=defaults_table(),
         texts=_TEXTS,
     )
