@@ -26,10 +26,11 @@ from model.distillation import GeneralDistillation
 from utils.arguments import as_json, runtime_for
 from utils.errors import run_as_script
 from utils.next_steps import after_general
+from utils.opening.tokenizers import check_one_vocabulary, has_tokenizer, open_tokenizer
 from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
 from utils.tucker.evaluation import NEGATIVE_LOSS, DistillationEvaluator
 from utils.tucker.general_arguments import GeneralCommand, parse_general_arguments
-from utils.tucker.loading import check_length, has_tokenizer, load_bert_tokenizer, load_encoder
+from utils.tucker.loading import check_length, load_encoder
 from utils.tucker.student import build_student, unused_request
 from utils.tucker.training import Fit, describe, finish, fit, open_run
 
@@ -71,8 +72,9 @@ class GeneralJob:
         for model in (teacher, self.student):
             check_length(model, bert.max_seq_length)
         self.objective = GeneralDistillation(teacher, self.student, bert.distill_layers, bert.loss_reduction)
+        check_one_vocabulary(general.teacher_model, self.student_source)
         source = self.student_source if has_tokenizer(self.student_source) else general.teacher_model
-        self.tokenizer: Any = load_bert_tokenizer(source, bert.do_lower_case)
+        self.tokenizer: Any = open_tokenizer(source, bert.do_lower_case, models=[teacher, self.student])
 
     def train(self) -> None:
         """Fit, keep the best student, and say what was made."""

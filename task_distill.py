@@ -30,12 +30,13 @@ from utils.minidisc.arguments import selection_of
 from utils.minidisc.job import ScheduleJob
 from utils.minidisc.stages import Stages
 from utils.next_steps import after_evaluation, after_schedule, after_stage
+from utils.opening.tokenizers import check_one_vocabulary, has_tokenizer, open_tokenizer
 from utils.tucker.adaptation import RatioEvaluator, attach, objective_for, per_ratio
 from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
 from utils.tucker.data import DataRequest, LabelledSet, task_for, training_batches, validation_sets
 from utils.tucker.defaults import Stage
 from utils.tucker.evaluation import NEGATIVE_LOSS, DistillationEvaluator, evaluator_for
-from utils.tucker.loading import check_length, has_tokenizer, load_bert_tokenizer, load_classifier
+from utils.tucker.loading import check_length, load_classifier
 from utils.tucker.prediction import write_predictions
 from utils.tucker.report import costs, format_values
 from utils.tucker.student import build_student, unused_request
@@ -97,9 +98,10 @@ class TaskJob:
         source = self.arguments.student_model or self.arguments.teacher_model
         assert source is not None
         self.warn(unused_request(source, self.command.decomposition))
-        model, how = build_student(source, self.command.decomposition, self.task)
+        model, how = build_student(source, self.command.decomposition, self.task, needs_weights=True)
         self.say(f"fine-tuning ({describe(model)}): {how}")
-        tokenizer, sets = self.tokenizer(source), self.validation(source)
+        tokenizer = self.tokenizer(source, model)
+        sets = self.validation(tokenizer)
         evaluate = evaluator_for(self.task)(self.runtime, model, sets, self.selection)
         batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
         return Fit(Supervised(model), model, tokenizer, batches, evaluate, self.selection)
@@ -112,7 +114,8 @@ class TaskJob:
         model, how = build_student(source, self.command.decomposition, self.task, trained=True)
         ratios = attach(model, self.command.adaptation)
         self.say(f"plugins for {', '.join(f'k = {k}' for k in ratios)} on ({describe(model)}): {how}")
-        tokenizer, sets = self.tokenizer(source), self.validation(source)
+        tokenizer = self.tokenizer(source, model)
+        sets = self.validation(tokenizer)
         evaluate = RatioEvaluator(evaluator_for(self.task)(self.runtime, model, sets, self.selection), model, ratios)
         batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
         objective = objective_for(model, self.command.adaptation, ratios)
@@ -126,8 +129,10 @@ class TaskJob:
         teacher = load_classifier(arguments.teacher_model, self.task, trained=True)
         student, how = build_student(arguments.student_model, self.command.decomposition, self.task)
         self.say(f"student ({describe(student)}): {how}; teacher ({describe(teacher)}): {arguments.teacher_model}")
+        check_one_vocabulary(arguments.teacher_model, arguments.student_model)
         source = arguments.student_model if has_tokenizer(arguments.student_model) else arguments.teacher_model
-        tokenizer, sets = self.tokenizer(source), self.validation(source)
+        tokenizer = self.tokenizer(source, teacher, student)
+        sets = self.validation(tokenizer)
         batches = training_batches(self.request, tokenizer, self.runtime, arguments.aug_train)
         if stage == "prediction":
             objective = PredictionDistillation(teacher, student, arguments.temperature)
@@ -155,14 +160,14 @@ class TaskJob:
             self.evaluate(model, source, plan.output)
         if plan.predict:
             folder = self.arguments.predictions_dir or plan.output / "predictions"
-            for made in write_predictions(self.runtime, model, self.request, self.tokenizer(source), folder):
+            for made in write_predictions(self.runtime, model, self.request, self.tokenizer(source, model), folder):
                 self.say(made)
         if lines := next_lines(after_evaluation(self.command, plan)):
             self.tell(lines)
 
     def evaluate(self, model: Any, source: str, output: Path) -> None:
         """Metrics on the development sets, and what the model costs."""
-        sets = self.validation(source)
+        sets = self.validation(self.tokenizer(source, model))
         values: dict[str, Any] = {"task": self.task.name, "model": source, "edits": describe(model)}
         lengths = [len(feature.input_ids) for feature in sets[0].features]
 
@@ -180,13 +185,13 @@ class TaskJob:
             print("\n".join(self.runtime.choice.lines))
             print(f"{format_values(values)}\nmade: {output / 'evaluation.json'}", flush=True)
 
-    def tokenizer(self, source: str) -> Any:
-        """The tokenizer of a model."""
-        return load_bert_tokenizer(source, self.command.bert.do_lower_case)
+    def tokenizer(self, source: str, *models: Any) -> Any:
+        """The tokenizer of a source, which has to fit the models that read its ids."""
+        return open_tokenizer(source, self.command.bert.do_lower_case, models=models)
 
-    def validation(self, source: str) -> list[LabelledSet]:
+    def validation(self, tokenizer: Any) -> list[LabelledSet]:
         """The development sets, encoded for a model."""
-        return validation_sets(self.request, self.tokenizer(source), self.runtime)
+        return validation_sets(self.request, tokenizer, self.runtime)
 
     def say(self, text: str) -> None:
         """One line of this task, from the main process."""

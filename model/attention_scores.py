@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from model.errors import ModelError
+from model.inputs import model_inputs
 
 #: Name of the attention implementation.
 SCORES_ATTENTION = "attention_scores"
@@ -103,9 +104,9 @@ def trace(model: PreTrainedModel, batch: Batch, layers: Sequence[int]) -> Traced
         batch: `input_ids`, `attention_mask` and, where the data have them, `token_type_ids`, each (B, L).
         layers: their numbers, rising.
     """
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
-    output = model.base_model(
-        **inputs,
+    base: Any = model.base_model
+    output = base(
+        **model_inputs(base, batch),
         output_hidden_states=[layer + 1 for layer in layers],
         output_attentions=True,
         scores_of=tuple(layers),

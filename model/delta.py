@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from model.backbone import family_of, spec_for
 from model.compression import EditConfig, apply_edit, delta_state, edit_from_dict, edits_of, extend_edit, join_edits
 from model.errors import ModelError
-from model.weights import read_json, read_safetensors
+from model.weights import check_finite, read_json, read_safetensors
 
 FORMAT_VERSION = 1
 #: A setting up to this size needs no proof that the weights have it.
@@ -168,7 +168,7 @@ def load_delta_state(
         prefixes: load only modules whose stored name starts with one of these (all by default).
 
     Raises:
-        ModelError: naming the first missing, superfluous or ill-shaped tensors.
+        ModelError: naming the first missing, superfluous or ill-shaped tensors, or one that holds no finite numbers.
     """
     wanted = tuple(prefixes)
     targets: dict[str, Tensor] = {
@@ -190,6 +190,7 @@ def load_delta_state(
             raise ModelError(
                 f"{source}: tensor {name} has shape {tuple(state[name].shape)}, the model needs {tuple(target.shape)}."
             )
+    check_finite(((name, state[name]) for name in targets), source)
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(state[name])

@@ -15,13 +15,12 @@ from transformers import PreTrainedModel
 
 from model.attention_scores import Batch, Traced, trace, use_attention_scores
 from model.errors import ModelError
+from model.inputs import model_inputs
 from model.losses import IGNORE, hidden_mse, score_mse, soft_cross_entropy, task_loss, token_accuracy
 from model.shares import share
 
 Layers = Literal["last", "all"]
 Reduction = Literal["batch_sum", "mean"]
-
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class FrozenTeacher(nn.Module):
@@ -150,7 +149,7 @@ class Supervised(nn.Module):
 
 def classify(model: Any, batch: Batch) -> Tensor:
     """Class scores (B, C) of a sequence classifier."""
-    logits: Tensor = model(**{name: batch[name] for name in _INPUTS if name in batch}).logits
+    logits: Tensor = model(**model_inputs(model, batch)).logits
     return logits
 
 

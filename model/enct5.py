@@ -188,9 +188,9 @@ def enct5_from_t5(
         decoder_layers: how many of T5's decoder layers stay, in a head for sequences.
 
     Raises:
-        ModelError: `source` is no T5 or carries edits, or its decoder is too shallow.
+        ModelError: `source` is no T5 or carries edits, its decoder is too shallow, or a directory lacks tensors.
     """
-    t5 = _load_t5(source) if isinstance(source, str | Path) else source
+    t5, lacking = _load_t5(source) if isinstance(source, str | Path) else (source, frozenset())
     config = getattr(t5, "config", None)
     if getattr(config, "model_type", None) != "t5":
         what = getattr(config, "model_type", type(t5).__name__)
@@ -203,6 +203,8 @@ def enct5_from_t5(
         )
     model = _HEADS[head](_config_from_t5(config, num_labels, decoder_layers)).eval()
     wanted = model.state_dict()
+    if absent := sorted(lacking & wanted.keys()):
+        raise ModelError(f"{source} lacks {len(absent)} tensors that an EncT5 begins from, {absent[0]} for one.")
     found = {name: tensor for name, tensor in t5.state_dict().items() if name in wanted}
     if head == "sequence" and has_decoder:
         start = getattr(config, "decoder_start_token_id", None)
@@ -255,12 +257,15 @@ def _stack_config(config: EncT5Config, is_decoder: bool) -> EncT5Config:
     return stack
 
 
-def _load_t5(directory: str | Path) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(directory)
+def _load_t5(directory: str | Path) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The T5 of a directory, and the names of the tensors that it lacks."""
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     if config.model_type != "t5":
         raise ModelError(f"EncT5 begins from a plain T5, but {directory} holds a model of type {config.model_type!r}.")
-    model: PreTrainedModel = T5ForConditionalGeneration.from_pretrained(directory, config=config)
-    return model
+    model, info = T5ForConditionalGeneration.from_pretrained(
+        directory, config=config, output_loading_info=True, trust_remote_code=False
+    )
+    return model, frozenset(info["missing_keys"])
 
 
 def _config_from_t5(config: T5Config, num_labels: int, decoder_layers: int) -> EncT5Config:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from model.inputs import model_inputs
+
 Batch = dict[str, Tensor]
 
 
@@ -57,8 +59,7 @@ class ClassifierHead:
 
     def __call__(self, model: Any, batch: Batch) -> HeadOutput:
         """Scores (B, C) or (B, L, C), and the encoder's hidden states."""
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        output = model(**{name: batch[name] for name in names if name in batch}, output_hidden_states=True)
+        output = model(**model_inputs(model, batch), output_hidden_states=True)
         return HeadOutput(output.logits, output.hidden_states[-1])
 
 

@@ -20,7 +20,6 @@ Shapes: B batch, L length, D width, C classes.
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from transformers import PreTrainedModel
 
 from model.distillation import FrozenTeacher, check_classes
 from model.errors import ModelError
+from model.inputs import model_inputs
 from model.losses import IGNORE, labelled_cross_entropy, masked_mse, rowwise_soft_cross_entropy, task_loss
 from model.relations import last_projections, relation_loss
 from model.shares import share
@@ -237,18 +237,6 @@ def compared_layers(teacher_depth: int, student_depth: int) -> list[tuple[int, i
     step = max(1, student_depth // 6)
     chosen = [*range(0, student_depth, step), student_depth]
     return [(layer, round(layer * teacher_depth / max(1, student_depth))) for layer in chosen]
-
-
-def model_inputs(model: Any, batch: Batch) -> dict[str, Tensor]:
-    """The batch's inputs that a model takes.
-
-    `token_type_ids` only where `forward` names them and there is more than one type (RoBERTa has an embedding of one).
-    """
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    named = "token_type_ids" in inspect.signature(model.forward).parameters
-    if named and getattr(model.config, "type_vocab_size", 2) > 1 and "token_type_ids" in batch:
-        inputs["token_type_ids"] = batch["token_type_ids"]
-    return inputs
 
 
 def _check_pair(teacher: Any, student: Any, kind: ModelType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,45 @@ from model.errors import ModelError
 
 #: The toolkit's own files need a tenth of it; what recursion can stand (to print or copy a value) is ten times as much.
 _DEEPEST_JSON = 50
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml")
+
+
+def check_content(path: Path) -> None:
+    """Refuse a file that only stands for another one: a Git LFS pointer, a web page, nothing.
+
+    Raises:
+        ModelError: `path` is one, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+        size = path.stat().st_size
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}).") from None
+    if head.startswith(_LFS_POINTER):
+        raise ModelError(
+            f"{path} is a Git LFS pointer of {size} bytes, not the file itself: fetch it with `git lfs pull`."
+        )
+    if head.lstrip().lower().startswith(_WEB_PAGE):
+        raise ModelError(f"{path} is a web page ({size} bytes), not the file itself: download it again.")
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], source: str) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        ModelError: with the first tensor that holds NaN or an infinity.
+    """
+    for name, tensor in tensors:
+        # A sum is the cheapest look at all values; it may overflow, so that only the second look counts.
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.detach().sum().isfinite():
+            wrong = int((~tensor.detach().isfinite()).sum())
+            if wrong:
+                raise ModelError(
+                    f"{source}: {name} holds {wrong} of {tensor.numel()} values that are no finite numbers (NaN or "
+                    "infinity): the run that wrote it has failed, take an earlier model."
+                )
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -26,6 +66,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelError(f"There is no weight file {path}.")
+    check_content(path)
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -41,6 +82,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelError(f"There is no weight file {path}.")
+    check_content(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -49,9 +91,21 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # a damaged byte leads the reader to almost any of them
         raise ModelError(f"{path} is not a whole PyTorch weight file: {_reason(error)}.") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} is not a state dict: expected names with tensors, found {type(state).__name__}.")
+    if (problem := not_tensors(state)) is not None:
+        raise ModelError(f"{path} is not a state dict: expected names with tensors, found {problem}.")
     return dict(state)
+
+
+def not_tensors(state: Any) -> str | None:
+    """What a file holds that is no state dict, with the names where it is a dict around one; None for a state dict."""
+    if not isinstance(state, dict):
+        return type(state).__name__
+    if all(isinstance(value, Tensor) for value in state.values()):
+        return None
+    inner = next((name for name, value in state.items() if isinstance(value, dict)), None)
+    names = ", ".join(repr(name) for name in list(state)[:4])
+    cure = "" if inner is None else f": save what stands under {inner!r} alone"
+    return f"a dictionary of {names}{cure}"
 
 
 def _reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ from dataset import Collator, GlueExample, Task, encode_classification, get_task
 from dataset.classification import PairCollator, encode_pairs
 from dataset.tokens import TaggedSentence, encode_tagged
 from model import PluginConfig, available_ratios, find_edit
-from model.backbone import T5, family_of
+from model.backbone import T5
 from model.delta import delta_parts, load_delta
 from model.distillation import classify
 from model.heads import Batch, VerbalizerHead
@@ -27,8 +27,11 @@ from utils.engine.precision import choose_precision
 from utils.engine.run_directory import ARGUMENTS_FILE
 from utils.errors import UserError
 from utils.loading import TASK_FILE, load_t5
+from utils.opening.files import family_in
+from utils.opening.places import delta_directory, model_directory
+from utils.opening.tokenizers import open_tokenizer
 from utils.tucker.data import is_tagged, task_for
-from utils.tucker.loading import check_length, load_bert_tokenizer, load_classifier, model_directory, read_config
+from utils.tucker.loading import check_length, load_classifier
 
 #: Most tokens of a row where neither a flag nor the run that made the model says it; the scripts' own defaults.
 _T5_LENGTH, _BERT_LENGTH = 512, 128
@@ -53,7 +56,7 @@ def load_predictor(arguments: ServingArguments) -> Predictor:
         raise UserError(f"--model {arguments.model} holds no model: there is no config.json in it, nor in its best/.")
     plugins = parse_plugins(arguments.plugins)
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    load = _load_t5 if _is_t5(directory) else _load_bert
+    load = _load_t5 if family_in(directory) == T5.family else _load_bert
     model, tasks = load(directory, plugins, arguments)
     choice = choose_precision(arguments.precision, device)
     return Predictor(model.to(device).eval(), tasks, device, choice)
@@ -71,7 +74,7 @@ def parse_plugins(given: Sequence[str]) -> list[Plugins]:
         task = get_task(name).name if equals else ""
         if not Path(path).exists():
             raise UserError(f"--plugins {text}: {path or 'the part behind ='} does not exist.")
-        found.append(Plugins(task, _best(Path(path))))
+        found.append(Plugins(task, delta_directory(Path(path), PluginConfig.kind)))
     names = [plugins.task for plugins in found]
     if len(set(names)) < len(names) or ("" in names and len(names) > 1):
         raise UserError(
@@ -79,17 +82,6 @@ def parse_plugins(given: Sequence[str]) -> list[Plugins]:
             "--plugins sst2=DIR mrpc=DIR."
         )
     return found
-
-
-def _best(path: Path) -> Path:
-    """The directory of plugins, or that in a run's directory."""
-    return path / "best" if path.is_dir() and not delta_parts(path, "plugin") else path
-
-
-def _is_t5(directory: Path) -> bool:
-    if "dim_model" in read_json(directory / "config.json"):  # ModelCenter's
-        return True
-    return family_of(read_config(str(directory), classifier=True)) == T5.family
 
 
 def _load_t5(
@@ -125,7 +117,7 @@ def _load_bert(
         raise UserError(f"--plugins {', '.join(sources)}: the classifier of {directory} is for {task.name} alone.")
     max_length = arguments.max_length or _recorded(directory, "max_seq_length") or _BERT_LENGTH
     check_length(model, max_length)
-    tokenizer = load_bert_tokenizer(str(directory), bool(_recorded(directory, "do_lower_case")))
+    tokenizer = open_tokenizer(directory, bool(_recorded(directory, "do_lower_case")), models=[model])
     bank, _ = sources[task.name]
     collate = PairCollator(Collator(tokenizer.pad_token_id))
     encode = partial(_words if is_tagged(task) else _pairs, tokenizer)

@@ -28,8 +28,9 @@ from tests.tiny import backbone, rows_of
 from tests.tiny_bert import save_bert
 from utils.errors import UserError
 from utils.minidisc.unsort import unsorted
+from utils.opening.tokenizers import open_tokenizer
 from utils.tucker.arguments import DecompositionArguments
-from utils.tucker.loading import load_bert_tokenizer, load_classifier, load_encoder
+from utils.tucker.loading import load_classifier, load_encoder
 from utils.tucker.report import encoder_params
 from utils.tucker.student import build_student
 
@@ -67,7 +68,7 @@ def test_a_plain_t5_becomes_an_enct5_of_the_task(t5: Path, tmp_path: Path) -> No
         assert torch.equal(model.encoder.block[1].layer[0].SelfAttention.q.weight, wanted)
     model, how = build_student(str(t5), DecompositionArguments(), CONLL)
     assert isinstance(model, EncT5ForTokenClassification) and how == f"weights of {t5}"
-    assert load_bert_tokenizer(str(t5)).eos_token == "</s>"
+    assert open_tokenizer(str(t5)).eos_token == "</s>"
 
 
 def test_a_saved_enct5_loads_with_its_classifier(t5: Path, tmp_path: Path) -> None:

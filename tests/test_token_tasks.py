@@ -26,10 +26,11 @@ from utils.embedded.entities import tagged_sentence
 from utils.embedded.tasks import write_tagged
 from utils.engine import Runtime
 from utils.errors import UserError
+from utils.opening.tokenizers import open_tokenizer
 from utils.tucker import data as task_data
 from utils.tucker.data import DataRequest, LabelledSet, task_for, training_batches, validation_sets
 from utils.tucker.evaluation import ClassifierEvaluator, TokenEvaluator, evaluator_for, predict_tags
-from utils.tucker.loading import load_bert_tokenizer, load_classifier
+from utils.tucker.loading import load_classifier
 from utils.tucker.prediction import write_predictions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -317,7 +318,7 @@ def test_the_embedded_bert_learns_to_tag(tmp_path: Path, runtime: Runtime) -> No
     write_bert(tmp_path / "bert", BERT_SIZES["tiny"], tmp_path / "corpus", 1, lambda line: None)
     write_tagged(tmp_path / "conll", 1, (("dev", 400), ("train", 10000)))
     model = load_classifier(str(tmp_path / "bert"), CONLL, trained=False)
-    tokenizer, wanted = load_bert_tokenizer(str(tmp_path / "bert")), request(tmp_path, 64, 32)
+    tokenizer, wanted = open_tokenizer(str(tmp_path / "bert")), request(tmp_path, 64, 32)
     objective, optimizer = Supervised(model), torch.optim.AdamW(model.parameters(), lr=5e-4)
     for batch, _ in zip(training_batches(wanted, tokenizer, runtime).batches(0), range(300), strict=False):
         objective(batch)[0].backward()

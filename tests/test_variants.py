@@ -18,8 +18,9 @@ from transformers import (
 
 from model import ModelError
 from model.enct5 import EncT5Config, EncT5ForSequenceClassification, EncT5ForTokenClassification
+from model.inputs import model_inputs
 from model.losses import labelled_cross_entropy, masked_mse, rowwise_soft_cross_entropy, soft_cross_entropy
-from model.variants import MODEL_TYPES, ModelType, VariantDistillation, compared_layers, get_model_type, model_inputs
+from model.variants import MODEL_TYPES, ModelType, VariantDistillation, compared_layers, get_model_type
 from tests.tiny_bert import bert_config
 
 CLASSES = 3

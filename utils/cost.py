@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from metric.cost import count_macs, latency_ms, parameter_counts, peak_memory_bytes
 from model import auto, available_ratios, edits_of, use_ratio
@@ -23,8 +23,9 @@ from model.backbone import COMPRESSED_PREFIX, T5, family_of, spec_for
 from utils.engine.files import write_json
 from utils.engine.precision import AskedForward, PrecisionChoice, choose_precision
 from utils.errors import UserError, run_as_script
-from utils.loading import check_complete, loading_errors, without_report
-from utils.tucker.loading import model_directory
+from utils.opening.files import architecture, open_config
+from utils.opening.places import CONFIG, model_directory
+from utils.opening.weights import load_weights
 from utils.tucker.report import frozen
 
 #: Tokens that a decoder reads in the cost figures: [start, <extra_id_0>], as classification does.
@@ -149,22 +150,17 @@ def load_any(source: str) -> tuple[PreTrainedModel, Path]:
         UserError, ModelError: it cannot be loaded, or lacks weights.
     """
     directory = model_directory(source)
-    if not (Path(directory) / "config.json").is_file():
+    if not (Path(directory) / CONFIG).is_file():
         raise UserError(f"--model {source} holds no model: there is no config.json in it.")
-    with loading_errors(directory), without_report():
-        config = AutoConfig.from_pretrained(directory)
-        names = config.architectures or ["no class"]
-        # An edited model is saved by the name of the class that it was edited in, or of the one that it was loaded in.
-        prefix = "Compressed" if config.model_type.startswith(COMPRESSED_PREFIX) else ""
-        kind: Any = getattr(auto, prefix + names[0].removeprefix("Compressed"), None)
-        is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
-        if not is_model:
-            raise UserError(
-                f"--model {source}: its config.json names {names[0]}, which is none of this toolkit's models."
-            )
-        model, info = kind.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
-    check_complete(directory, info["missing_keys"])
-    loaded: PreTrainedModel = model.eval()
+    config = open_config(directory)
+    name = architecture(config)
+    # An edited model is saved by the name of the class that it was edited in, or of the one that it was loaded in.
+    prefix = "Compressed" if config.model_type.startswith(COMPRESSED_PREFIX) else ""
+    kind: Any = getattr(auto, prefix + name.removeprefix("Compressed"), None)
+    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        named = name or "no class"
+        raise UserError(f"--model {source}: its config.json names {named}, which is none of this toolkit's models.")
+    loaded: PreTrainedModel = load_weights(kind, directory, config).model.eval()
     return loaded, Path(directory)
 
 

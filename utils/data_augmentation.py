@@ -29,7 +29,8 @@ from utils.augmentation.neighbours import WordVectors, model_vectors, read_glove
 from utils.augmentation.output import GrowingFile
 from utils.augmentation.rows import CONLL, Row, Source, find_source
 from utils.errors import Interrupted, UserError, run_as_script
-from utils.tucker.loading import load_bert_tokenizer, load_encoder
+from utils.opening.tokenizers import BERT_TOKENS, MASKED_TOKENS, check_fits, open_tokenizer
+from utils.tucker.loading import load_encoder
 
 #: New rows per row; those of TinyBERT, and for the tasks it leaves out those of tasks of the same size.
 SAMPLES: Mapping[str, int] = MappingProxyType(
@@ -136,7 +137,8 @@ def build_augmenter(args: AugmentationArguments) -> Augmenter:
     Raises:
         UserError, DataError: one of them is missing or broken.
     """
-    tokenizer = load_bert_tokenizer(args.pretrained_bert_model)
+    needs = MASKED_TOKENS if args.candidates == "mlm" else BERT_TOKENS
+    tokenizer = open_tokenizer(args.pretrained_bert_model, needs=needs)
     pieces = Pieces(tokenizer)
     model: Any = None
     masked_lm = None
@@ -146,6 +148,8 @@ def build_augmenter(args: AugmentationArguments) -> Augmenter:
         masked_lm = MaskedLm(model, tokenizer, args.M, args.batch_size, args.mask_share)
     elif args.glove_embs is None:
         model = load_encoder(args.pretrained_bert_model)
+    if model is not None:
+        check_fits(tokenizer, model, args.pretrained_bert_model)
     masked_lm = (
         MaskedLm(model, tokenizer, args.M, args.batch_size, args.mask_share) if args.candidates == "mlm" else None
     )

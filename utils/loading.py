@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
-from transformers.utils import logging
+from transformers import AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 
-from model import LoraConfig, ModelError, apply_edit, find_edit
+from model import LoraConfig, apply_edit, find_edit
+from model.backbone import T5, family_of
 from model.delta import is_delta, load_delta, load_delta_state
 from model.modelcenter import config_from_modelcenter, convert_modelcenter
 from model.plugin.published import ORIGINAL_DECODER_START
-from model.weights import read_json, read_torch_file
+from model.weights import check_finite, read_json, read_torch_file
 from utils.errors import UserError
+from utils.opening.files import check_config, is_modelcenter, open_config
+from utils.opening.places import CONFIG, delta_directory, is_hub_id, model_directory
+from utils.opening.tokenizers import T5_TOKENS, has_tokenizer, open_tokenizer
+from utils.opening.weights import explained, load_weights
 
 #: Written beside a fine-tuned model: what its task head was trained with.
 TASK_FILE = "task.json"
@@ -44,10 +44,12 @@ def load_t5(model_config: str, checkpoint: Path | None, tokenizer: bool = True) 
     Raises:
         UserError, ModelError: something is missing or does not fit, named in one sentence.
     """
-    directory = checkpoint if checkpoint is not None and (checkpoint / "config.json").is_file() else None
-    if checkpoint is not None and directory is None:
-        _check_checkpoint(checkpoint)
-    model = _from_directory(str(directory)) if directory else _base_model(model_config)
+    checkpoint = None if checkpoint is None else _checkpoint(checkpoint)
+    directory = checkpoint if checkpoint is not None and (checkpoint / CONFIG).is_file() else None
+    # A whole model needs nothing of --model-config, which the hub would be asked for.
+    is_whole = directory is not None and has_tokenizer(directory)
+    base = model_config if is_whole and is_hub_id(model_config) else model_directory(model_config)
+    model = _base_model(base) if directory is None else _from_directory(str(directory))
     decoder_start = None
     if checkpoint is not None and checkpoint.is_file():
         state = read_torch_file(checkpoint)
@@ -56,12 +58,13 @@ def load_t5(model_config: str, checkpoint: Path | None, tokenizer: bool = True) 
         decoder_start = ORIGINAL_DECODER_START
     elif checkpoint is not None and directory is None:
         load_delta(model, "lora", checkpoint)
-    trained = checkpoint if checkpoint is not None else Path(model_config)
+    trained = checkpoint if checkpoint is not None else Path(base)
     if (trained / TASK_FILE).is_file():
         decoder_start = read_json(trained / TASK_FILE).get("decoder_start")
-    has_tokenizer = directory is not None and (directory / "tokenizer_config.json").is_file()
-    loaded = load_tokenizer(str(directory) if has_tokenizer else model_config) if tokenizer else None
-    return Loaded(model, loaded, decoder_start)
+    if not tokenizer:
+        return Loaded(model, None, decoder_start)
+    place = str(directory) if is_whole else base
+    return Loaded(model, open_tokenizer(place, needs=T5_TOKENS, models=[model]), decoder_start)
 
 
 def set_dropout(model: Any, rate: float) -> None:
@@ -71,14 +74,6 @@ def set_dropout(model: Any, rate: float) -> None:
             module.p = rate
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = rate
-
-
-def load_tokenizer(source: str) -> Any:
-    """The tokenizer of a hub id or directory."""
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise UserError(f"No tokenizer could be loaded from {source}: {_first_line(error)}") from error
 
 
 def copy_task_file(source: Path, target: Path) -> None:
@@ -93,18 +88,32 @@ def write_task_file(directory: Path, dataset: str, decoder_start: int, logit_sca
     (directory / TASK_FILE).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _check_checkpoint(checkpoint: Path) -> None:
-    if not checkpoint.exists():
-        raise UserError(f"--checkpoint {checkpoint} does not exist.")
-    if checkpoint.is_dir() and not is_delta(checkpoint, "lora"):
-        hint = " It holds plugins: pass it as --plugin-path." if is_delta(checkpoint, "plugin") else ""
-        raise UserError(f"--checkpoint {checkpoint} holds no model (no config.json) and no LoRA.{hint}")
+def _checkpoint(given: Path) -> Path:
+    """What `--checkpoint` names: a file, a folder with a model, or one with LoRA; of a run the best of it."""
+    path = given.expanduser()
+    if not path.exists():
+        raise UserError(f"--checkpoint {given} does not exist.")
+    if path.is_file():
+        return path
+    directory = Path(model_directory(path))
+    if (directory / CONFIG).is_file():
+        return directory
+    directory = delta_directory(path, "lora")
+    if not is_delta(directory, "lora"):
+        hint = (
+            " It holds plugins: pass it as --plugin-path."
+            if is_delta(delta_directory(path, "plugin"), "plugin")
+            else ""
+        )
+        raise UserError(f"--checkpoint {given} holds no model (no config.json, nor in its best/) and no LoRA.{hint}")
+    return directory
 
 
 def _base_model(source: str) -> Any:
-    values = read_json(Path(source) / "config.json") if (Path(source) / "config.json").is_file() else {}
-    if "dim_model" not in values:
+    if not is_modelcenter(Path(source)):
         return _from_directory(source)
+    check_config(source)
+    values = read_json(Path(source) / CONFIG)
     model = T5ForConditionalGeneration(config_from_modelcenter(values))
     weights = Path(source) / "pytorch_model.pt"
     if not weights.is_file():
@@ -114,70 +123,11 @@ def _base_model(source: str) -> Any:
 
 
 def _from_directory(source: str) -> Any:
-    path = Path(source)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"{source} is a directory without config.json: no Hugging Face or ModelCenter model.")
-    with loading_errors(source):
-        config = AutoConfig.from_pretrained(source)
-        if hasattr(config, "dropout_rate"):
-            config.dropout_rate = 0.0  # the original trains without dropout, and so do all golden numbers
-        # Parameters are float32 whatever the file holds: lower precision is autocast's (`--precision`).
-        with without_report():
-            model, info = AutoModelForSeq2SeqLM.from_pretrained(
-                source, config=config, dtype=torch.float32, output_loading_info=True
-            )
-    check_complete(source, info["missing_keys"])
-    return model
-
-
-def check_complete(source: str, missing: Iterable[str]) -> None:
-    """Refuse a model of which tensors were not found, and which Transformers has therefore drawn at random.
-
-    Raises:
-        UserError: with their number, and the first.
-    """
-    if names := sorted(missing):
-        raise UserError(f"{source} lacks {len(names)} tensors of the model in its config.json, {names[0]} for one.")
-
-
-@contextmanager
-def without_report() -> Iterator[None]:
-    """Without Transformers' table of missing and superfluous tensors: what matters of it is checked here."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-@contextmanager
-def loading_errors(source: str) -> Iterator[None]:
-    """What goes wrong when a model is loaded from a hub id or directory, as one sentence.
-
-    Raises:
-        UserError: it does.
-    """
-    try:
-        yield
-    except SafetensorError as error:
-        sizes = ", ".join(f"{p.name} ({p.stat().st_size} bytes)" for p in sorted(Path(source).glob("*.safetensors")))
-        raise UserError(f"{source}: {sizes or 'the weight file'} is not a whole safetensors file: {error}.") from error
-    except ModelError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"No model could be loaded from {source}: its pytorch_model.bin is damaged or holds more than plain "
-            "tensors; nothing in it was executed."
-        ) from error
-    except RuntimeError as error:
-        if "ignore_mismatched_sizes" not in str(error):
-            raise
-        raise UserError(
-            f"No model could be loaded from {source}: its weights have other shapes than its config.json says."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"No model could be loaded from {source}: {_first_line(error)}") from error
+    config = open_config(source)
+    if family_of(config) != T5.family:
+        raise UserError(f"{source} is a model of family {family_of(config)!r}, expected a T5.")
+    config.dropout_rate = 0.0  # the original trains without dropout, and so do all golden numbers
+    return load_weights(AutoModelForSeq2SeqLM, source, config).model
 
 
 def _load_original(model: Any, original: dict[str, Tensor], path: Path) -> None:
@@ -188,9 +138,9 @@ def _load_original(model: Any, original: dict[str, Tensor], path: Path) -> None:
     else:
         expected.add(_HEAD)
     if missing := sorted(expected - set(state)):
-        raise UserError(
-            f"{path} lacks {len(missing)} tensors of this T5, {missing[0]} for one: is --model-config right?"
-        )
+        why = explained(missing, state.keys()) or ": is --model-config right?"
+        raise UserError(f"{path} lacks {len(missing)} tensors of this T5, {missing[0]} for one{why}")
+    check_finite(state.items(), str(path))
     shapes = model.state_dict()
     for name, tensor in state.items():
         if name in shapes and shapes[name].shape != tensor.shape:
@@ -212,7 +162,3 @@ def _load_original_lora(model: Any, original: dict[str, Tensor], path: Path) -> 
         apply_edit(model, edit)
     used = edit.own_modules(model)  # the original also made decoder entries beyond the decoder's depth
     load_delta_state(model, edit, {k: v for k, v in state.items() if k.rpartition(".")[0] in used}, str(path))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from transformers import AutoConfig, AutoTokenizer
-
 from model import QuantizationConfig, apply_edit
 from model.quantization.layers import Activations
 from utils.cost import load_any
@@ -23,7 +21,7 @@ from utils.engine import atomic_directory
 from utils.errors import UserError, run_as_script
 from utils.hints import python
 from utils.loading import copy_task_file
-from utils.tucker.loading import has_tokenizer
+from utils.opening.tokenizers import carry_tokenizer
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     apply_edit(model, QuantizationConfig(given.activations))
     with atomic_directory(given.output) as folder:
         model.save_pretrained(folder)
-        if has_tokenizer(str(source)):
-            AutoTokenizer.from_pretrained(source, config=AutoConfig.from_pretrained(source)).save_pretrained(folder)
+        carry_tokenizer(source, folder, model)
         copy_task_file(source, folder)
     print(f"made: {given.output}\nnext: {python()} -m utils.cost --model {given.output}")
 

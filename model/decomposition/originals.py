@@ -81,13 +81,14 @@ def is_original(directory: Path) -> bool:
     return bool(values.get("load_compressed_model")) and not values.get("compression")
 
 
-def load_original(directory: Path, auto_class: Any) -> Any:
+def load_original(directory: Path, auto_class: Any, drawn: list[str] | None = None) -> Any:
     """The model of a directory in the original's format, in evaluation mode.
 
     Args:
         directory: with `config.json` and `pytorch_model.bin` (or `model.safetensors`).
         auto_class: `AutoModel`, `AutoModelForSequenceClassification`, …; a head that the checkpoint lacks is drawn
             anew, with a warning.
+        drawn: the names of what is drawn anew are put into it, in place of the warning.
 
     Raises:
         ModelError: a file is missing or damaged, or the tensors do not make a decomposed BERT.
@@ -110,7 +111,11 @@ def load_original(directory: Path, auto_class: Any) -> Any:
     apply_edit(model, edit, from_scratch=True)
     if (leaves := state.get(_LEAVES)) is not None:
         apply_edit(model, embedding_from_leaves(leaves, config.vocab_size), from_scratch=True)
-    load_tensors(model, edit, state, str(directory))
+    lacking = load_tensors(model, edit, state, str(directory))
+    if drawn is not None:
+        drawn += lacking
+    elif lacking:
+        warnings.warn(f"{directory} has no {', '.join(lacking)}: drawn anew.", stacklevel=2)
     return model
 
 
@@ -160,8 +165,8 @@ def embedding_from_leaves(leaves: Tensor, vocab_size: int) -> EmbeddingConfig:
     return EmbeddingConfig("ket" if rows == vocab_size else "ketxs", order=order, rank=rank)
 
 
-def load_tensors(model: Any, edit: DecompositionConfig, state: dict[str, Tensor], source: str) -> None:
-    """Copy a checkpoint's tensors into a model that carries `edit`.
+def load_tensors(model: Any, edit: DecompositionConfig, state: dict[str, Tensor], source: str) -> list[str]:
+    """Copy a checkpoint's tensors into a model that carries `edit`; gives the names of those that it lacks.
 
     Raises:
         ModelError: the encoder lacks tensors, has superfluous ones, or one has another shape.
@@ -183,7 +188,7 @@ def load_tensors(model: Any, edit: DecompositionConfig, state: dict[str, Tensor]
                 f"{source}: {name} has shape {tuple(tensor.shape)}, its config gives {tuple(expected[name].shape)}."
             )
     missing, superfluous = model.load_state_dict(converted, strict=False)
-    _check_complete(model, converted, missing, superfluous, source)
+    return _check_complete(model, converted, missing, superfluous, source)
 
 
 def _modern(match: re.Match[str]) -> str:
@@ -213,7 +218,7 @@ def _biases(model: Any, edit: DecompositionConfig, rows: Tensor, source: str) ->
 
 def _check_complete(
     model: Any, given: dict[str, Tensor], missing: list[str], superfluous: list[str], source: str
-) -> None:
+) -> list[str]:
     base = set(model.base_model.state_dict(prefix=_BASE if hasattr(model, "bert") else ""))
     given_storage = {model.get_parameter(name).data_ptr() for name in given if name in dict(model.named_parameters())}
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -223,5 +228,4 @@ def _check_complete(
     encoder = (f"{_BASE}encoder.", f"{_BASE}embeddings.", "encoder.", "embeddings.", f"{_BASE}{BANK}.", f"{BANK}.")
     if extra := [name for name in superfluous if name.startswith(encoder)]:
         raise ModelError(f"{source} has {len(extra)} tensors that its config gives no place, {extra[0]} for one.")
-    if lacking:
-        warnings.warn(f"{source} has no {', '.join(lacking)}: drawn anew.", stacklevel=4)
+    return lacking

@@ -18,10 +18,11 @@ from transformers import BertForSequenceClassification
 
 from model import ModelError
 from model.enct5 import EncT5Config, EncT5ForSequenceClassification, EncT5ForTokenClassification
+from model.inputs import model_inputs
 from model.losses import IGNORE
 from model.pruning import Importance, Places, SparsityAxis, places_of, sparsify
 from model.schedule import Sandwich, choose, parse_path
-from model.variants import MODEL_TYPES, VariantDistillation, compared_layers, get_model_type, model_inputs
+from model.variants import MODEL_TYPES, VariantDistillation, compared_layers, get_model_type
 from tests.parity.cases import close, load, part
 from tests.parity.tucker_bert import bert_config
 

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
-from transformers.utils import logging
 
+from model.inputs import model_inputs
 from utils.augmentation.words import is_candidate
 from utils.errors import UserError
-from utils.loading import loading_errors
-from utils.tucker.loading import model_directory, read_config
+from utils.opening.places import model_directory
+from utils.opening.weights import load_weights
+from utils.tucker.loading import read_config
 
 _HEAD = "cls.predictions."
 
@@ -113,9 +114,13 @@ class MaskedLm:
         places = torch.arange(ids_BL.shape[1], device=device)
         mask_BL = places < lengths[:, None]
         second_BL = places >= torch.tensor([row.second_at for row in rows], device=device)[:, None]
-        hidden_BLD = self.model.base_model(
-            input_ids=ids_BL, attention_mask=mask_BL.long(), token_type_ids=(second_BL & mask_BL).long()
-        ).last_hidden_state
+        base = self.model.base_model
+        batch = {
+            "input_ids": ids_BL,
+            "attention_mask": mask_BL.long(),
+            "token_type_ids": (second_BL & mask_BL).long(),
+        }
+        hidden_BLD = base(**model_inputs(base, batch)).last_hidden_state
         in_batch = [(number, mask) for number, row in enumerate(rows) for mask in row.masks]
         row_N, mask_N = torch.tensor(in_batch, device=device).T
         scores_NV = self.model.cls(hidden_BLD[row_N, mask_N]).float().masked_fill(self._refused, -torch.inf)
@@ -130,22 +135,13 @@ def load_masked_lm(source: str, flag: str) -> Any:
         UserError: there is no BERT, or it has no such head.
     """
     directory = model_directory(source)
-    config = read_config(directory)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what Transformers would tell of the head is told below
-    try:
-        with loading_errors(directory):
-            model, info = AutoModelForMaskedLM.from_pretrained(
-                directory, config=config, dtype=torch.float32, output_loading_info=True
-            )
-    finally:
-        logging.set_verbosity(verbosity)
-    if any(key.startswith(_HEAD) for key in info["missing_keys"]):
+    loaded = load_weights(AutoModelForMaskedLM, directory, read_config(directory), may_lack=(_HEAD,))
+    if loaded.new:
         raise UserError(
             f"{flag} {source} has no masked-language-model head (its weights lack {_HEAD}*): take a BERT that was "
             "saved with one, or pass --candidates embeddings, which takes the nearest word vectors instead."
         )
-    return model
+    return loaded.model
 
 
 def vocabulary(tokenizer: Any, size: int) -> list[str]:

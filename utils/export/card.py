@@ -16,7 +16,7 @@ from model.backbone import family_of
 from model.weights import read_json
 from utils.engine.files import to_json
 from utils.export.source import Source
-from utils.tucker.loading import has_tokenizer
+from utils.opening.tokenizers import has_tokenizer
 
 #: Files with measurements, in a run's directory or in that of its best model.
 _RESULTS = ("evaluation.json", "result.json")

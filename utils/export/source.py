@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from model import available_ratios, edits_of, find_edit, set_ratio
 from model.backbone import BERT, family_of
@@ -17,8 +16,9 @@ from model.delta import load_delta
 from model.plugin.config import PluginConfig
 from model.weights import read_json
 from utils.errors import UserError
-from utils.loading import check_complete, loading_errors, without_report
-from utils.tucker.loading import model_directory
+from utils.opening.files import open_config
+from utils.opening.places import delta_directory, model_directory
+from utils.opening.weights import load_weights
 
 #: End of an architecture's name -> the class that loads it.
 _LOADERS = {
@@ -87,15 +87,9 @@ def load_source(directory: str, ratio: int | None, task: str, plugins: Path | No
     if not (place / "config.json").is_file():
         raise UserError(f"--model {directory}: there is no config.json in it, so it is no directory of a saved model.")
     loader = _loader(place)
-    with loading_errors(str(place)):
-        config = AutoConfig.from_pretrained(place)
-        with without_report():
-            model, info = getattr(transformers, loader).from_pretrained(
-                place, config=config, dtype=torch.float32, output_loading_info=True
-            )
-    check_complete(str(place), info["missing_keys"])
+    model = load_weights(getattr(transformers, loader), str(place), open_config(str(place))).model
     if plugins is not None:
-        load_delta(model, "plugin", plugins)
+        load_delta(model, PluginConfig.kind, delta_directory(plugins, PluginConfig.kind))
     _check_ratio(model, ratio, task, needs_ratio)
     set_ratio(model.eval().requires_grad_(False), ratio or 1, task)
     return Source(model, place, loader, ratio or 1, task)

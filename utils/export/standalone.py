@@ -16,7 +16,6 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from model import edits_of
 from model.backbone import COMPRESSED_PREFIX, family_of
@@ -26,7 +25,7 @@ from utils.export.checks import Batches, ManyRunner
 from utils.export.flatten import flat_name, flattened
 from utils.export.source import Source
 from utils.loading import copy_task_file
-from utils.tucker.loading import has_tokenizer
+from utils.opening.tokenizers import carry_tokenizer
 
 #: The file that config.json's `auto_map` names.
 ENTRY = "modeling_compressed"
@@ -85,8 +84,7 @@ def write(source: Source, directory: Path, outputs: Sequence[str]) -> dict[str, 
         if files:
             shutil.copyfile(_LICENCE, directory / "LICENSE-code")
             _point_to_code(directory / "config.json", source)
-    if has_tokenizer(str(source.directory)):
-        AutoTokenizer.from_pretrained(source.directory).save_pretrained(directory)
+    carry_tokenizer(source.directory, directory, model)
     copy_task_file(source.directory, directory)
     return {"inputs": source.inputs, "outputs": outputs, "code": sorted(files)}
 

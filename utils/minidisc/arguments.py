@@ -292,14 +292,15 @@ def student_folder(flags: ScheduleArguments, mode: str) -> str | None:
     Raises:
         UserError: it is a path, but not of a model.
     """
-    from utils.tucker.loading import model_directory  # takes the libraries with it, and most calls name a scale
+    from utils.opening.places import model_directory  # takes the libraries with it, and most calls name a scale
 
     given = flags.layer_or_sparsity
     if mode != "distill" or given is None:
         return None
-    if (Path(model_directory(given)) / "config.json").is_file():
+    is_folder = Path(given).expanduser().is_dir()
+    if is_folder and (Path(model_directory(given)) / "config.json").is_file():
         return given
-    if "/" in given or Path(given).is_dir():
+    if is_folder or "/" in given:
         raise UserError(
             f"--layer_or_sparsity {given}: there is no model in this folder (no config.json); expected one that has "
             "its weights, or a scale such as 90S or 4L."

@@ -39,10 +39,11 @@ from utils.minidisc.arguments import (
 from utils.minidisc.axes import AxisKind, kinds_for
 from utils.minidisc.record import Record, read_choice, write_choice
 from utils.minidisc.stages import Stages
+from utils.opening.tokenizers import check_fits, check_one_vocabulary, open_tokenizer
 from utils.tucker.arguments import bert_trainer_config
 from utils.tucker.data import training_batches, validation_sets
 from utils.tucker.evaluation import evaluator_for
-from utils.tucker.loading import check_length, load_bert_tokenizer, load_classifier
+from utils.tucker.loading import check_length, load_classifier
 from utils.tucker.report import encoder_params
 from utils.tucker.training import Fit, fit, with_patience
 
@@ -81,7 +82,7 @@ class ScheduleJob:
         self.type = type_of(self.flags, task)
         self.selection = selection_of(self.flags, task)
         self.teacher_source: str = command.task.teacher_model
-        self.tokenizer = load_bert_tokenizer(self.teacher_source, command.bert.do_lower_case)
+        self.tokenizer = open_tokenizer(self.teacher_source, command.bert.do_lower_case)
         self.sets = validation_sets(request, self.tokenizer, runtime)
         self.kinds: dict[Axis, AxisKind] = {}
         self.mode = ""
@@ -95,8 +96,10 @@ class ScheduleJob:
         """
         with naming("--teacher_model"):
             teacher = load_classifier(self.teacher_source, self.task, trained=True)
+        check_fits(self.tokenizer, teacher, self.teacher_source)
         check_length(teacher, self.request.max_length)
-        if student_folder(self.flags, mode) is not None:
+        if (folder := student_folder(self.flags, mode)) is not None:
+            check_one_vocabulary(self.teacher_source, folder)
             return  # nothing is made of the teacher
         self.kinds = kinds_for(axes_of(self.flags, mode), self.command, self.task, teacher)
         for axis, kind in self.kinds.items():
@@ -207,6 +210,7 @@ class ScheduleJob:
 
         def work(directory: RunDirectory) -> dict[str, Any]:
             student = load_classifier(folder, self.task, trained=False)
+            check_fits(self.tokenizer, student, self.teacher_source)
             check_length(student, self.request.max_length)
             return self.fit_student(directory, Model(Path(self.teacher_source), 0.0), student)
 

@@ -11,12 +11,12 @@ from model import undo_edit
 from model.plugin import PluginConfig, with_ratios
 from utils.engine import atomic_directory, write_json
 from utils.errors import UserError
+from utils.loading import copy_task_file
+from utils.opening.tokenizers import carry_tokenizer
 from utils.plan.load import Opened
 from utils.plan.point import Point
 
 PLAN_FILE = "plan.json"
-#: What belongs to a model beside config and weights; `save_pretrained` of the model does not write it.
-_BESIDE = ("tokenizer*", "vocab*", "spiece*", "special_tokens_map.json", "added_tokens.json", "task.json")
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -44,8 +44,8 @@ def commit(opened: Opened, target: Path, plan: Mapping[str, Any]) -> None:
         else:
             model = opened.model if opened.point.axis != "ratio" else _with_one_ratio(opened)
             model.save_pretrained(partial)
-            for file in (file for pattern in _BESIDE for file in source.glob(pattern) if file.is_file()):
-                shutil.copy2(file, partial / file.name)
+            carry_tokenizer(source, partial, model)
+            copy_task_file(source, partial)
         write_json(partial / PLAN_FILE, plan)
 
 

@@ -11,13 +11,13 @@ from model.backbone import T5
 from model.weights import read_json
 from utils.engine import Runtime
 from utils.errors import UserError
-from utils.loading import TASK_FILE, load_tokenizer
+from utils.loading import TASK_FILE
+from utils.opening.tokenizers import T5_TOKENS, open_tokenizer
 from utils.plan.load import Opened
 from utils.plan.point import Point
 from utils.plan.recorded import Metric
 from utils.tucker.data import DataRequest, validation_sets
 from utils.tucker.evaluation import evaluator_for
-from utils.tucker.loading import load_bert_tokenizer
 from utils.variator.data import DataRequest as T5DataRequest
 from utils.variator.data import build_data
 from utils.variator.evaluation import Evaluator
@@ -53,7 +53,7 @@ def _with_settings(one: Opened) -> Iterator[None]:
 
 
 def _of_classifier(one: Opened, task: Task, data: str, length: int, batch: int, runtime: Runtime) -> dict[str, float]:
-    tokenizer = load_bert_tokenizer(str(one.point.source.directory))
+    tokenizer = open_tokenizer(one.point.source.directory, models=[one.model])
     sets = validation_sets(DataRequest(task, data, length, batch, batch), tokenizer, runtime)
     return evaluator_for(task)(runtime, one.model, sets)()
 
@@ -72,6 +72,6 @@ def _of_t5(one: Opened, task: Task, data: str, length: int, batch: int, runtime:
         trained.get("logit_scale") or "hf",
         train=False,
     )
-    tokenizer = load_tokenizer(str(directory))
+    tokenizer = open_tokenizer(directory, needs=T5_TOKENS, models=[one.model])
     rows = build_data(request, tokenizer, one.model.config, [ratio], runtime)
     return Evaluator(runtime, one.model, tokenizer, rows).at_ratio(ratio)

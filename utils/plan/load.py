@@ -21,15 +21,15 @@ from transformers import (
 from dataset import Task
 from model import use_ratio
 from model.backbone import T5, family_of
-from model.decomposition import is_original, load_original
 from model.delta import load_delta
 from model.plugin import PluginConfig
 from utils.errors import UserError
-from utils.loading import check_complete, load_t5, loading_errors, without_report
+from utils.loading import load_t5
+from utils.opening.files import architecture
 from utils.plan.cuts import cut
 from utils.plan.files import family_in
 from utils.plan.point import Point, Source
-from utils.tucker.loading import load_classifier, read_config
+from utils.tucker.loading import load_classifier, load_saved, read_config
 
 #: What the name of a saved model's class ends in -> how it is loaded; anything else is loaded without a head.
 _HEADS = {
@@ -115,12 +115,6 @@ def check_length(opened: Opened, length: int) -> None:
 
 def _as_saved(directory: Path) -> Any:
     config = read_config(str(directory), classifier=True)
-    name = (config.architectures or [""])[0]
+    name = architecture(config)
     auto: Any = next((auto for ending, auto in _HEADS.items() if name.endswith(ending)), AutoModel)
-    if is_original(directory):
-        return load_original(directory, auto)
-    with loading_errors(str(directory)), without_report():
-        model, info = auto.from_pretrained(directory, config=config, dtype=torch.float32, output_loading_info=True)
-    # Nothing was ever computed by a pooler that a saved classifier of tokens does not have.
-    check_complete(str(directory), (key for key in info["missing_keys"] if "pooler." not in key))
-    return model
+    return load_saved(auto, str(directory), config)

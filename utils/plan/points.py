@@ -20,11 +20,12 @@ from utils.errors import UserError
 from utils.minidisc.axes import STAGES
 from utils.minidisc.record import SCHEDULE_FILE
 from utils.minidisc.stages import RESULT_FILE
+from utils.opening.files import has_weights
+from utils.opening.places import model_directory
 from utils.plan.cuts import cuts_of
 from utils.plan.files import edits_in, is_whole, run_of, task_of
 from utils.plan.point import CONFIG, Point, Source
 from utils.plan.recorded import Metric, metric_of_run, metrics_at_ratios
-from utils.tucker.loading import has_weights, model_directory
 
 #: Stages of a schedule that are its beginning, or cut without learning: they are no students of it.
 _NO_STUDENTS = (*STAGES.values(), "-undistilled")
@@ -144,8 +145,8 @@ def _plugin_points(path: Path, plugins: tuple[Path, dict[str, Any]], wanted: Wan
     if base is None and (run / ARGUMENTS_FILE).is_file():
         values = read_json(run / ARGUMENTS_FILE).get("arguments", {})
         base = values.get("checkpoint") or values.get("model_config")
-    directory = Path(model_directory(str(base)))
-    if base is None or not (directory / CONFIG).is_file():
+    directory = Path(model_directory(base)) if base is not None and Path(base).expanduser().exists() else None
+    if directory is None or not (directory / CONFIG).is_file():
         raise UserError(
             f"--model {path} holds plugins, and their backbone ({base or 'not recorded'}) is not here: name it with "
             "--backbone DIR."

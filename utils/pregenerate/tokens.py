@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, BertTokenizer
 
 from utils.errors import UserError
+from utils.opening.places import model_directory
+from utils.opening.tokenizers import MASKED_TOKENS, check_special, open_tokenizer
 from utils.pregenerate.instances import SpecialTokens
 
 
@@ -57,13 +58,14 @@ def load_pieces(source: str, lower_case: bool, max_seq_len: int) -> Pieces:
     Raises:
         UserError: there is no tokenizer, or it is none of a BERT.
     """
-    tokenizer = _load(source)
+    tokenizer = open_tokenizer(source, needs=())
     special = SpecialTokens(tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token)
     definition = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {}}
     if None in special or definition["model"].get("type") != "WordPiece":
         raise UserError(
             f"--bert_model {source}: expected a BERT with a WordPiece vocabulary, found a {type(tokenizer).__name__}."
         )
+    check_special(tokenizer, Path(model_directory(source)), MASKED_TOKENS)
     if max_seq_len > tokenizer.model_max_length:
         raise UserError(f"--max_seq_len {max_seq_len}: this model reads at most {tokenizer.model_max_length} tokens.")
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
@@ -72,24 +74,6 @@ def load_pieces(source: str, lower_case: bool, max_seq_len: int) -> Pieces:
     normalizer = definition["normalizer"] or {}
     if lower_case and normalizer.get("type") != "BertNormalizer":
         raise UserError(f"--do_lower_case: the tokenizer of {source} has no such setting; leave the flag out.")
-    if lower_case or not _has_saved_settings(source):
-        normalizer["lowercase"] = lower_case or all(token == token.lower() for token in ordinary)
+    if lower_case:
+        normalizer["lowercase"] = True
     return Pieces(json.dumps(definition, allow_nan=False), special, ordinary)
-
-
-def _load(source: str) -> Any:
-    directory = Path(source)
-    # Without a vocabulary, Transformers would give an empty tokenizer instead of an error.
-    if directory.is_dir() and not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        raise UserError(f"--bert_model {source}: neither tokenizer.json nor vocab.txt is there.")
-    try:
-        return (AutoTokenizer if _has_saved_settings(source) else BertTokenizer).from_pretrained(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--bert_model {source}: no tokenizer could be loaded ({reason}).") from error
-
-
-def _has_saved_settings(source: str) -> bool:
-    directory = Path(source)
-    names = ("tokenizer.json", "tokenizer_config.json")
-    return not directory.is_dir() or any((directory / name).is_file() for name in names)

@@ -99,7 +99,11 @@ class DecompositionArguments:
     )
     embedding_order: int | None = flag(None, "Number of its factors (default: by type).")
     embedding_rank: int | None = flag(None, "Its rank (default: by type).")
-    from_scratch: bool = flag(False, "Draw the factors at random instead of decomposing the weights (a control).")
+    from_scratch: bool = flag(
+        False,
+        "Draw the factors at random instead of decomposing the weights (a control); of a config.json without weights "
+        "all there is.",
+    )
 
 
 def in_our_words(arguments: Sequence[str] | None) -> list[str]:

@@ -14,16 +14,10 @@ from model.decomposition.config import RANKS
 from model.decomposition.embeddings import EmbeddingConfig
 from model.decomposition.embeddings.config import TYPES
 from utils.errors import UserError
+from utils.opening.files import has_weights
+from utils.opening.places import model_directory
 from utils.tucker.arguments import DecompositionArguments
-from utils.tucker.loading import (
-    classifier_class,
-    has_weights,
-    load_classifier,
-    load_encoder,
-    model_directory,
-    read_config,
-    set_classes,
-)
+from utils.tucker.loading import classifier_class, load_classifier, load_encoder, read_config, set_classes
 from utils.tucker.ranks import advice, check_ranks
 
 #: Keys of the original's config that say how a student is to be decomposed; a decomposed one says it in `compression`.
@@ -35,24 +29,35 @@ _REQUEST = (
 
 
 def build_student(
-    source: str, flags: DecompositionArguments, task: Task | None = None, trained: bool = False
+    source: str,
+    flags: DecompositionArguments,
+    task: Task | None = None,
+    trained: bool = False,
+    needs_weights: bool = False,
 ) -> tuple[PreTrainedModel, str]:
     """The student, decomposed if `--use_swap` says so, and a sentence on how it was made.
 
-    A directory with a config.json and no weights gives a student of random weights.
+    A directory with a config.json and nothing that could be weights gives a student of random weights.
 
     Args:
         source: hub id, directory or run directory.
         task: give it a classifier for this task, from the checkpoint where that has one.
         trained: the checkpoint has to have one.
+        needs_weights: random ones are for `--from_scratch` only.
 
     Raises:
         UserError, ModelError: it cannot be loaded or decomposed.
     """
-    config = read_config(model_directory(source), classifier=task is not None)
+    directory = model_directory(source)
+    config = read_config(directory, classifier=task is not None)
     edits = requested_edits(config, flags) if flags.use_swap else []
-    if not trained and not has_weights(model_directory(source)):
-        model, how = _drawn(config, task), f"random weights (no weights in {model_directory(source)})"
+    if not trained and not has_weights(directory):
+        if needs_weights and not flags.from_scratch:
+            raise UserError(
+                f"{directory} has a config.json and no weights (model.safetensors or pytorch_model.bin): fine-tuning "
+                "begins from a trained model; add --from_scratch to begin from random weights."
+            )
+        model, how = _drawn(config, task), f"random weights (no weights in {directory})"
     elif task is None:
         model, how = load_encoder(source, dense=flags.use_swap), f"weights of {source}"
     else:
@@ -121,9 +126,10 @@ def unused_request(source: str, flags: DecompositionArguments, learns: bool = Fa
         return None
     names = ("protocol", "ops", *RANKS["IV"], "embedding_type", "embedding_order", "embedding_rank")
     given = [name for name in names if getattr(flags, name) is not None]
-    if given or flags.from_scratch:
+    directory = model_directory(source)
+    if given or (flags.from_scratch and has_weights(directory)):
         raise UserError(f"--{given[0] if given else 'from_scratch'} needs --use_swap, which decomposes the student.")
-    config = read_config(model_directory(source), classifier=True)
+    config = read_config(directory, classifier=True)
     if getattr(config, "compression", None) or getattr(config, "load_compressed_model", False):
         return None
     named = [f"{name} {getattr(config, name)}" for name in RANKS["IV"] if hasattr(config, name)]

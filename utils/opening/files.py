@@ -1,0 +1,174 @@
+"""A look at the files of a model's folder before anything is loaded: what would be guessed is refused by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, BertConfig
+
+from model.backbone import BERT, ENCT5, T5, family_of
+from model.weights import check_content, read_json
+from utils.errors import UserError
+from utils.opening.errors import loading_errors
+from utils.opening.names import WEIGHTS, like_weights, unreadable
+from utils.opening.places import CONFIG
+
+#: Sizes in config.json, and the largest that is taken for a size and not for a slip.
+_SIZES = {
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers"), 1000),
+    **dict.fromkeys(("num_attention_heads", "num_heads", "d_kv", "type_vocab_size"), 100_000),
+    **dict.fromkeys(("hidden_size", "intermediate_size", "d_model", "d_ff"), 1_000_000),
+    **dict.fromkeys(("vocab_size", "max_position_embeddings"), 100_000_000),
+}
+#: What may be 0: an EncT5 for tokens has no decoder.
+_MAY_BE_NONE = ("num_decoder_layers",)
+
+
+def has_weights(directory: str) -> bool:
+    """Whether a folder holds more of a model than its config: weights in any format and by any name."""
+    return bool(like_weights(_names(Path(directory))))
+
+
+def check_files(directory: str) -> None:
+    """Refuse a folder whose config or weights are not there, or stand for others.
+
+    Raises:
+        UserError, ModelError: with the file, what it is, and the cure.
+    """
+    root = Path(directory)
+    check_config(directory)
+    names = _names(root)
+    for name in WEIGHTS:
+        if name in names:
+            _check_weights(root / name)
+            return
+    if is_modelcenter(root):
+        return
+    if found := like_weights(names):
+        for name in found:
+            _check_link(root / name)
+        raise UserError(f"{directory} cannot be used: {unreadable(found)}.")
+    raise UserError(f"{directory} has a config.json and no weights (model.safetensors or pytorch_model.bin).")
+
+
+def is_modelcenter(directory: Path) -> bool:
+    """Whether a folder holds a T5 of the original's library."""
+    return (directory / CONFIG).is_file() and "dim_model" in read_json(directory / CONFIG)
+
+
+def check_config(directory: str) -> dict[str, Any]:
+    """What a folder's config.json says, looked through for what cannot be used.
+
+    Raises:
+        UserError, ModelError: it is missing or damaged, has sizes that cannot be, or describes a model that is
+            quantised by another library or has parts that Transformers no longer builds.
+    """
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{directory} is a directory without config.json: no Hugging Face model, and no run made one.")
+    check_content(path)
+    values = read_json(path)
+    for name, most in _SIZES.items():
+        least = 0 if name in _MAY_BE_NONE else 1
+        size = values.get(name)
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not least <= size <= most):
+            raise UserError(f"{path}: {name} is {size!r}, expected a whole number from {least} to {most:,}.")
+    _check_make(values, path)
+    return values
+
+
+def open_config(directory: str) -> Any:
+    """The config of a folder as Transformers reads it; the first releases' configs do not say that they are BERT's.
+
+    Raises:
+        UserError, ModelError: see `check_config`; or Transformers refuses it.
+    """
+    values = check_config(directory)
+    with loading_errors(directory):
+        if "model_type" in values:
+            return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        return BertConfig(**values)
+
+
+def architecture(config: Any) -> str:
+    """The name of the class that a model was saved in; "" where its config does not say it."""
+    names = getattr(config, "architectures", None)
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
+def _check_make(values: Mapping[str, Any], path: Path) -> None:
+    """Refuse what would be dropped in silence, or needs a library that the toolkit does not have."""
+    if quantised := values.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise UserError(
+            f"{path}: the checkpoint is quantised with {method or 'another library'}, which cannot be trained or "
+            "compressed further: take the model that it was made from."
+        )
+    positions = values.get("position_embedding_type", "absolute")
+    if positions not in ("absolute", None):
+        raise UserError(
+            f"{path}: position_embedding_type {positions!r} is not supported: Transformers has dropped relative "
+            "positions in a BERT, and would compute with absolute ones."
+        )
+    if values.get("pruned_heads"):
+        raise UserError(
+            f"{path}: pruned_heads is not supported: Transformers no longer builds a model whose heads it has pruned."
+        )
+    if values.get("is_decoder") and family_of(_Described(values)) == BERT.family:
+        raise UserError(f"{path}: is_decoder is true, so this is no encoder; only encoder BERTs are supported.")
+
+
+class _Described:
+    """`model_type` of a config.json, in the form that `family_of` reads."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.model_type = str(values.get("model_type", BERT.family))
+
+
+def family_in(directory: Path) -> str:
+    """The backbone's family by a folder's config.json; one that does not say it is a BERT's, or ModelCenter's T5."""
+    values = read_json(directory / CONFIG)
+    return T5.family if "dim_model" in values else family_of(_Described(values))
+
+
+def is_t5(directory: Path) -> bool:
+    """Whether a folder's config.json is that of a T5 or an EncT5."""
+    return (directory / CONFIG).is_file() and family_in(directory) in (T5.family, ENCT5.family)
+
+
+def _names(root: Path) -> list[str]:
+    """Names of the files in a folder, links to nothing included."""
+    return sorted(entry.name for entry in os.scandir(root) if not entry.is_dir())
+
+
+def _check_weights(path: Path) -> None:
+    _check_link(path)
+    check_content(path)
+    if not path.name.endswith(".index.json"):
+        _check_not_empty(path)
+        return
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{path} has no 'weight_map', which says what tensor lies in which file.")
+    for name in sorted({str(shard) for shard in weight_map.values()}):
+        shard = path.parent / name
+        if Path(name).name != name:
+            raise UserError(f"{path} names {name!r}, which is no file beside it.")
+        _check_link(shard)
+        if not shard.is_file():
+            raise UserError(f"{path} names {name}, which is not there.")
+        check_content(shard)
+        _check_not_empty(shard)
+
+
+def _check_link(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to {os.readlink(path)}, which does not exist.")
+
+
+def _check_not_empty(path: Path) -> None:
+    if not path.stat().st_size:
+        raise UserError(f"{path} is empty (0 bytes), so it is not a whole weight file.")

@@ -1,0 +1,84 @@
+"""Where a model lies: a folder, a run's folder (its best model is meant), or a name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+
+from model.delta import is_delta
+from utils.errors import UserError
+from utils.opening.names import hub_files
+
+CONFIG = "config.json"
+#: Where a run keeps its model; `--stage both` has a folder per stage.
+_BEST = ("best", "prediction/best")
+#: One or two parts; anything else that is not there is a path with a mistake in it.
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_HUB_TIMEOUT_S = 10.0
+
+
+def model_directory(source: str | Path) -> str:
+    """The folder of a model: `source`, the best in it where it is a run's folder, or what the hub has by the name.
+
+    Raises:
+        UserError: there is no such folder, and no such name on the hub.
+    """
+    root = Path(source).expanduser()
+    if root.is_dir():
+        return str(root if (root / CONFIG).is_file() else _best_in(root, CONFIG) or root)
+    if root.is_symlink() and not root.exists():
+        raise UserError(f"{source} is a link to {os.readlink(root)}, which does not exist.")
+    if root.exists():
+        raise UserError(f"{source} is a file: expected the folder that holds a model.")
+    if not is_hub_id(str(source)):
+        raise UserError(f"{source} does not exist.")
+    return hub_directory(str(source))
+
+
+def delta_directory(path: Path, kind: str) -> Path:
+    """The folder of plugins or LoRA (`kind`): `path`, or the best of the run whose folder it is."""
+    root = path.expanduser()
+    if not root.is_dir() or is_delta(root, kind):
+        return root
+    return next((root / name for name in _BEST if is_delta(root / name, kind)), root)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a text could be a name on the hub, such as `t5-base` or `google/t5-v1_1-base`."""
+    return _HUB_ID.fullmatch(source) is not None
+
+
+@functools.cache
+def hub_directory(name: str) -> str:
+    """The folder that the hub's files of a model are downloaded to; asked for once in a process.
+
+    Without a connection it is what was downloaded before.
+
+    Raises:
+        UserError: there is neither.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        info = huggingface_hub.HfApi().model_info(name, timeout=_HUB_TIMEOUT_S)
+    except Exception as error:  # no connection, no such name, no permission: the library has a type for each
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        try:
+            return huggingface_hub.snapshot_download(name, local_files_only=True)
+        except (LocalEntryNotFoundError, OSError, ValueError):
+            raise UserError(
+                f"{name} is no folder here, and the Hugging Face hub has not given a model of that name: {reason}"
+            ) from error
+    wanted = hub_files([file.rfilename for file in info.siblings or ()], name)
+    try:
+        return huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{name} could not be downloaded from the Hugging Face hub: {reason}") from error
+
+
+def _best_in(root: Path, file: str) -> Path | None:
+    return next((root / name for name in _BEST if (root / name / file).is_file()), None)

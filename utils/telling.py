@@ -1,0 +1,28 @@
+"""One line for the user from a place that has no log: told once, and by the main process alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+#: Where launchers say which process this is.
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+_told: set[str] = set()
+
+
+def tell(line: str) -> None:
+    """Print `line` on standard output, if it was not told before."""
+    _print(line, error=False)
+
+
+def warn(line: str) -> None:
+    """Print `line` as a warning on standard error, if it was not told before."""
+    _print(f"warning: {line}", error=True)
+
+
+def _print(line: str, error: bool) -> None:
+    rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")
+    if rank != "0" or line in _told:
+        return
+    _told.add(line)
+    print(line, file=sys.stderr if error else sys.stdout, flush=True)
