@@ -133,15 +133,21 @@ def carry_tokenizer(source: Path, target: Path, model: Any = None) -> None:
     """Save the tokenizer of the folder `source`, if it has one, beside another form of its model in `target`.
 
     Args:
-        model: check that it has an embedding for every id.
+        model: warn where it has no embedding for an id; nothing is encoded here, so that it is no error yet.
 
     Raises:
-        UserError, ModelError: see `open_tokenizer`.
+        UserError, ModelError: its files cannot be read.
     """
     if not has_tokenizer(source):
         warn(f"{source} has no tokenizer files, so that the model saved from it has none.")
         return
-    open_tokenizer(source, models=() if model is None else (model,)).save_pretrained(target)
+    tokenizer = open_tokenizer(source, needs=())
+    if model is not None:
+        try:
+            check_fits(tokenizer, model, str(source))
+        except UserError as error:
+            warn(str(error))
+    tokenizer.save_pretrained(target)
     # Other libraries read the sentence-piece model itself.
     if (source / "spiece.model").is_file() and not (target / "spiece.model").exists():
         shutil.copyfile(source / "spiece.model", target / "spiece.model")
