@@ -88,7 +88,7 @@ class Job:
             task.mode == "train",
             run.num_workers,
         )
-        self.data: TaskData = build_data(request, self.loaded.tokenizer, self.model.config, self.ratios, self.runtime)
+        self.data: TaskData = build_data(request, self.loaded.tokenizer, self.model.config, self.runtime)
         path, rank, world_size = run.output_path, self.runtime.rank, self.runtime.world_size
         # Together: the others look for checkpoints only after an overwritten run is gone.
         self.directory = self.runtime.together(

@@ -17,7 +17,7 @@ from dataset.collate import Batch, Collator
 from dataset.errors import DataError
 from dataset.features import Feature
 from dataset.glue import GlueExample
-from dataset.prompts import token_ids
+from dataset.tokenisation import beginning, token_ids
 
 _CHUNK = 2048  # rows tokenised at once
 
@@ -83,8 +83,8 @@ def encode_pairs(examples: Iterable[GlueExample], tokenizer: Any, max_length: in
     """
     marks = marks_of(tokenizer, max_length)
     for rows in chunked(examples, _CHUNK):
-        firsts = token_ids(tokenizer, [row.text_a for row in rows])
-        seconds = token_ids(tokenizer, [row.text_b or "" for row in rows])
+        firsts = token_ids(tokenizer, [beginning(tokenizer, row.text_a, max_length) for row in rows])
+        seconds = token_ids(tokenizer, [beginning(tokenizer, row.text_b or "", max_length) for row in rows])
         for row, first, second in zip(rows, firsts, seconds, strict=True):
             yield _feature(row, first, second, marks, max_length)
 
@@ -102,4 +102,5 @@ def _feature(
     second_at = len(ids)
     if kept_second:
         ids += [*kept_second, end]
-    return PairFeature(row.index, array("i", ids), row.label, second_at=second_at)
+    is_cut = len(kept_first) + len(kept_second) < len(first) + (len(second) if row.text_b else 0)
+    return PairFeature(row.index, array("i", ids), row.label, is_cut=is_cut, second_at=second_at)

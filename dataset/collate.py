@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dataset.errors import DataError
 from dataset.features import IGNORED, Feature
 
 Batch = dict[str, torch.Tensor]
@@ -17,21 +16,13 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads to the longest row.
+    """Pads to the longest row; what the groups of plugins need beyond that, the model adds.
 
     Attributes:
         pad_id: fills ``input_ids`` and ``decoder_input_ids``.
-        multiple_of: the encoder length is rounded up to a multiple of this (the plugins' largest ratio).
-        max_length: rounding up stops here; a longer row is an error. None: no limit.
     """
 
     pad_id: int
-    multiple_of: int = 1
-    max_length: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.multiple_of < 1:
-            raise DataError(f"lengths cannot be rounded up to a multiple of {self.multiple_of}, expected 1 or more")
 
     def __call__(self, rows: Sequence[Feature], reference: Sequence[Feature] | None = None) -> Batch:
         """Tensors of ``rows``.
@@ -45,12 +36,9 @@ class Collator:
             int64 ``input_ids`` and ``attention_mask`` (B, L) and ``index`` (B,); for generation int64
             ``decoder_input_ids``, ``decoder_attention_mask`` and ``labels`` (B, T); for classification int64
             ``labels`` (B,), for regression float32 ``labels`` (B,); no ``labels`` where they are hidden.
-
-        Raises:
-            DataError: a row is longer than ``max_length``.
         """
         reference = rows if reference is None else reference
-        length = self._rounded(max(len(row.input_ids) for row in reference))
+        length = max(len(row.input_ids) for row in reference)
         input_ids, mask = _padded([row.input_ids for row in rows], length, self.pad_id)
         batch = {"input_ids": input_ids, "attention_mask": mask}
         if rows[0].decoder_input_ids is not None:
@@ -60,14 +48,6 @@ class Collator:
             batch["labels"] = torch.tensor([row.label for row in rows], dtype=kind)
         batch["index"] = torch.tensor([row.index for row in rows], dtype=torch.int64)
         return batch
-
-    def _rounded(self, longest: int) -> int:
-        rounded = -(-longest // self.multiple_of) * self.multiple_of
-        if self.max_length is None:
-            return rounded
-        if longest > self.max_length:
-            raise DataError(f"a row of {longest} tokens is longer than the limit of {self.max_length}")
-        return min(rounded, self.max_length)
 
     def _decoder(self, rows: Sequence[Feature], reference: Sequence[Feature]) -> Batch:
         length = max(len(row.decoder_input_ids or ()) for row in reference)

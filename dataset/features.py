@@ -3,14 +3,15 @@
 import random
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dataset.errors import DataError
 from dataset.glue import GlueExample
-from dataset.prompts import encode_prompts, sentinel_id, token_ids
+from dataset.prompts import encode_prompts, sentinel_id
 from dataset.squad import SquadExample
 from dataset.tasks import TASKS, Task
+from dataset.tokenisation import token_ids
 
 IGNORED = -100  # label of positions that the loss leaves out
 DECODER_START = 0  # T5 starts its decoder with the padding token
@@ -25,6 +26,7 @@ class Feature:
         input_ids: encoder input, end token included.
         label: class id or score; None in generation tasks and where hidden.
         decoder_input_ids, labels: decoder side of generation tasks, of equal length.
+        is_cut: the example had more tokens than there was room for; not part of what a model reads.
     """
 
     index: int
@@ -32,6 +34,7 @@ class Feature:
     label: int | float | None = None
     decoder_input_ids: Sequence[int] | None = None
     labels: Sequence[int] | None = None
+    is_cut: bool = field(default=False, repr=False, compare=False)
 
 
 def encode_classification(
@@ -50,7 +53,10 @@ def encode_classification(
         DataError: the task has no prompt, or its template does not fit.
     """
     prompts = encode_prompts(task, examples, tokenizer, max_length)
-    return [Feature(example.index, ids, example.label) for example, ids in zip(examples, prompts, strict=True)]
+    return [
+        Feature(example.index, ids, example.label, is_cut=is_cut)
+        for example, (ids, is_cut) in zip(examples, prompts, strict=True)
+    ]
 
 
 def squad_decoder(
@@ -87,9 +93,9 @@ def encode_squad(
     prompts = encode_prompts(TASKS["squad"], examples, tokenizer, max_length)
     features = []
     answers = token_ids(tokenizer, chosen) if chosen else []
-    for index, (ids, answer) in enumerate(zip(prompts, answers, strict=True)):
-        decoder, labels = squad_decoder(answer, sentinels, target_length, decoder_start)
-        features.append(Feature(index, ids, decoder_input_ids=array("i", decoder), labels=array("i", labels)))
+    for index, ((ids, is_cut), answer) in enumerate(zip(prompts, answers, strict=True)):
+        decoder, labels = (array("i", side) for side in squad_decoder(answer, sentinels, target_length, decoder_start))
+        features.append(Feature(index, ids, decoder_input_ids=decoder, labels=labels, is_cut=is_cut))
     return features
 
 

@@ -2,12 +2,13 @@
 
 import logging
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset.errors import DataError
+from dataset.errors import DataError, shown
 from dataset.sources import (
     HUB,
     candidate_folders,
@@ -15,25 +16,36 @@ from dataset.sources import (
     load_hub,
     load_saved,
     not_found,
-    read_lines,
 )
 from dataset.tasks import Split, Task, known_split
+from dataset.tsv import open_tsv
 
 logger = logging.getLogger(__name__)
 
 _HUB_REPOSITORY = "nyu-mll/glue"
-# CoLA's training and development files have no header.
-_COLA_HEADER = ["source", "label", "mark", "sentence"]
+#: The scores of STS-B, from the least to the most alike.
+SCORES = (0.0, 5.0)
+#: Columns that number the rows of a test set.
+_IDS = ("index", "idx", "id")
+_CSV_QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
 
 
 @dataclass(frozen=True, slots=True)
 class GlueExample:
-    """One row: texts as published, never stripped; ``label`` is a class id, a score, or None if hidden."""
+    """One row: texts as published, never stripped.
+
+    Attributes:
+        index: its place in the split.
+        text_a, text_b: the texts, the second where the task has two.
+        label: a class id, a score, or None if hidden.
+        row_id: of a test row what its file calls it (the column index, idx or id), which predictions carry.
+    """
 
     index: int
     text_a: str
     text_b: str | None = None
     label: int | float | None = None
+    row_id: str | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -48,7 +60,7 @@ def read_glue(task: Task, data_path: str | Path, split: str, file: str | None = 
         task: a GLUE task of the table.
         data_path: a folder written by ``save_to_disk``, a folder with GLUE's TSV files, a parent of either
             (``data_path/sst2``, ``data_path/glue/sst2``, ``data_path/SST-2`` …), or the word ``hub``.
-        split: train, valid or test. Test labels are None where GLUE hides them.
+        split: train, valid or test. Test labels are None where GLUE hides them or something else stands there.
         file: name of another TSV file with the columns of that split (``train_aug.tsv``); no saved dataset then.
 
     Raises:
@@ -75,55 +87,59 @@ def read_glue(task: Task, data_path: str | Path, split: str, file: str | None = 
 
 
 def _from_tsv(task: Task, path: Path, split: Split) -> list[GlueExample]:
+    file = open_tsv(task, path, split)
+    wanted = [file.column(name) for name in task.file_columns]
+    is_test = split == "test"
+    has_label = not is_test or task.file_label_column in file.header
+    label_at = file.column(task.file_label_column) if has_label else None
+    ids_at = next((at for at, name in enumerate(file.header) if name in _IDS), None) if is_test else None
     examples: list[GlueExample] = []
-    short_rows = 0
-    rows = _tsv_rows(task, path, split)
-    at, header = next(rows)
-    wanted = [_column(header, name, f"{path}:{at}") for name in task.file_columns]
-    label_at = header.index(task.file_label_column) if task.file_label_column in header else None
-    if label_at is None and split != "test":
-        raise DataError(f"{path}:{at}: no column {task.file_label_column!r}, the header is {', '.join(header)}")
-    needed = max([*wanted, -1 if label_at is None else label_at]) + 1
-    for number, row in rows:
-        if len(row) < needed:
-            if task.skip_short_rows:
-                short_rows += 1
-                continue
-            raise DataError(f"{path}:{number}: {len(row)} columns, expected at least {needed} (tab separated)")
-        label = None if label_at is None else _parse_label(task, row[label_at], f"{path}:{number}")
+    lines: list[int] = []
+    for number, row in file.rows():
+        label = None if label_at is None else _label(task, row[label_at], f"{path}:{number}", split)
         texts = [row[at] for at in wanted]
-        examples.append(GlueExample(len(examples), texts[0], texts[1] if len(texts) > 1 else None, label))
-    if not examples:
-        raise DataError(f"{path}: this file has a header and no rows")
-    if short_rows:
-        logger.warning("%s: %d incomplete rows left out", path, short_rows)
+        second = texts[1] if len(texts) > 1 else None
+        lines.append(number)
+        examples.append(GlueExample(len(examples), texts[0], second, label, None if ids_at is None else row[ids_at]))
+    _check_ids(examples, lambda at: f"{path}:{lines[at]}")
+    _warn_quoted(examples, str(path))
     return examples
 
 
-def _tsv_rows(task: Task, path: Path, split: Split) -> Iterator[tuple[int, list[str]]]:
-    """The header first, then every non-empty row, with line numbers. Quotes are text: GLUE does not quote."""
-    seen = 0
-    if task.name == "cola" and split != "test":
-        yield 0, _COLA_HEADER
-    for line in read_lines(path):
-        if line.text:
-            seen += 1
-            yield line.number, line.text.split("\t")
-    if not seen:
-        raise DataError(f"{path}: this file is empty")
+def _label(task: Task, text: str, where: str, split: Split) -> int | float | None:
+    """A row's label; None where a test file has a placeholder in its place."""
+    try:
+        return _parse_label(task, text, where)
+    except DataError:
+        if split == "test":
+            return None
+        raise
 
 
-def _column(header: list[str], name: str, where: str) -> int:
-    if name not in header:
-        raise DataError(f"{where}: no column {name!r}, the header is {', '.join(header)}")
-    return header.index(name)
+def _check_ids(examples: Sequence[GlueExample], where: Callable[[int], str]) -> None:
+    """Predictions carry the ids of their rows, so that one id for two rows tells nothing."""
+    seen: dict[str, int] = {}
+    for at, example in enumerate(examples):
+        if example.row_id is not None and seen.setdefault(example.row_id, at) != at:
+            raise DataError(f"{where(at)}: the index {shown(example.row_id)} is that of {where(seen[example.row_id])}")
+
+
+def _warn_quoted(examples: Sequence[GlueExample], where: str) -> None:
+    """Texts as a CSV writer leaves them: their quotes stay, which may not be meant."""
+    texts = [text for example in examples for text in example.texts]
+    if quoted := [text for text in texts if _CSV_QUOTED.fullmatch(text)]:
+        logger.warning(
+            "%s: %d of %d texts are in quotes with doubled quotes inside, as a CSV writer leaves them; here all quotes "
+            "are text (the first is %s)",
+            *(where, len(quoted), len(texts), shown(quoted[0])),
+        )
 
 
 def _parse_label(task: Task, text: str, where: str) -> int | float:
     if task.kind == "regression":
         return _parse_score(text, where)
     if text not in task.file_labels:
-        raise DataError(f"{where}: label {text!r} is none of {task.name}'s: {', '.join(task.file_labels)}")
+        raise DataError(f"{where}: label {shown(text)} is none of {task.name}'s: {', '.join(task.file_labels)}")
     return task.file_labels.index(text)
 
 
@@ -131,9 +147,11 @@ def _parse_score(text: str, where: str) -> float:
     try:
         score = float(text)
     except ValueError as error:
-        raise DataError(f"{where}: score {text!r} is not a number") from error
+        raise DataError(f"{where}: score {shown(text)} is not a number") from error
     if not math.isfinite(score):
-        raise DataError(f"{where}: score {text!r} is not a finite number")
+        raise DataError(f"{where}: score {shown(text)} is not a finite number")
+    if not SCORES[0] <= score <= SCORES[1]:
+        raise DataError(f"{where}: score {shown(text)} is not between {SCORES[0]:g} and {SCORES[1]:g}, as STS-B's are")
     return score
 
 
@@ -145,33 +163,48 @@ def _from_saved(task: Task, rows: Any, where: str, split: Split) -> list[GlueExa
     if split != "test" and "label" not in rows.column_names:
         missing.append("label")
     if missing:
-        raise DataError(f"{where}: no column {', '.join(missing)}, the columns are {', '.join(rows.column_names)}")
+        raise DataError(f"{where}: no column {', '.join(missing)}, it has {shown(', '.join(rows.column_names))}")
     if not len(rows):
         raise DataError(f"{where}: the split {task.hub_split(split)!r} is empty")
     texts = [[_saved_text(text, f"{where}: {name}") for text in rows[name]] for name in task.columns]
     labels = list(rows["label"]) if "label" in rows.column_names else [None] * len(rows)
     names = getattr(rows.features.get("label"), "names", None)
-    return [
+    ids_in = next((name for name in rows.column_names if name in _IDS), None) if split == "test" else None
+    ids = [None] * len(rows) if ids_in is None else [str(value) for value in rows[ids_in]]
+    examples = [
         GlueExample(
             index,
             texts[0][index],
             texts[1][index] if len(texts) > 1 else None,
             _saved_label(task, labels[index], names, f"{where}: row {index}", split),
+            ids[index],
         )
         for index in range(len(rows))
     ]
+    _check_ids(examples, lambda at: f"{where}: row {at}")
+    return examples
 
 
 def _saved_text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{where}: found {value!r}, expected text")
+        raise DataError(f"{where}: found {shown(value)}, expected text")
     return value
 
 
 def _saved_label(task: Task, value: Any, names: list[str] | None, where: str, split: Split) -> int | float | None:
-    """A label id in this table's order; the class names stored with the dataset decide, where it has any."""
-    if split == "test" and (value is None or value == -1):
-        return None
+    """A label id in this table's order; the class names stored with the dataset decide, where it has any.
+
+    None where a test set has a placeholder in its place.
+    """
+    try:
+        return _known_saved_label(task, value, names, where)
+    except DataError:
+        if split == "test":
+            return None
+        raise
+
+
+def _known_saved_label(task: Task, value: Any, names: list[str] | None, where: str) -> int | float:
     if task.kind == "regression":
         return _parse_score(str(value), where)
     if isinstance(value, int) and names and 0 <= value < len(names):
@@ -180,4 +213,4 @@ def _saved_label(task: Task, value: Any, names: list[str] | None, where: str, sp
         return task.labels.index(value)
     if isinstance(value, int) and not names and 0 <= value < len(task.labels):
         return value
-    raise DataError(f"{where}: label {value!r} is none of {task.name}'s: {', '.join(task.labels)}")
+    raise DataError(f"{where}: label {shown(value)} is none of {task.name}'s: {', '.join(task.labels)}")

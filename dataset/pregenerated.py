@@ -48,11 +48,9 @@ class PretrainingCollator:
 
     Attributes:
         pad_id: of the vocabulary.
-        multiple_of: the length is rounded up to a multiple of this.
     """
 
     pad_id: int
-    multiple_of: int = 1
 
     def __call__(self, rows: Sequence[Feature], reference: Sequence[Feature] | None = None) -> Batch:
         """Tensors of ``rows``, padded to the longest of ``reference``.
@@ -62,7 +60,7 @@ class PretrainingCollator:
             nothing was masked; int64 ``next_sentence_label`` (B,), 1 where the second segment is a random one;
             ``index`` (B,), the row's place in its file.
         """
-        batch = PairCollator(Collator(self.pad_id, self.multiple_of))(rows, reference)
+        batch = PairCollator(Collator(self.pad_id))(rows, reference)
         instances = [row for row in rows if isinstance(row, PretrainingFeature)]
         labels = torch.full_like(batch["input_ids"], IGNORED)
         places = [(at, place) for at, row in enumerate(instances) for place in row.masked_positions]

@@ -4,7 +4,6 @@ A prompt ends with its instruction and the answer slot ``<extra_id_0>``. Cutting
 would cut exactly these, so the longest text field is shortened instead.
 """
 
-import logging
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -12,9 +11,9 @@ from typing import Any, Protocol
 from dataset.chunking import chunked
 from dataset.errors import DataError
 from dataset.tasks import Task
+from dataset.tokenisation import beginning, token_ids
 
-logger = logging.getLogger(__name__)
-
+_SLOT = "<extra_id_0>"
 _CHUNK = 2048  # rows tokenised at once: enough to keep the fast tokenizer busy, little enough memory
 
 
@@ -60,6 +59,15 @@ def sentinel_id(tokenizer: Any, i: int) -> int:
     return int(found)
 
 
+def num_sentinels(tokenizer: Any, most: int) -> int:
+    """How many of ``<extra_id_0>``, ``<extra_id_1>``, … the vocabulary has without a gap, counted up to ``most``."""
+    for i in range(most):
+        found = tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>")
+        if found is None or found == tokenizer.unk_token_id:
+            return i
+    return most
+
+
 def verbalizer_ids(task: Task, tokenizer: Any) -> list[int]:
     """Id of the first piece of each verbalizer word, in label order.
 
@@ -79,48 +87,62 @@ def verbalizer_ids(task: Task, tokenizer: Any) -> list[int]:
     return ids
 
 
-def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of every text, uncut, without the end token."""
-    if not texts:  # which tokenizers in Rust do not take
-        return []
-    encoded = tokenizer(
-        list(texts), add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False
-    )
-    rows: list[list[int]] = encoded["input_ids"]
-    return rows
-
-
-def encode_prompts(task: Task, examples: Sequence[Example], tokenizer: Any, max_length: int) -> Iterator["array[int]"]:
-    """Token ids of every example's prompt, end token included, at most ``max_length`` of them.
+def encode_prompts(
+    task: Task, examples: Sequence[Example], tokenizer: Any, max_length: int
+) -> Iterator[tuple["array[int]", bool]]:
+    """Token ids of every example's prompt, end token included, at most ``max_length`` of them; and whether it was cut.
 
     Raises:
         DataError: the template alone is longer than ``max_length``.
     """
-    shortened = 0
+    encode = _PromptEncoder(task, tokenizer)
     for chunk in chunked(examples, _CHUNK):
-        for example, ids in zip(chunk, token_ids(tokenizer, [render(task, one) for one in chunk]), strict=True):
-            if len(ids) >= max_length:
-                ids = _shorten(task, example.texts, tokenizer, max_length - 1)
-                shortened += 1
-            yield array("i", [*ids, tokenizer.eos_token_id])
-    if shortened:
-        logger.info("%s: %d of %d prompts shortened to %d tokens", task.name, shortened, len(examples), max_length)
+        rows = [[beginning(tokenizer, text, max_length) for text in example.texts] for example in chunk]
+        for texts, ids in zip(rows, encode(rows), strict=True):
+            is_cut = len(ids) >= max_length
+            if is_cut:
+                ids = _shorten(encode, texts, max_length - 1)
+            yield array("i", [*ids, tokenizer.eos_token_id]), is_cut
 
 
-def _shorten(task: Task, texts: Sequence[str], tokenizer: Any, budget: int) -> list[int]:
+class _PromptEncoder:
+    """Texts to the ids of their prompts. Only the template's answer slot is a control token, whatever the texts hold.
+
+    A tokenizer cuts a text at its control tokens and encodes the parts by themselves: so does this.
+    """
+
+    def __init__(self, task: Task, tokenizer: Any) -> None:
+        self.task, self.tokenizer = task, tokenizer
+        slot = sentinel_id(tokenizer, 0)
+        bare = tokenizer(render_texts(task, [""] * len(task.columns)), add_special_tokens=False, verbose=False)
+        ids: list[int] = bare["input_ids"]
+        self._ending = ids[len(ids) - 1 - ids[::-1].index(slot) :]
+        added = getattr(tokenizer, "added_tokens_decoder", {}).get(slot)
+        self._strips = bool(added is not None and added.lstrip)
+
+    def __call__(self, rows: Sequence[Sequence[str]]) -> list[list[int]]:
+        """The prompt of each row of texts, uncut, without the end token."""
+        prompts = [render_texts(self.task, texts) for texts in rows]
+        heads = [prompt[: prompt.rindex(_SLOT)] for prompt in prompts]
+        if self._strips:
+            heads = [head.rstrip() for head in heads]
+        return [[*ids, *self._ending] for ids in token_ids(self.tokenizer, heads)]
+
+
+def _shorten(encode: _PromptEncoder, texts: Sequence[str], budget: int) -> list[int]:
     """Token ids of the prompt after taking tokens off the end of its longest text until ``budget`` is met."""
-    texts = list(texts)
+    texts, tokenizer = list(texts), encode.tokenizer
     while True:
-        ids = token_ids(tokenizer, [render_texts(task, texts)])[0]
+        ids = encode([texts])[0]
         excess = len(ids) - budget
         if excess <= 0:
             return ids
         fields = token_ids(tokenizer, texts)
         kept = _drop_longest([len(field) for field in fields], excess)
         if kept is None:
-            bare = len(token_ids(tokenizer, [render_texts(task, [""] * len(texts))])[0]) + 1
             raise DataError(
-                f"--max-input-length {budget + 1} is too short for {task.name}: its template alone has {bare} tokens"
+                f"--max-input-length {budget + 1} is too short for {encode.task.name}: its template alone has "
+                f"{len(encode([[''] * len(texts)])[0]) + 1} tokens"
             )
         texts = [
             text if keep == len(field) else _first_tokens(tokenizer, text, field, keep)
@@ -142,10 +164,15 @@ def _first_tokens(tokenizer: Any, text: str, ids: list[int], keep: int) -> str:
     """The longest beginning of ``text`` that ends after a token and has at most ``keep`` tokens itself."""
     offsets: list[tuple[int, int]] = []
     if tokenizer.is_fast:
-        pieces = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        pieces = tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
         offsets = pieces["offset_mapping"]
+        keep_at_most = min(keep, len(offsets))  # a control token's text has more pieces than offsets
+    else:
+        keep_at_most = keep
     # A cut inside a word may tokenise differently, into more pieces than before: hence the loop.
-    for count in range(keep, 0, -1):
+    for count in range(keep_at_most, 0, -1):
         beginning = text[: offsets[count - 1][1]] if offsets else str(tokenizer.decode(ids[:count]))
         if len(token_ids(tokenizer, [beginning])[0]) <= keep:
             return beginning

@@ -3,12 +3,22 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from dataset.errors import DataError
 
 HUB = "hub"
 _MOST_NAMES = 12
+#: How files begin that are in another encoding; the longer marks first, as one begins with another.
+_OTHER_ENCODINGS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+#: How gzip, zip, bzip2 and xz begin.
+_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ\0", *(b"BZh%d1AY&SY" % level for level in range(1, 10)))
+_LOOKED_AT = 100  # bytes in which UTF-16 without a mark shows
 
 
 class Line(NamedTuple):
@@ -23,18 +33,52 @@ def read_lines(path: Path, file: int = 0) -> Iterator[Line]:
     r"""Lines of a UTF-8 file one at a time, byte-order mark removed; only ``\n`` and ``\r\n`` end a line.
 
     Raises:
-        DataError: the file cannot be opened, or a line is not UTF-8.
+        DataError: the file cannot be opened, is in another encoding or packed, or its lines end in ``\r`` alone.
     """
     number = 0
     try:
         with path.open("rb") as stream:
             for number, raw in enumerate(stream, start=1):
+                if number == 1:
+                    _check_beginning(path, raw, stream)
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield Line(file, number, text.rstrip("\r\n"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number}: this line is not UTF-8 ({error.reason})") from error
+        raise DataError(not_utf8(f"{path}:{number}", "this line", error)) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def not_utf8(where: str, what: str, error: UnicodeDecodeError) -> str:
+    """The message for text in another encoding."""
+    return (
+        f"{where}: {what} is not UTF-8 ({error.reason}); convert the file, for example from Windows-1252 with "
+        "iconv -f WINDOWS-1252 -t UTF-8"
+    )
+
+
+def check_encoding(path: Path, beginning: bytes) -> None:
+    """Refuse a file whose first bytes say that it is no UTF-8 text.
+
+    Raises:
+        DataError: with its encoding, or what it is, and the cure.
+    """
+    if beginning.startswith(_PACKED):
+        raise DataError(f"{path}: this file is packed (gzip, zip, bzip2 or xz), and text is expected: unpack it first")
+    name = next((name for mark, name in _OTHER_ENCODINGS if beginning.startswith(mark)), "")
+    if not name and b"\0" in beginning[:_LOOKED_AT] and len(beginning) > 1:
+        name = "UTF-16LE" if beginning[1] == 0 else "UTF-16BE" if beginning[0] == 0 else ""
+    if name:
+        raise DataError(f"{path}: this file is {name}, and UTF-8 is expected: convert it with iconv -f {name} -t UTF-8")
+
+
+def _check_beginning(path: Path, first: bytes, stream: BinaryIO) -> None:
+    check_encoding(path, first)
+    if b"\r" in first.rstrip(b"\r\n") and not stream.peek(1):  # type: ignore[attr-defined]
+        raise DataError(
+            f"{path}: its lines end in CR alone, as on old Macs, and LF or CR LF is expected: convert it, for example "
+            r"with tr '\r' '\n'"
+        )
 
 
 def read_json(path: Path) -> Any:
@@ -44,11 +88,13 @@ def read_json(path: Path) -> Any:
         DataError: the file cannot be read, is not UTF-8 or not JSON (with the line), or nested beyond all measure.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        content = path.read_bytes()
+        check_encoding(path, content)
+        return json.loads(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason})") from error
+        raise DataError(not_utf8(str(path), "this file", error)) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in thousands of brackets

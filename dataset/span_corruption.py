@@ -14,8 +14,9 @@ from typing import Any, TypedDict
 
 from dataset.errors import DataError
 from dataset.features import DECODER_START, IGNORED, Feature
-from dataset.prompts import sentinel_id, token_ids
+from dataset.prompts import num_sentinels, sentinel_id
 from dataset.sources import Line
+from dataset.tokenisation import beginning, token_ids
 
 
 class Corrupted(TypedDict):
@@ -122,14 +123,26 @@ class SpanCorruptionEncoder:
     def __post_init__(self) -> None:
         if self.max_length < 3:
             raise DataError(f"--max-input-length {self.max_length} leaves no text, expected at least 3")
-        spans = span_counts(self.max_length - 1, self.density, self.mean_span)[1]
-        self.sentinel_ids = [sentinel_id(self.tokenizer, i) for i in range(spans + 1)]
+        needed = self._sentinels_for(self.max_length)
+        sentinel_id(self.tokenizer, 0)  # tells a vocabulary without any
+        if (there := num_sentinels(self.tokenizer, needed)) < needed:
+            fits = next((n for n in range(self.max_length - 1, 2, -1) if self._sentinels_for(n) <= there), 2)
+            most = f"the largest length possible is {fits}" if fits > 2 else "that is too few for any length"
+            raise DataError(
+                f"--max-input-length {self.max_length} hides up to {needed - 1} spans, which needs {needed} sentinels, "
+                f"and the tokenizer has {there}: {most}"
+            )
+        self.sentinel_ids = [sentinel_id(self.tokenizer, i) for i in range(needed)]
+
+    def _sentinels_for(self, max_length: int) -> int:
+        return span_counts(max_length - 1, self.density, self.mean_span)[1] + 1
 
     def __call__(self, lines: Sequence[Line], epoch: int) -> list[Feature]:
         """One feature per line, in order; ``Feature.index`` is the line's number in its file."""
+        texts = [beginning(self.tokenizer, line.text, self.max_length) for line in lines]
         return [
             self._encode(line, ids[: self.max_length - 1], epoch)
-            for line, ids in zip(lines, token_ids(self.tokenizer, [line.text for line in lines]), strict=True)
+            for line, ids in zip(lines, token_ids(self.tokenizer, texts), strict=True)
         ]
 
     def _encode(self, line: Line, ids: list[int], epoch: int) -> Feature:

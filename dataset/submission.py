@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from dataset.errors import DataError
+from dataset.errors import DataError, shown
+from dataset.glue import SCORES
 from dataset.sources import read_lines
 
 HEADER = "index\tprediction"
-#: The scores that STS-B's predictions are clipped to.
-SCORES = (0.0, 5.0)
 #: A zip entry needs a date; a fixed one makes equal predictions give equal archives.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _BINARY = ("0", "1")
@@ -60,7 +59,9 @@ FILES: Mapping[str, PredictionFile] = MappingProxyType(
 )
 
 
-def write_predictions(name: str, predictions: Iterable[int | float], folder: str | Path) -> Path:
+def write_predictions(
+    name: str, predictions: Sequence[int | float], folder: str | Path, row_ids: Sequence[str] | None = None
+) -> Path:
     """Write one file of a submission; it appears under its name only when it is complete.
 
     Args:
@@ -68,6 +69,7 @@ def write_predictions(name: str, predictions: Iterable[int | float], folder: str
         predictions: label ids in the order of `Task.labels`, or scores, which are clipped to 0 … 5; one per test
             example, in order. Their number is checked by `check_submission`, so that a part can be looked at.
         folder: made where it is missing.
+        row_ids: what the rows are called in the file's column `index`; left out: 0, 1, 2 …
 
     Raises:
         DataError: the test set is unknown, or a prediction is none of its labels or no finite number.
@@ -81,7 +83,8 @@ def write_predictions(name: str, predictions: Iterable[int | float], folder: str
     with partial.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(f"{HEADER}\n")
         for index, prediction in enumerate(predictions):
-            stream.write(f"{index}\t{_word(entry, prediction, f'{name}, prediction {index}')}\n")
+            called = index if row_ids is None else row_ids[index]
+            stream.write(f"{called}\t{_word(entry, prediction, f'{name}, prediction {index}')}\n")
     os.replace(partial, target)
     return target
 
@@ -125,7 +128,7 @@ def _file_problems(path: Path, entry: PredictionFile) -> list[str]:
     lines = read_lines(path)
     header = next(lines, None)
     if header is None or header.text != HEADER:
-        found = "an empty file" if header is None else repr(header.text)
+        found = "an empty file" if header is None else shown(header.text)
         return [f"{path.name}:1: found {found}, expected the header {HEADER!r}"]
     rows, wrong = 0, 0
     first = ""
@@ -144,13 +147,13 @@ def _row_problem(text: str, index: int, entry: PredictionFile) -> str:
     if len(columns) != 2:
         return f"{len(columns)} columns, expected 2 (tab separated)"
     if columns[0] != str(index):
-        return f"index {columns[0]!r}, expected {index}"
+        return f"index {shown(columns[0])}, expected {index}"
     if entry.words:
-        return "" if columns[1] in entry.words else f"{columns[1]!r} is none of {', '.join(entry.words)}"
+        return "" if columns[1] in entry.words else f"{shown(columns[1])} is none of {', '.join(entry.words)}"
     try:
         score = float(columns[1])
     except ValueError:
-        return f"{columns[1]!r} is not a number"
+        return f"{shown(columns[1])} is not a number"
     return "" if SCORES[0] <= score <= SCORES[1] else f"{columns[1]} is not between {SCORES[0]:g} and {SCORES[1]:g}"
 
 

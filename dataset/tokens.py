@@ -18,9 +18,9 @@ from dataset.collate import Batch
 from dataset.conll import ConllSentence, read_conll
 from dataset.errors import DataError
 from dataset.features import IGNORED, Feature
-from dataset.prompts import token_ids
 from dataset.sources import HUB, candidate_folders, listing
 from dataset.tasks import Split, Task, known_split
+from dataset.tokenisation import beginning, token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,8 @@ def encode_tagged(sentences: Iterable[TaggedSentence], tokenizer: object, max_le
     marks = marks_of(tokenizer, max_length)
     for rows in chunked(sentences, _CHUNK):
         words = list(dict.fromkeys(word for row in rows for word in row.words))
-        pieces = dict(zip(words, token_ids(tokenizer, words), strict=True))
+        texts = [beginning(tokenizer, word, max_length) for word in words]
+        pieces = dict(zip(words, token_ids(tokenizer, texts), strict=True))
         for row in rows:
             yield _feature(row, [pieces[word] for word in row.words], marks, max_length)
 
@@ -200,4 +201,7 @@ def _feature(
         starts.append(len(ids) if word and room else NO_PIECE)
         ids += word[:room]
     ids.append(end)
-    return TokenFeature(row.index, array("i", ids), second_at=len(ids), starts=array("i", starts), tags=row.tags)
+    is_cut = len(ids) < len(first) + 1 + sum(map(len, pieces))
+    return TokenFeature(
+        row.index, array("i", ids), is_cut=is_cut, second_at=len(ids), starts=array("i", starts), tags=row.tags
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from dataset import Collator, GlueExample, Task, encode_classification, get_task, sentinel_id, verbalizer_ids
 from dataset.classification import PairCollator, encode_pairs
 from dataset.tokens import TaggedSentence, encode_tagged
-from model import PluginConfig, available_ratios, find_edit
+from model import PluginConfig, find_edit
 from model.backbone import T5
 from model.delta import delta_parts, load_delta
 from model.distillation import classify
@@ -100,7 +99,7 @@ def _load_t5(
             bank,
             arguments.max_length or _recorded(source, "max_input_length") or _T5_LENGTH,
             partial(_prompts, task, loaded.tokenizer),
-            Collator(loaded.tokenizer.pad_token_id, multiple_of=math.lcm(*available_ratios(loaded.model, bank))),
+            Collator(loaded.tokenizer.pad_token_id),
             partial(_verbalized, head),
         )
     return loaded.model, tasks

@@ -103,12 +103,11 @@ def test_bad_settings_are_reported():
 # --- collation ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("multiple_of", "max_length", "expected"), [(1, None, 5), (4, None, 8), (4, 6, 6)])
-def test_length_is_rounded_up(multiple_of, max_length, expected):
-    """To the longest row, to a multiple, and not beyond the limit."""
+def test_rows_are_padded_to_the_longest():
+    """With the padding id, masked, and no further."""
     rows = [Feature(0, [7] * 5, label=1), Feature(1, [7] * 2, label=0)]
-    batch = Collator(0, multiple_of, max_length)(rows)
-    assert batch["input_ids"].shape == (2, expected)
+    batch = Collator(0)(rows)
+    assert batch["input_ids"].shape == (2, 5)
     assert batch["attention_mask"].sum(1).tolist() == [5, 2]
     assert (batch["input_ids"] * (1 - batch["attention_mask"])).sum() == 0
     assert batch["labels"].dtype == torch.int64
@@ -130,12 +129,6 @@ def test_decoder_padding_is_ignored_by_the_loss():
     assert batch["decoder_input_ids"].tolist() == [[0, 8, 9], [0, 3, 3]]
     assert batch["decoder_attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[8, 9, -100], [-100, -100, -100]]
-
-
-def test_rows_beyond_the_limit_are_reported():
-    """A collator does not cut."""
-    with pytest.raises(DataError, match="a row of 9 tokens is longer than the limit of 8"):
-        Collator(0, max_length=8)([Feature(0, [1] * 9)])
 
 
 # --- streams -------------------------------------------------------------------------------------------------------

@@ -78,17 +78,28 @@ def test_incomplete_rows_are_dropped_for_qqp_only(tmp_path, caplog):
     """QQP as published has broken rows; they are left out with a warning."""
     write(tmp_path, "QQP", "1\t1\t2\ta\tb\t1", "2\t3", "3\t5\t6\tc\td\t0")
     assert len(read_glue(get_task("qqp"), tmp_path, "train")) == 2
-    assert "1 incomplete rows" in caplog.text
+    assert "1 incomplete row left out (line 3)" in caplog.text
+    write(tmp_path, "QQP", "1\t1\t2\ta\tb\tmore\t1")
+    with pytest.raises(DataError, match=r"train\.tsv:2: 7 columns, the header has 6"):
+        read_glue(get_task("qqp"), tmp_path, "train")
 
 
 @pytest.mark.parametrize(
     ("folder", "rows", "message"),
     [
         ("SST-2", ["fine\t1", "bad\t2"], r"train\.tsv:3: label '2' is none of sst2's: 0, 1"),
-        ("SST-2", ["fine\t1", "no label"], r"train\.tsv:3: 1 columns, expected at least 2"),
+        ("SST-2", ["fine\t1", "no label"], r"train\.tsv:3: 1 column, the header has 2"),
         ("SST-2", [], "a header and no rows"),
         ("STS-B", ["0\ta\tb\tmuch"], r"train\.tsv:2: score 'much' is not a number"),
         ("STS-B", ["0\ta\tb\tnan"], r"train\.tsv:2: score 'nan' is not a finite number"),
+        ("STS-B", ["0\ta\tb\t5", "1\ta\tb\t5.01"], r"train\.tsv:3: score '5.01' is not between 0 and 5"),
+        ("STS-B", ["0\ta\tb\t-0.5"], r"train\.tsv:2: score '-0.5' is not between 0 and 5"),
+        ("SST-2", ["a\tb\t1"], r"train\.tsv:2: 3 columns, the header has 2: is there a tab inside a text\?"),
+        ("SST-2", ["fine\t1", "fine\t1\t"], r"train\.tsv:3: 3 columns, the header has 2"),
+        ("MRPC", ["1\t2\t3\ta\tb\tc"], r"train\.tsv:2: 6 columns, the header has 5"),
+        ("MNLI", ["0\ta\tx\tneutral"], r"train\.tsv:2: 4 columns, the header has 5: is a tab missing\?"),
+        ("CoLA", ["gj04\t1\t\tThey\tleft."], r"train\.tsv:1: 5 columns, cola's rows have 4"),
+        ("CoLA", ["gj04\t1\t\tThey left.", "They left."], r"train\.tsv:2: 1 column, cola's rows have 4"),
     ],
 )
 def test_broken_rows_are_reported_with_file_and_line(tmp_path, folder, rows, message):
@@ -98,10 +109,95 @@ def test_broken_rows_are_reported_with_file_and_line(tmp_path, folder, rows, mes
         read_glue(get_task(folder), tmp_path, "train")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'"sentence"\t"label"\n"fine"\t1\n', r"train\.tsv:1: the header is in quotes, as a CSV writer"),
+        (b"sentence,label\nfine,1\n", r"train\.tsv:1: the columns are separated by commas, and tabs are expected"),
+        (b'"label","sentence"\n1,"fine"\n', "separated by commas"),
+        (b"sentence;label\nfine;1\n", "separated by semicolons"),
+        (b"sentence label\nfine 1\n", "separated by spaces"),
+        (b"sentence\tlabel\tlabel\nfine\t1\t0\n", r"train\.tsv:1: the header names the column 'label' 2 times"),
+        (b"sentence\tlabel\rfine\t1\rbad\t0\r", r"train\.tsv: its lines end in CR alone, as on old Macs"),
+        (b"sentence\tlabel\rfine\t1\rbad\t0\n", "its lines end in CR alone"),
+        (b"sentence\tlabel\rfine\t1\nbad\t0\n", r"train\.tsv:1: the header holds a CR inside"),
+        (
+            "sentence\tlabel\nfine\t1\n".encode("utf-16"),
+            r"this file is UTF-16, and UTF-8 is expected: convert it with iconv",
+        ),
+        ("sentence\tlabel\nfine\t1\n".encode("utf-16-le"), "this file is UTF-16LE"),
+        ("sentence\tlabel\nfine\t1\n".encode("utf-16-be"), "this file is UTF-16BE"),
+        ("sentence\tlabel\nfine\t1\n".encode("utf-32"), "this file is UTF-32"),
+        (b"sentence\tlabel\nfine\t1\ncaf\xe9\t1\n", r"train\.tsv:3: this line is not UTF-8 .*iconv -f WINDOWS-1252"),
+        (b"\x1f\x8b\x08\0\0\0", "this file is packed"),
+        (b"a" * 5000 + b"\t1\n", r"no column 'sentence', the header is 'a{70,80} \.\.\.$"),
+        (b"sentence\tlabel\nfine\t" + b"1" * 5000 + b"\n", r"label '1{70,80} \.\.\. is none of sst2's"),
+    ],
+)
+def test_what_else_a_file_may_be_is_said_in_a_short_sentence(tmp_path, content, message):
+    """The cause and the cure, and of what was found no more than fits on a line."""
+    (tmp_path / "train.tsv").write_bytes(content)
+    with pytest.raises(DataError, match=message) as found:
+        read_glue(get_task("sst2"), tmp_path, "train")
+    assert len(str(found.value)) < 250 + len(str(tmp_path))
+
+
+def test_cola_with_a_header_of_its_own_is_read_by_that(tmp_path):
+    """Exports of the hub's data have one, which the published file has not."""
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\tidx\nThey left.\t1\t7\n")
+    (row,) = read_glue(get_task("cola"), tmp_path, "train")
+    assert (row.text_a, row.label) == ("They left.", 1)
+
+
+def test_texts_in_a_csv_writers_quotes_are_told(tmp_path, caplog):
+    """They are read as they stand, since quotes are text; ordinary quotes are not worth a word."""
+    write(tmp_path, "SST-2", '"so ""good"" a film"\t1', '"fine"\t1', 'a ""b""\t0')
+    rows = read_glue(get_task("sst2"), tmp_path, "train")
+    assert rows[0].text_a == '"so ""good"" a film"'
+    assert "1 of 3 texts are in quotes with doubled quotes inside" in caplog.text
+    caplog.clear()
+    write(tmp_path, "SST-2", '"fine"\t1', 'a ""b""\t0')
+    read_glue(get_task("sst2"), tmp_path, "train")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("label", ["-1", "0", "", "?", "positive", "1e9"])
+@pytest.mark.parametrize("name", ["sst2", "mrpc", "cola", "stsb", "mnli", "qqp"])
+def test_labels_of_test_files_are_placeholders(tmp_path, name, label):
+    """Whatever stands there, the texts are read; a label that the task has may be kept."""
+    task = get_task(name)
+    header = ["index", *task.file_columns, task.file_label_column]
+    row = ["0", *("text" for _ in task.file_columns), label]
+    (tmp_path / task.test_file).write_text("\t".join(header) + "\n" + "\t".join(row) + "\n")
+    (found,) = read_glue(task, tmp_path, "test")
+    assert found.texts == ("text",) * len(task.columns)
+    assert found.label is None or label == "0"
+
+
+@pytest.mark.parametrize("column", ["index", "idx", "id"])
+def test_test_rows_keep_what_their_file_calls_them(tmp_path, column):
+    """In file order; where two rows have one name, predictions could not be told apart."""
+    path = tmp_path / "test.tsv"
+    path.write_text(f"{column}\tsentence\n3\ta\n1\tb\n0\tc\n")
+    rows = read_glue(get_task("sst2"), tmp_path, "test")
+    assert [(row.index, row.row_id, row.text_a) for row in rows] == [(0, "3", "a"), (1, "1", "b"), (2, "0", "c")]
+    path.write_text(f"{column}\tsentence\n3\ta\n1\tb\n3\tc\n")
+    with pytest.raises(DataError, match=r"test\.tsv:4: the index '3' is that of .*test\.tsv:2"):
+        read_glue(get_task("sst2"), tmp_path, "test")
+
+
+def test_rows_without_an_index_have_no_name(tmp_path):
+    """Of training rows the column is not looked at."""
+    (tmp_path / "test.tsv").write_text("sentence\na\n")
+    assert read_glue(get_task("sst2"), tmp_path, "test")[0].row_id is None
+    (tmp_path / "train.tsv").write_text("index\tsentence\tlabel\n3\ta\t1\n3\ta\t1\n")
+    assert [row.row_id for row in read_glue(get_task("sst2"), tmp_path, "train")] == [None, None]
+
+
 def test_wrong_header_is_reported(tmp_path):
     """A file of another task is refused by its columns."""
     write(tmp_path, "SST-2", "fine\t1")
-    with pytest.raises(DataError, match=r"train\.tsv:1: no column '#1 String', the header is sentence, label"):
+    with pytest.raises(DataError, match=r"train\.tsv:1: no column '#1 String', the header is 'sentence, label'"):
         read_glue(get_task("mrpc"), tmp_path, "train")
 
 
@@ -158,7 +254,8 @@ def test_saved_dataset_is_read_from_every_documented_place(tmp_path, below):
         (("a1", "b1"), 1),
     ]
     assert read_glue(task, tmp_path, "valid")[0].label == 1
-    assert read_glue(task, tmp_path, "test")[0].label is None
+    (hidden,) = read_glue(task, tmp_path, "test")
+    assert hidden.label is None and hidden.row_id == "0"
 
 
 def test_stored_class_names_decide_the_label_id(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dataset import Batch, DataError
+from dataset import Batch, DataError, Feature
 from dataset.pregenerated import PregeneratedBatches, PretrainingCollator, find_epochs
 from tests.helpers_pregenerate import INSTANCE
 from tests.helpers_wordpiece import SPECIAL, NumberedText, write_tokenizer
@@ -80,9 +80,10 @@ def source(folder: Path, **settings: Any) -> PregeneratedBatches:
 
 
 def only_batch(folder: Path, row: dict[str, Any], vocabulary: dict[str, int] = VOCABULARY, **settings: Any) -> Batch:
-    """The batch of an epoch that is one row, padded to a multiple of ten."""
+    """The batch of an epoch that is one row, padded to ten."""
     write_epoch(folder, 0, [row])
-    (batch,) = PregeneratedBatches(folder, vocabulary, PretrainingCollator(0, 10), 1, **settings).batches(0)
+    ten = [Feature(-1, [0] * 10)]
+    (batch,) = PregeneratedBatches(folder, vocabulary, lambda rows, _: COLLATE(rows, ten), 1, **settings).batches(0)
     return batch
 
 

@@ -147,7 +147,7 @@ def test_broken_glue_rows_are_read_or_named(tmp_path: Path) -> None:
         ("dull", 0),
     ]
     (tmp_path / "train.tsv").write_bytes(b"sentence\tlabel\nfine\t1\n\ndull\n")
-    with pytest.raises(DataError, match=r"train\.tsv:4: 1 columns, expected at least 2"):
+    with pytest.raises(DataError, match=r"train\.tsv:4: 1 column, the header has 2"):
         read_glue(get_task("sst2"), tmp_path, "train")
 
 

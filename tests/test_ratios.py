@@ -187,3 +187,20 @@ def test_models_do_not_share_their_ratio(bank: Any) -> None:
         set_ratio(twin, 2)
         assert torch.equal(logits(twin), expected["2"])
         assert current_ratio(bank) == 4 and torch.equal(logits(bank), expected["4"])
+
+
+# what rows are padded to
+
+
+def test_rows_are_padded_for_the_ratio_in_use_alone() -> None:
+    """With nine ratios, whose least common multiple is 2,520, 21 positions become 21 to 30 in the groups."""
+    ratios = tuple(range(2, 11))
+    model = build_t5(some_backbone)
+    apply_edit(model, PluginConfig(ratios, 6))
+    seen: list[int] = []
+    plugin_layers(model)[0].register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[1]))
+    given = {"input_ids": torch.randint(3, VOCABULARY, (2, 21)), "attention_mask": torch.ones(2, 21).long()}
+    for ratio in (1, *ratios):
+        with torch.no_grad(), use_ratio(model, ratio):
+            assert model.get_encoder()(**given).last_hidden_state.shape[1] == 21
+    assert seen == [21, *(-(-21 // ratio) * ratio for ratio in ratios)]

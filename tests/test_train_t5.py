@@ -251,7 +251,7 @@ def test_two_ranks_give_the_metrics_of_one(tiny: Tiny, monkeypatch: pytest.Monke
                 patch.setattr(Runtime, "rank", rank)
                 patch.setattr(Runtime, "world_size", world)
                 patch.setattr(Runtime, "gather_rows", gather)
-                data = build_data(request, loaded.tokenizer, loaded.model.config, (), runtime)
+                data = build_data(request, loaded.tokenizer, loaded.model.config, runtime)
                 found = Evaluator(runtime, loaded.model, loaded.tokenizer, data).at_ratio(1)
         assert len(gathered) == 11
         return found

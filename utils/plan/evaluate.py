@@ -73,5 +73,5 @@ def _of_t5(one: Opened, task: Task, data: str, length: int, batch: int, runtime:
         train=False,
     )
     tokenizer = open_tokenizer(directory, needs=T5_TOKENS, models=[one.model])
-    rows = build_data(request, tokenizer, one.model.config, [ratio], runtime)
+    rows = build_data(request, tokenizer, one.model.config, runtime)
     return Evaluator(runtime, one.model, tokenizer, rows).at_ratio(ratio)

@@ -26,6 +26,7 @@ from dataset import (
 )
 from dataset.batches import Collate
 from dataset.classification import PairCollator, PairFeature, encode_pairs
+from dataset.remarks import warn_cut, warn_few_rows, warn_little_told
 from dataset.sources import HUB
 from dataset.tokens import OUTSIDE
 from utils.engine import Runtime
@@ -114,6 +115,8 @@ def validation_sets(request: DataRequest, tokenizer: Any, runtime: Runtime) -> l
             _warn_without_entities(request, features)
         elif any(feature.label is None for feature in features):
             raise DataError(f"--data-dir {request.data_dir}: the validation rows of {name} have no labels")
+        else:
+            warn_little_told(task, [feature.label for feature in features], f"--data-dir {request.data_dir}")
         source = _batches(features, request, tokenizer, runtime, False)
         sets.append(LabelledSet(task, suffix, source, features))
     return sets
@@ -125,15 +128,23 @@ def test_sets(task: Task) -> list[tuple[Task, bool]]:
     return [(task, True), *further, *([(AX, False)] if task.name == "mnli" else [])]
 
 
-def test_batches(request: DataRequest, task: Task, tokenizer: Any, runtime: Runtime) -> BucketedBatches:
+def test_batches(
+    request: DataRequest, task: Task, tokenizer: Any, runtime: Runtime
+) -> tuple[BucketedBatches, list[str] | None]:
     """The test rows of `task`, whose labels nobody has.
+
+    Returns:
+        their batches, and what the file calls its rows, in their order; None where it does not number them.
 
     Raises:
         DataError: they are not there, or broken.
     """
     examples = _read_ax(request.data_dir) if task is AX else read_glue(task, request.data_dir, "test")
     features = list(encode_pairs(examples, tokenizer, request.max_length))
-    return _batches([_unlabelled(f) for f in features], request, tokenizer, runtime, False)
+    _warn_cut(request, features, task, "test")
+    ids = [example.row_id for example in examples if example.row_id is not None]
+    source = _batches([_unlabelled(f) for f in features], request, tokenizer, runtime, False)
+    return source, ids if len(ids) == len(examples) else None
 
 
 def test_sentences(request: DataRequest, tokenizer: Any, runtime: Runtime) -> tuple[list[TaggedSentence], LabelledSet]:
@@ -144,16 +155,25 @@ def test_sentences(request: DataRequest, tokenizer: Any, runtime: Runtime) -> tu
     """
     sentences = read_tagged(request.task, request.data_dir, "test")
     features = list(encode_tagged(sentences, tokenizer, request.max_length))
+    _warn_cut(request, features, request.task, "test")
     return sentences, LabelledSet(request.task, "", _batches(features, request, tokenizer, runtime, False), features)
 
 
 def _read(
     request: DataRequest, task: Task, split: str, tokenizer: Any, file: str | None = None
 ) -> Sequence[PairFeature]:
-    """The encoded rows of a split."""
+    """The encoded rows of a split; those that are cut are counted in a warning."""
+    features: Sequence[PairFeature]
     if is_tagged(task):
-        return list(encode_tagged(read_tagged(task, request.data_dir, split, file), tokenizer, request.max_length))
-    return list(encode_pairs(read_glue(task, request.data_dir, split, file), tokenizer, request.max_length))
+        features = list(encode_tagged(read_tagged(task, request.data_dir, split, file), tokenizer, request.max_length))
+    else:
+        features = list(encode_pairs(read_glue(task, request.data_dir, split, file), tokenizer, request.max_length))
+    _warn_cut(request, features, task, split)
+    return features
+
+
+def _warn_cut(request: DataRequest, features: Sequence[PairFeature], task: Task, split: str) -> None:
+    warn_cut(features, f"{task.name}, {split}", "--max_seq_length", request.max_length)
 
 
 def _warn_without_entities(request: DataRequest, features: Sequence[PairFeature]) -> None:
@@ -163,6 +183,8 @@ def _warn_without_entities(request: DataRequest, features: Sequence[PairFeature]
             request.data_dir,
             request.task.name,
         )
+    else:
+        warn_few_rows(request.task, len(features), f"--data-dir {request.data_dir}")
 
 
 def _read_ax(data_dir: str) -> list[GlueExample]:

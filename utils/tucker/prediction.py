@@ -32,7 +32,7 @@ def write_predictions(runtime: Runtime, model: Any, request: DataRequest, tokeni
     said = []
     for task, needed in test_sets(request.task):
         try:
-            source = test_batches(request, task, tokenizer, runtime)
+            source, row_ids = test_batches(request, task, tokenizer, runtime)
         except DataError as error:
             if needed:
                 raise
@@ -40,8 +40,8 @@ def write_predictions(runtime: Runtime, model: Any, request: DataRequest, tokeni
             continue
         predictions = predict(runtime, model, task, source)
         if runtime.is_main:
-            path = write_file(task.name, _values(task, predictions), folder)
-            said.append(f"made: {path} ({len(predictions)} rows)")
+            path = write_file(task.name, _values(task, predictions), folder, row_ids)
+            said.append(f"made: {path} ({len(predictions)} rows{_numbering(row_ids)})")
     if runtime.is_main:
         said.append(_submission(folder))
     return said
@@ -72,6 +72,12 @@ def _scores(sentences: list[TaggedSentence], predictions: list[list[int]], names
 
 def _values(task: Task, predictions: list[float]) -> list[int | float]:
     return list(predictions) if task.kind == "regression" else [int(value) for value in predictions]
+
+
+def _numbering(row_ids: Sequence[str] | None) -> str:
+    """What to say of a test file's own index, where it is not that of a submission."""
+    in_order = row_ids is None or all(called == str(at) for at, called in enumerate(row_ids))
+    return "" if in_order else ", under the test file's own index, which is not 0, 1, 2 …"
 
 
 def _submission(folder: Path) -> str:

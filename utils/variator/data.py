@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from dataset import (
     sentinel_id,
     verbalizer_ids,
 )
+from dataset.remarks import warn_cut, warn_few_rows, warn_little_told
 from model.heads import Seq2SeqHead, VerbalizerHead
 from model.plugin.objective import Head
 from model.plugin.published import original_logit_scale
@@ -69,14 +69,14 @@ class DataRequest:
     num_workers: int = 0
 
 
-def build_data(request: DataRequest, tokenizer: Any, config: Any, ratios: Sequence[int], runtime: Runtime) -> TaskData:
+def build_data(request: DataRequest, tokenizer: Any, config: Any, runtime: Runtime) -> TaskData:
     """Read and encode the task's data.
 
-    Lengths are padded to a multiple of all ratios, so that no second padding happens inside the model.
+    A batch is padded to its longest row. What the plugins' groups need beyond that, the model adds for the ratio in
+    use: a multiple of all ratios together can be a hundred times as long.
     """
     task = get_task(request.dataset)
-    multiple = math.lcm(*ratios) if ratios else 1
-    collate = Collator(tokenizer.pad_token_id, multiple_of=multiple)
+    collate = Collator(tokenizer.pad_token_id)
     scale = original_logit_scale(config) if request.logit_scale == "original" else 1.0
     if task.kind == "span_corruption":
         return _corpus(request, task, tokenizer, collate, runtime)
@@ -95,17 +95,25 @@ def _bucketed(
     return make
 
 
+def _told(request: DataRequest, split: str, features: list[Feature]) -> list[Feature]:
+    """The features themselves; those that are cut are counted in a warning."""
+    warn_cut(features, f"{request.dataset}, {split}", "--max-input-length", request.max_length)
+    return features
+
+
 def _classification(
     request: DataRequest, task: Task, tokenizer: Any, collate: Collator, runtime: Runtime, scale: float
 ) -> TaskData:
     make = _bucketed(request, collate, runtime)
 
     def encode(split: str) -> list[Feature]:
-        return encode_classification(task, read_glue(task, request.data_path, split), tokenizer, request.max_length)
+        rows = read_glue(task, request.data_path, split)
+        return _told(request, split, encode_classification(task, rows, tokenizer, request.max_length))
 
     valid = encode("valid")
     if any(feature.label is None for feature in valid):
         raise DataError(f"--data-path {request.data_path}: the validation rows of {task.name} have no labels")
+    warn_little_told(task, [feature.label for feature in valid], f"--data-path {request.data_path}")
     head = VerbalizerHead(verbalizer_ids(task, tokenizer), sentinel_id(tokenizer, 0), request.decoder_start, scale)
     train = make(encode("train"), True) if request.train else None
     return TaskData(task, train, make(valid, False), head, valid)
@@ -121,12 +129,14 @@ def _squad(
         )
     make = _bucketed(request, collate, runtime)
 
-    def encode(examples: Sequence[SquadExample]) -> list[Feature]:
-        return encode_squad(examples, tokenizer, request.max_length, runtime.seed, decoder_start=request.decoder_start)
+    def encode(examples: Sequence[SquadExample], split: str) -> list[Feature]:
+        length, start = request.max_length, request.decoder_start
+        return _told(request, split, encode_squad(examples, tokenizer, length, runtime.seed, decoder_start=start))
 
     examples = read_squad(request.data_path, "valid")
-    valid = encode(examples)
-    train = make(encode(read_squad(request.data_path, "train")), True) if request.train else None
+    warn_few_rows(task, len(examples), f"--data-path {request.data_path}")
+    valid = encode(examples, "valid")
+    train = make(encode(read_squad(request.data_path, "train"), "train"), True) if request.train else None
     return TaskData(task, train, make(valid, False), Seq2SeqHead(scale), valid, examples, request.decoder_start)
 
 
