@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
     begin()  # before the libraries load
 
+from dataset import BucketedBatches
 from model import current_ratio
 from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
 from utils.arguments import runtime_for
@@ -101,9 +102,8 @@ class TaskJob:
         model, how = build_student(source, self.command.decomposition, self.task, needs_weights=True)
         self.say(f"fine-tuning ({describe(model)}): {how}")
         tokenizer = self.tokenizer(source, model)
-        sets = self.validation(tokenizer)
+        batches, sets = self.rows(tokenizer)
         evaluate = evaluator_for(self.task)(self.runtime, model, sets, self.selection)
-        batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
         return Fit(Supervised(model), model, tokenizer, batches, evaluate, self.selection)
 
     def adaptation(self) -> Fit:
@@ -115,9 +115,8 @@ class TaskJob:
         ratios = attach(model, self.command.adaptation)
         self.say(f"plugins for {', '.join(f'k = {k}' for k in ratios)} on ({describe(model)}): {how}")
         tokenizer = self.tokenizer(source, model)
-        sets = self.validation(tokenizer)
+        batches, sets = self.rows(tokenizer)
         evaluate = RatioEvaluator(evaluator_for(self.task)(self.runtime, model, sets, self.selection), model, ratios)
-        batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
         objective = objective_for(model, self.command.adaptation, ratios)
         return Fit(objective, model, tokenizer, batches, evaluate, self.selection)
 
@@ -132,8 +131,7 @@ class TaskJob:
         check_one_vocabulary(arguments.teacher_model, arguments.student_model)
         source = arguments.student_model if has_tokenizer(arguments.student_model) else arguments.teacher_model
         tokenizer = self.tokenizer(source, teacher, student)
-        sets = self.validation(tokenizer)
-        batches = training_batches(self.request, tokenizer, self.runtime, arguments.aug_train)
+        batches, sets = self.rows(tokenizer)
         if stage == "prediction":
             objective = PredictionDistillation(teacher, student, arguments.temperature)
             evaluate = evaluator_for(self.task)(self.runtime, student, sets, self.selection)
@@ -188,6 +186,11 @@ class TaskJob:
     def tokenizer(self, source: str, *models: Any) -> Any:
         """The tokenizer of a source, which has to fit the models that read its ids."""
         return open_tokenizer(source, self.command.bert.do_lower_case, models=models)
+
+    def rows(self, tokenizer: Any) -> tuple[BucketedBatches, list[LabelledSet]]:
+        """The training rows, whose faults are told first, and the development sets."""
+        batches = training_batches(self.request, tokenizer, self.runtime, self.arguments.aug_train)
+        return batches, self.validation(tokenizer)
 
     def validation(self, tokenizer: Any) -> list[LabelledSet]:
         """The development sets, encoded for a model."""

@@ -80,7 +80,7 @@ def test_row_with_too_few_columns(tiny: Tiny, tmp_path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     lines[5] = "no label here"
     path.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(DataError, match=r"train\.tsv:6: 1 columns, expected at least 2"):
+    with pytest.raises(DataError, match=r"train\.tsv:6: 1 column, the header has 2"):
         run([*tiny.sst2(tmp_path / "run"), "--data-path", str(tmp_path / "glue")])
 
 

@@ -79,11 +79,18 @@ def source(folder: Path, **settings: Any) -> PregeneratedBatches:
     return PregeneratedBatches(folder, VOCABULARY, COLLATE, **{"batch_size": 4, "seed": 1, **settings})
 
 
+class ToTen(PretrainingCollator):
+    """Pads to ten."""
+
+    def __call__(self, rows: Sequence[Feature], reference: Sequence[Feature] | None = None) -> Batch:
+        """Whatever the reference."""
+        return super().__call__(rows, [Feature(-1, [0] * 10)])
+
+
 def only_batch(folder: Path, row: dict[str, Any], vocabulary: dict[str, int] = VOCABULARY, **settings: Any) -> Batch:
     """The batch of an epoch that is one row, padded to ten."""
     write_epoch(folder, 0, [row])
-    ten = [Feature(-1, [0] * 10)]
-    (batch,) = PregeneratedBatches(folder, vocabulary, lambda rows, _: COLLATE(rows, ten), 1, **settings).batches(0)
+    (batch,) = PregeneratedBatches(folder, vocabulary, ToTen(0), 1, **settings).batches(0)
     return batch
 
 

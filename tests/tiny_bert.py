@@ -94,7 +94,7 @@ def write_glue(glue: Path) -> None:
     _write(
         glue / "STS-B",
         "index\tsentence1\tsentence2\tscore",
-        [f"{i}\t{good}\t{bad} {i}\t{i % 6}.5" for i in range(16)],
+        [f"{i}\t{good}\t{bad} {i}\t{i % 5}.5" for i in range(16)],
         7,
     )
     _write_test(glue / "STS-B", "index\tsentence1\tsentence2", [f"{i}\t{good}\t{bad}" for i in range(5)])

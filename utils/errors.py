@@ -15,6 +15,7 @@ from dataset.errors import DataError
 from metric.errors import MetricError
 from model.errors import ModelError
 from utils.streams import lost_output, protect
+from utils.warning_lines import show_warnings
 
 T = TypeVar("T")
 
@@ -91,6 +92,7 @@ def run_as_script(main: Callable[[], T], debug: bool) -> T:
     (`utils.engine.watch`), with exit code 3. Standard output may be closed or cut off (`| head -1`).
     """
     protect()
+    show_warnings(_rank() == "0")
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # a script may load its libraries so
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -153,11 +155,15 @@ def mark_own(error: Exception) -> Exception:
     return error
 
 
+def _rank() -> str:
+    """Which process this is, as far as a launcher says so."""
+    return next((os.environ[name] for name in _RANKS if name in os.environ), "0")
+
+
 def _let_main_process_tell(error: Exception) -> None:
     """Wait, in another process than the main one: what all have found, that one tells, and the launcher ends us.
 
     What only this process has found is told at once, or when the wait is over.
     """
-    rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")
-    if rank != "0" and not getattr(error, "_is_own", False):
+    if _rank() != "0" and not getattr(error, "_is_own", False):
         time.sleep(_OTHERS_WAIT_S)

@@ -110,12 +110,12 @@ def _classification(
         rows = read_glue(task, request.data_path, split)
         return _told(request, split, encode_classification(task, rows, tokenizer, request.max_length))
 
+    train = make(encode("train"), True) if request.train else None  # first, as its faults are told first
     valid = encode("valid")
     if any(feature.label is None for feature in valid):
         raise DataError(f"--data-path {request.data_path}: the validation rows of {task.name} have no labels")
     warn_little_told(task, [feature.label for feature in valid], f"--data-path {request.data_path}")
     head = VerbalizerHead(verbalizer_ids(task, tokenizer), sentinel_id(tokenizer, 0), request.decoder_start, scale)
-    train = make(encode("train"), True) if request.train else None
     return TaskData(task, train, make(valid, False), head, valid)
 
 
@@ -133,10 +133,10 @@ def _squad(
         length, start = request.max_length, request.decoder_start
         return _told(request, split, encode_squad(examples, tokenizer, length, runtime.seed, decoder_start=start))
 
+    train = make(encode(read_squad(request.data_path, "train"), "train"), True) if request.train else None
     examples = read_squad(request.data_path, "valid")
     warn_few_rows(task, len(examples), f"--data-path {request.data_path}")
     valid = encode(examples, "valid")
-    train = make(encode(read_squad(request.data_path, "train"), "train"), True) if request.train else None
     return TaskData(task, train, make(valid, False), Seq2SeqHead(scale), valid, examples, request.decoder_start)
 
 
