@@ -19,7 +19,7 @@ EXTRA=()
 
 say() { echo "$*"; }
 
-# A number of positional words, then flags. $1: usage text, $2: how many words, the rest: the command line.
+# A number of positional words, then flags. $1: usage text, $2: how many words (2, or 0-3), the rest: the command line.
 # Sets WORDS, DRY_RUN, OVERWRITE and EXTRA.
 parse_command_line() {
     local usage="$1" count="$2"
@@ -41,7 +41,7 @@ parse_command_line() {
         *) EXTRA+=("$flag") ;;
         esac
     done
-    if [[ ${#WORDS[@]} -ne $count ]]; then
+    if [[ ${#WORDS[@]} -lt ${count%-*} || ${#WORDS[@]} -gt ${count#*-} ]]; then
         echo "$usage" >&2
         fail "expected $count argument(s) before the flags, found ${#WORDS[@]}${WORDS[*]:+ (${WORDS[*]})}"
     fi
@@ -177,6 +177,14 @@ prepare() {
     fi
 }
 
+# What tells two command lines apart: the words of each that the other lacks.
+differing() {
+    local there here
+    there="$(comm -23 <(tr ' ' '\n' <<<"$1" | sort) <(tr ' ' '\n' <<<"$2" | sort) | paste -sd ' ')"
+    here="$(comm -13 <(tr ' ' '\n' <<<"$1" | sort) <(tr ' ' '\n' <<<"$2" | sort) | paste -sd ' ')"
+    echo "${there:-nothing}, not ${here:-nothing}"
+}
+
 # Whether the run in $1 is complete, was started by the same command ($2), and none of its inputs ($3: a line for each)
 # is newer. Prints why not. RESULT: the file that a complete run has (result.json).
 is_current() {
@@ -184,7 +192,7 @@ is_current() {
     result="$output/${RESULT:-result.json}"
     [[ -f "$result" ]] || { echo "not run to its end"; return 1; }
     if [[ -f "$output/command.txt" && "$(cat "$output/command.txt")" != "$command" ]]; then
-        echo "made with other settings"
+        echo "made with other settings ($(differing "$(cat "$output/command.txt")" "$command"))"
         return 1
     fi
     while IFS= read -r input; do

@@ -1,0 +1,1 @@
+../minidisc/original.sh
