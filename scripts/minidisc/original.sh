@@ -10,7 +10,8 @@ done
 source "$place/common.sh"
 
 family="$(basename "$here")" name="$(basename "$0" .sh)"
-[[ "$family" == *_scripts && "$name" =~ ^run_(finetuning|sparsification|distillation|maxidisc|minidisc)_([a-z0-9]+)$ ]] ||
+stages="finetuning|sparsification|distillation|maxidisc|minidisc"
+[[ "$family" == *_scripts && "$name" =~ ^run_($stages)_([a-z0-9]+)$ ]] ||
     fail "call bert_scripts/run_STAGE_TASK.sh or t5_scripts/run_STAGE_TASK.sh, such as run_minidisc_mrpc.sh"
 stage="${BASH_REMATCH[1]}" task="${BASH_REMATCH[2]}"
 check_word TASK "$task" "$MINIDISC_TASKS"
