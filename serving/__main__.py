@@ -29,6 +29,8 @@ from serving.metrics import Metrics
 from serving.predictor import Predictor
 from serving.server import ServerSettings, bind, run
 from utils.errors import UserError, run_as_script
+from utils.hints import next_lines
+from utils.tool_steps import request_to
 
 #: The model's thread needs a moment to end, even when nothing is left to do.
 _THREAD_END_S = 1.0
@@ -75,6 +77,7 @@ def main(given: Sequence[str] | None = None) -> None:
     engine.start()
     host, port = bound.getsockname()[:2]
     print(f"listening on {host} port {port}; SIGTERM or Ctrl-C ends, /v1/model tells what is served", flush=True)
+    print(next_lines([request_to(host, port, *_first(predictor), arguments.token_file)]), flush=True)
     left_s = 0.0
     try:
         left_s = run(app, bound, server_settings, engine)
@@ -85,6 +88,12 @@ def main(given: Sequence[str] | None = None) -> None:
     if not done:
         raise UserError(f"--drain-seconds {arguments.drain_seconds:g} was not enough to finish what waited.")
     print("ended: every request that was taken is answered", flush=True)
+
+
+def _first(predictor: Predictor) -> tuple[str, tuple[str, ...]]:
+    """A task that is served, and its columns."""
+    name, served = next(iter(predictor.tasks.items()))
+    return name, served.task.columns
 
 
 def _app_settings(arguments: ServingArguments) -> AppSettings:

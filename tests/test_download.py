@@ -150,7 +150,7 @@ def test_bert_command_makes_a_plain_directory(
     names = ["config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"]
     assert server.paths == [f"/google-bert/bert-base-uncased/resolve/main/{name}" for name in names]
     assert all((tmp_path / "models/bert-base-uncased" / name).read_bytes() == CONTENT for name in names)
-    assert "next: bash scripts/bert/general_distill.sh models/bert-base-uncased" in capsys.readouterr().out
+    assert f"finetuning.sh {tmp_path}/models/bert-base-uncased mrpc" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

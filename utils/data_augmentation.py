@@ -29,7 +29,9 @@ from utils.augmentation.neighbours import WordVectors, model_vectors, read_glove
 from utils.augmentation.output import GrowingFile
 from utils.augmentation.rows import CONLL, Row, Source, find_source
 from utils.errors import Interrupted, UserError, run_as_script
+from utils.hints import next_lines
 from utils.opening.tokenizers import BERT_TOKENS, MASKED_TOKENS, check_fits, open_tokenizer
+from utils.tool_steps import after_augmentation
 from utils.tucker.loading import load_encoder
 
 #: New rows per row; those of TinyBERT, and for the tasks it leaves out those of tasks of the same size.
@@ -101,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         file.close()
     print(f"made: {target} ({file.counts['rows']:,} rows and {file.counts['new']:,} new ones)")
+    if target == source.target and source.task != "mnlimm":
+        print(next_lines(after_augmentation(source.task, args.glue_dir, args.pretrained_bert_model)))
 
 
 def _check(args: AugmentationArguments) -> None:

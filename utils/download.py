@@ -27,6 +27,8 @@ from urllib.parse import urlsplit
 
 from utils.archives import unpack
 from utils.errors import UserError, run_as_script, writing
+from utils.hints import next_lines
+from utils.tool_steps import after_bert, after_corpus, after_plugins
 
 PUBLISHED = "https://thunlp.oss-cn-qingdao.aliyuncs.com/Variator-Compression-Plugin"
 PLUGIN_FILE = "plugin-t5_{size}-mux_4.pkl"
@@ -264,7 +266,7 @@ def fetch_plugin(args: argparse.Namespace) -> None:
     name = PLUGIN_FILE.format(size=args.size)
     target = (args.output or Path("checkpoints/plugins")) / name
     fetch(_address(args, f"plugins/{name}"), target, sha256=args.sha256)
-    print(f"next: bash scripts/glue/glue-mux.sh {args.size} DATASET")
+    print(next_lines(after_plugins(args.size, target), "then"))
 
 
 def fetch_corpus(args: argparse.Namespace) -> None:
@@ -276,7 +278,7 @@ def fetch_corpus(args: argparse.Namespace) -> None:
         return
     archive = fetch(_address(args, CORPUS_FILE), output / CORPUS_FILE, sha256=args.sha256)
     unpack(archive.path, folder)
-    print(f"next: bash scripts/wiki.sh base|large ({archive.path} may be deleted)")
+    print(f"{archive.path} may be deleted\n{next_lines(after_corpus(folder))}")
 
 
 def fetch_bert(args: argparse.Namespace) -> None:
@@ -286,7 +288,7 @@ def fetch_bert(args: argparse.Namespace) -> None:
     folder = args.output or Path("models") / args.model.rsplit("/", 1)[-1]
     for name in BERT_FILES:
         fetch(f"{(args.mirror or ENDPOINT).rstrip('/')}/{args.model}/resolve/main/{name}", folder / name)
-    print(f"next: bash scripts/bert/general_distill.sh {folder}")
+    print(next_lines(after_bert(folder), "then"))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -34,9 +34,11 @@ def command(program: str, *words: object) -> str:
         words: its arguments; None is left out, a list stands for its items.
     """
     lists = [word if isinstance(word, list | tuple) else [word] for word in words]
-    flat = [str(one) for part in lists for one in part if one is not None]
-    is_file = program.endswith((".py", ".sh"))
-    at_root = Path.cwd() == ROOT
+    is_file, at_root = program.endswith((".py", ".sh")), Path.cwd() == ROOT
+    # A launcher goes to the folder it lies in.
+    moves = program.endswith(".sh") and not at_root
+    given = [one for part in lists for one in part if one is not None]
+    flat = [os.path.abspath(one) if moves and isinstance(one, Path) else str(one) for one in given]
     place = program if at_root else str(ROOT / program)
     start = ["bash"] if program.endswith(".sh") else [python()]
     line = shlex.join([*start, *([place] if is_file else ["-m", program]), *flat])

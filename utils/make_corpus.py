@@ -13,7 +13,8 @@ from pathlib import Path
 
 from utils.embedded.corpus import SPAN_WORDS, cut
 from utils.errors import UserError, run_as_script, writing
-from utils.hints import python
+from utils.hints import next_lines
+from utils.tool_steps import after_own_corpus
 
 #: WikiText joins hyphens and separators with @; plain text does not.
 _WIKITEXT_MARKS = {" @-@ ": "-", " @,@ ": ",", " @.@ ": "."}
@@ -80,7 +81,8 @@ def main() -> None:
     arguments = parser.parse_args()
     count = make_corpus(arguments.files, arguments.output, arguments.span_words)
     print(f"made: {arguments.output} ({count} spans)")
-    print(f"next: {python()} train_t5.py --dataset wiki --data-path {arguments.output.parent} …")
+    lacking = "to be trained on, its folder needs a text file with train in its name and one with valid"
+    print(next_lines(after_own_corpus(arguments.output)) or lacking)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ from tqdm import tqdm
 from utils.arguments import flag, parse
 from utils.engine.files import write_json
 from utils.errors import Interrupted, UserError, run_as_script
+from utils.hints import next_lines
 from utils.pregenerate.corpus import Corpus, TextRules, find_text_files, index_corpus
 from utils.pregenerate.generate import Generator, epoch_files, workers, write_epoch
 from utils.pregenerate.instances import InstanceSettings
 from utils.pregenerate.tokens import Pieces, load_pieces
+from utils.tool_steps import after_pregeneration
 
 #: Beside the epochs: the settings that they were made with.
 SETTINGS_FILE = "pregenerated.json"
@@ -110,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _report_corpus(corpus, args)
         _claim(args, corpus, pieces)
         _write_missing(args, Generator(corpus, pieces, settings, args.seed))
+    if commands := after_pregeneration(args.output_dir, args.bert_model, args.max_seq_len):
+        print(next_lines(commands))
 
 
 def _check(args: PregenerateArguments) -> None:

@@ -19,9 +19,10 @@ from model.quantization.layers import Activations
 from utils.cost import load_any
 from utils.engine import atomic_directory
 from utils.errors import UserError, run_as_script
-from utils.hints import python
+from utils.hints import next_lines
 from utils.loading import copy_task_file
 from utils.opening.tokenizers import carry_tokenizer
+from utils.tool_steps import after_model
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model.save_pretrained(folder)
         carry_tokenizer(source, folder, model)
         copy_task_file(source, folder)
-    print(f"made: {given.output}\nnext: {python()} -m utils.cost --model {given.output}")
+    print(f"made: {given.output}\n{next_lines(after_model(given.output))}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ if __package__ in (None, ""):  # started as a file: the repository is the parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.errors import UserError, run_as_script, writing
+from utils.hints import next_lines
+from utils.tool_steps import after_save_data
 
 GLUE_NAMES = ("mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "cola", "stsb", "wnli")
 NAMES = (*GLUE_NAMES, "squad")
@@ -110,7 +112,8 @@ def main(arguments: Sequence[str] | None = None, load: Loader = load_from_hub) -
     args = parse(arguments)
     # Each name once, in the order of the table.
     chosen = [name for name in NAMES if args.only is None or name in args.only]
-    run_as_script(lambda: save(chosen, args.data_path, load), args.debug)
+    saved = run_as_script(lambda: save(chosen, args.data_path, load), args.debug)
+    print(next_lines(after_save_data(list(zip(chosen, saved, strict=True)), args.data_path)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 from utils.embedded.build import build, default_paths
 from utils.embedded.sizes import BACKBONE_SIZES
 from utils.errors import run_as_script
+from utils.hints import next_lines
+from utils.tool_steps import after_embedded
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     paths = default_paths(args.size, args.output, args.checkpoints)
     run_as_script(lambda: build(args.size, paths, extra_text=args.extra_text, seed=args.seed), args.debug)
-    print(f"next: bash scripts/wiki.sh {args.size}")
+    is_default = paths == default_paths(args.size)
+    print(next_lines(after_embedded(args.size, paths.data, paths.backbone, is_default)))
 
 
 if __name__ == "__main__":

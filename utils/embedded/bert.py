@@ -15,6 +15,8 @@ from typing import Any
 
 from utils.embedded.build import EmbeddedPaths, Say, build_data, make_once
 from utils.errors import UserError, run_as_script
+from utils.hints import next_lines
+from utils.tool_steps import after_embedded_bert
 
 # Counted up whenever what is made changes.
 FORMAT_VERSION = 1
@@ -106,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     data, output = args.data or Path("data") / args.size, args.output or Path("checkpoints/bert") / args.size / "init"
     run_as_script(lambda: build_bert(args.size, EmbeddedPaths(data, output), seed=args.seed), args.debug)
-    print(f"next: bash scripts/bert/general_distill.sh {args.size}")
+    is_default = args.data is None and args.output is None
+    print(next_lines(after_embedded_bert(args.size, data, output, is_default)))
 
 
 if __name__ == "__main__":

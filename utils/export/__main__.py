@@ -35,6 +35,8 @@ from utils.export.checks import (
 )
 from utils.export.source import Forward, Source, load_source, output_names
 from utils.export.trace import runner_of
+from utils.hints import next_lines
+from utils.tool_steps import after_export
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "safetensors")
 _FORMATS = ("onnx", "torch", "standalone", "card")
@@ -213,7 +215,7 @@ def _judge(record: dict[str, Any], given: argparse.Namespace) -> None:
             file=sys.stderr,
         )
         raise SystemExit(TOO_FAR)
-    print(f"next: docs/export.md shows how {given.output} is loaded.")
+    print(next_lines(after_export(given.format, given.output)))
 
 
 if __name__ == "__main__":

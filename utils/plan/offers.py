@@ -21,6 +21,7 @@ from utils.hints import beside, command
 from utils.next_steps import bert_settings
 from utils.plan.files import edits_in, family_in
 from utils.plan.point import CONFIG, Point
+from utils.tool_steps import after_model
 from utils.tucker.arguments import BertArguments
 
 #: Tasks that the server does not answer.
@@ -152,7 +153,7 @@ def after_commit(point: Point, origin: Origin, target: Path) -> list[str]:
         return distil
     if not learns and origin.task not in _NOT_SERVED and _can_predict(target):
         return [command("serving", "--model", target, "--task", origin.task)]
-    return [command("utils.cost", "--model", target, *_length(target))]
+    return after_model(target)
 
 
 def _distillation(point: Point, origin: Origin) -> list[str]:
@@ -207,9 +208,3 @@ def _is_classifier(directory: Path) -> bool:
 
 def _can_predict(directory: Path) -> bool:
     return _is_classifier(directory) or family_in(directory) == T5.family
-
-
-def _length(directory: Path) -> list[Any]:
-    """The flag of a length that the model has positions for, where the default is beyond it."""
-    most = read_json(directory / CONFIG).get("max_position_embeddings")
-    return ["--length", most] if isinstance(most, int) and most < 128 else []

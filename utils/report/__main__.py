@@ -65,6 +65,7 @@ def write_report(given: argparse.Namespace) -> list[Path]:
             temporary.write_text(text, encoding="utf-8", errors="replace")  # JSON may hold halves of characters
             os.replace(temporary, path)
         print(f"made: {path} ({len(rows)} rows)", flush=True)
+    print("a browser shows the first, any editor the second", flush=True)
     return made
 
 
