@@ -27,6 +27,7 @@ from utils.arguments import as_json, runtime_for
 from utils.errors import run_as_script
 from utils.next_steps import after_general
 from utils.opening.tokenizers import check_one_vocabulary, has_tokenizer, open_tokenizer
+from utils.outputs import guard
 from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
 from utils.tucker.evaluation import NEGATIVE_LOSS, DistillationEvaluator
 from utils.tucker.general_arguments import GeneralCommand, parse_general_arguments
@@ -115,7 +116,9 @@ class GeneralJob:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse, build, fit."""
-    GeneralJob(parse_general_arguments(arguments)).train()
+    command = parse_general_arguments(arguments)
+    guard("general_distill", command.general, command.run)
+    GeneralJob(command).train()
 
 
 if __name__ == "__main__":

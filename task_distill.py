@@ -32,6 +32,7 @@ from utils.minidisc.job import ScheduleJob
 from utils.minidisc.stages import Stages
 from utils.next_steps import after_evaluation, after_schedule, after_stage
 from utils.opening.tokenizers import check_one_vocabulary, has_tokenizer, open_tokenizer
+from utils.outputs import guard
 from utils.tucker.adaptation import RatioEvaluator, attach, objective_for, per_ratio
 from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
 from utils.tucker.data import DataRequest, LabelledSet, task_for, training_batches, validation_sets
@@ -214,6 +215,9 @@ class TaskJob:
 def main(arguments: list[str] | None = None) -> None:
     """Parse, then every stage, evaluation and prediction that the flags ask for."""
     plan, commands = parse_task_arguments(arguments)
+    if plan.stages or plan.schedule:
+        for command in commands:
+            guard("task_distill", commands[0].task, command.schedule, command.run)
     if plan.schedule is not None:
         TaskJob(commands[0]).schedule(plan.schedule, plan)
     for stage, command in zip(plan.stages, commands, strict=False):

@@ -37,6 +37,7 @@ from utils.errors import run_as_script
 from utils.hints import next_lines
 from utils.loading import Loaded, load_t5, set_dropout, write_task_file
 from utils.next_steps import after_t5
+from utils.outputs import guard
 from utils.variator.arguments import (
     PluginArguments,
     TaskArguments,
@@ -62,6 +63,7 @@ class Job:
         run: RunArguments,
     ) -> None:
         assert task.model_config and task.dataset and task.data_path and run.output_path
+        guard("train_t5", task, plugin, run)
         self.task, self.plugin, self.run = task, plugin, run
         self.optimisation, self.evaluation = optimisation, evaluation
         if run.num_workers:

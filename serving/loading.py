@@ -23,7 +23,7 @@ from model.weights import read_json
 from serving.arguments import ServingArguments
 from serving.predictor import Predictor, ServedTask
 from utils.engine.precision import choose_precision
-from utils.engine.run_directory import ARGUMENTS_FILE
+from utils.engine.run_files import ARGUMENTS_FILE
 from utils.errors import UserError
 from utils.loading import TASK_FILE, load_t5
 from utils.opening.files import family_in

@@ -44,12 +44,12 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_atomic_directory_replaces_as_a_whole(tmp_path: Path) -> None:
-    """The new directory holds only what the block wrote; nothing temporary stays."""
+    """The new directory holds only what the block wrote of a model's files; nothing temporary stays."""
     (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "old").write_text("old")
+    (tmp_path / "best" / "config.json").write_text("old")
     with atomic_directory(tmp_path / "best") as partial:
         (partial / "new").write_text("new")
-        assert names(tmp_path / "best") == {"old"}
+        assert names(tmp_path / "best") == {"config.json"}
     assert names(tmp_path) == {"best"} and names(tmp_path / "best") == {"new"}
 
 

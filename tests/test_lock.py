@@ -15,7 +15,8 @@ import pytest
 
 from tests.tiny import Tiny, assert_same_run, run, start_run
 from utils.engine import RunDirectory
-from utils.engine.lock import LOCK_FILE, lock_directory, release_all
+from utils.engine.lock import lock_directory, release_all
+from utils.engine.run_files import LOCK_FILE
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -46,7 +46,10 @@ def test_output_directory_with_other_files(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")
     for more in ([], ["--overwrite"], ["--resume"]):
-        with pytest.raises(UserError, match=r"--output-path .*run is not empty and holds no run"):
+        with pytest.raises(
+            UserError,
+            match=r"--output-path .*run is not empty and holds no run of this toolkit \(there is thesis\.tex\)",
+        ):
             run(tiny.sst2(tmp_path / "run", *more))
     assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
 

@@ -18,6 +18,7 @@ from model.modelcenter import config_to_modelcenter, to_modelcenter
 from utils.engine import atomic_directory, write_json
 from utils.errors import UserError, run_as_script
 from utils.loading import load_t5
+from utils.outputs import guard
 
 _TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--to", choices=("hf", "modelcenter"), default="hf", help="default: %(default)s")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
+    guard("utils.convert_t5", given)
     if given.target.exists():
         raise UserError(f"{given.target} exists already: name a new directory.")
     (to_hugging_face if given.to == "hf" else to_model_center)(given.source, given.target)

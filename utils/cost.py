@@ -26,6 +26,7 @@ from utils.errors import UserError, run_as_script
 from utils.opening.files import architecture, open_config
 from utils.opening.places import CONFIG, model_directory
 from utils.opening.weights import load_weights
+from utils.outputs import guard
 from utils.tucker.report import frozen
 
 #: Tokens that a decoder reads in the cost figures: [start, <extra_id_0>], as classification does.
@@ -229,6 +230,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> list[ModelCost]:
     """Measure, print, and write what was asked for."""
     given = parse(arguments)
+    guard("utils.cost", given)
     if given.threads is not None:
         torch.set_num_threads(given.threads)
     model, directory = load_any(given.model)

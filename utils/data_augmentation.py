@@ -31,6 +31,7 @@ from utils.augmentation.rows import CONLL, Row, Source, find_source
 from utils.errors import Interrupted, UserError, run_as_script
 from utils.hints import next_lines
 from utils.opening.tokenizers import BERT_TOKENS, MASKED_TOKENS, check_fits, open_tokenizer
+from utils.outputs import guard
 from utils.tool_steps import after_augmentation
 from utils.tucker.loading import load_encoder
 
@@ -88,8 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     total = sum(1 for _ in source.rows())  # also finds broken rows before the work begins
     num_samples = SAMPLES[source.task] if args.N is None else args.N
     target = args.output or source.target
-    if target.resolve() == source.path.resolve():
-        raise UserError(f"--output {target} is the training file itself.")
+    guard("utils.data_augmentation", args)
     augmenter = build_augmenter(args)
     file = GrowingFile(target, _settings(args, source, num_samples))
     if done := file.counts["rows"]:

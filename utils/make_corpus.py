@@ -14,6 +14,7 @@ from pathlib import Path
 from utils.embedded.corpus import SPAN_WORDS, cut
 from utils.errors import UserError, run_as_script, writing
 from utils.hints import next_lines
+from utils.outputs import guard
 from utils.tool_steps import after_own_corpus
 
 #: WikiText joins hyphens and separators with @; plain text does not.
@@ -78,7 +79,9 @@ def main() -> None:
     )
     parser.add_argument("--span-words", type=int, default=SPAN_WORDS, help="words per span (default: %(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     arguments = parser.parse_args()
+    guard("utils.make_corpus", arguments)
     count = make_corpus(arguments.files, arguments.output, arguments.span_words)
     print(f"made: {arguments.output} ({count} spans)")
     lacking = "to be trained on, its folder needs a text file with train in its name and one with valid"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from utils.arguments import flag, parse
 from utils.engine.files import write_json
 from utils.errors import Interrupted, UserError, run_as_script
 from utils.hints import next_lines
+from utils.outputs import guard
 from utils.pregenerate.corpus import Corpus, TextRules, find_text_files, index_corpus
 from utils.pregenerate.generate import Generator, epoch_files, workers, write_epoch
 from utils.pregenerate.instances import InstanceSettings
@@ -53,6 +55,7 @@ _IGNORED = {
     "remote-path": "data lie in folders of this machine",
 }
 _PROG = "python -m utils.pregenerate_training_data"
+_EPOCH_FILE = re.compile(r"epoch_\d+(_metrics)?\.json$")
 _INDEX = ".index.partial"
 _SIGINT = 2
 
@@ -95,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args: PregenerateArguments
     (args,) = parse([PregenerateArguments], str(__doc__).split("\n")[0], arguments, _IGNORED, prog=_PROG)
     _check(args)
+    guard("utils.pregenerate_training_data", args)
     settings = InstanceSettings(
         max_seq_len=args.max_seq_len,
         short_seq_prob=args.short_seq_prob,
@@ -160,7 +164,7 @@ def _claim(args: PregenerateArguments, corpus: Corpus, pieces: Pieces) -> None:
         **{name: getattr(args, name) for name in _DECISIVE},
     }
     path = args.output_dir / SETTINGS_FILE
-    there = list(args.output_dir.glob("epoch_*.json"))
+    there = [path for path in args.output_dir.glob("epoch_*.json") if _EPOCH_FILE.match(path.name)]
     if args.overwrite:
         for file in there:
             file.unlink()

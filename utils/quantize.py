@@ -22,6 +22,7 @@ from utils.errors import UserError, run_as_script
 from utils.hints import next_lines
 from utils.loading import copy_task_file
 from utils.opening.tokenizers import carry_tokenizer
+from utils.outputs import guard
 from utils.tool_steps import after_model
 
 
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError, ModelError: the model cannot be loaded or rounded, or the output is there already.
     """
     given = parse(arguments)
+    guard("utils.quantize", given)
     if given.output.exists():
         raise UserError(f"--output {given.output} exists already: name a new directory.")
     model, source = load_any(given.model)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dataset.submission import FILES, write_zip
 from utils.errors import run_as_script
+from utils.outputs import guard
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -26,7 +27,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     args = parse(arguments)
-    archive = run_as_script(lambda: write_zip(args.folder, args.output), args.debug)
+
+    def pack() -> Path:
+        guard("utils.submission", args)
+        return write_zip(args.folder, args.output)
+
+    archive = run_as_script(pack, args.debug)
     print(f"made: {archive} ({len(FILES)} files, checked)")
 
 

@@ -74,9 +74,18 @@ def _runs() -> list[Finding]:
     return findings
 
 
+def _guard(given: argparse.Namespace) -> None:
+    from utils.errors import run_as_script  # which may need what the doctor is asked to look for
+    from utils.outputs import guard
+
+    run_as_script(lambda: guard("utils.doctor", given), debug=False)
+
+
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
     """Look, tell, and end with the exit code."""
     given = parse(arguments)
+    if given.json is not None:
+        _guard(given)
     groups = examine(root, given.quick)
     print(as_text(groups), flush=True)
     if given.json is not None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from utils.engine.run_files import MODEL_FILES, matches
 from utils.errors import UserError, writing
 
 _PARTIAL = ".partial"
@@ -21,7 +22,8 @@ _OLD = ".old"
 def atomic_directory(target: Path) -> Iterator[Path]:
     """A directory to fill, which becomes `target` when the block ends and vanishes when it fails.
 
-    An existing `target` is replaced; `recover_directory` mends a kill between the two renames.
+    An existing `target` is replaced, but for what no run writes, which is carried over; `recover_directory` mends a
+    kill between the two renames.
 
     Raises:
         UserError: the disk is full or not writable; what stood at `target` before stands there still.
@@ -31,6 +33,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        _carry_over(target, partial)
         _sync_tree(partial)
         old = target.with_name(f".{target.name}{_OLD}")
         shutil.rmtree(old, ignore_errors=True)
@@ -47,6 +50,18 @@ def atomic_directory(target: Path) -> Iterator[Path]:
                 f"Could not write {target}: {write_failure_reason(error)}. What was saved there before is untouched."
             ) from error
         raise
+
+
+def _carry_over(old: Path, new: Path) -> None:
+    """Copy what somebody has put into a folder that is about to be replaced."""
+    for path in sorted(old.iterdir()) if old.is_dir() else ():
+        copy = new / path.name
+        if matches(path.name, MODEL_FILES) or os.path.lexists(copy):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, copy, symlinks=True)
+        else:
+            shutil.copy2(path, copy, follow_symlinks=False)
 
 
 def is_write_failure(error: BaseException) -> bool:

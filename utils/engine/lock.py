@@ -14,9 +14,9 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from utils.engine.run_files import LOCK_FILE
 from utils.errors import UserError
 
-LOCK_FILE = ".lock"
 #: File systems without locks answer so: there, two runs cannot be told apart.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 #: Locks of this process by path. Opening and closing such a file once more would drop its lock.

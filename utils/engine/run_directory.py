@@ -15,9 +15,10 @@ from model.weights import read_json
 from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
 from utils.engine.data_record import Fingerprints, check_data
 from utils.engine.files import recover_directory, write_json
-from utils.engine.lock import LOCK_FILE, lock_directory, note_owner
+from utils.engine.lock import lock_directory, note_owner
 from utils.engine.precision import Precision
 from utils.engine.resume import Resume, prepare_resume
+from utils.engine.run_files import ARGUMENTS_FILE, LOCK_FILE, foreign_below, is_left_by_others, is_run, own_files
 from utils.errors import UserError, writing
 
 #: Arguments that may differ between a run and its resumption (a run directory may have been moved).
@@ -41,10 +42,6 @@ MAY_CHANGE = {
 #: Those that may differ, too, as a run whose loss became infinite goes on with others; the user is told.
 MAY_CHANGE_TOLD = {"lr", "clip_grad", "precision"}
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
-
-
-#: Arguments, versions and seed of the run.
-ARGUMENTS_FILE = "arguments.json"
 
 
 class RunDirectory:
@@ -108,21 +105,24 @@ class RunDirectory:
 
     def _claim(self, arguments: dict[str, Any], resume: Resume, overwrite: bool) -> None:
         recorded = self.path / ARGUMENTS_FILE
-        if not recorded.exists():
-            self._check_free()
         try:
+            is_there = recorded.exists()
+            if not is_there:
+                self._check_free()
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"Cannot make --output-path {self.path}: {error.strerror}.") from error
+        if is_there:
+            self._check_run()
         lock_directory(self.path)
-        if recorded.exists() and overwrite:
+        if is_there and overwrite:
             with writing(f"--output-path {self.path}"):
-                _empty(self.path)
-        elif recorded.exists() and not resume:
+                self._empty()
+        elif is_there and not resume:
             raise UserError(
                 f"--output-path {self.path} holds another run: go on with --resume, or replace it with --overwrite."
             )
-        elif recorded.exists():
+        elif is_there:
             self._check_same(read_json(recorded), arguments)
             with writing(self.path):
                 recover_directory(self.best)
@@ -135,14 +135,40 @@ class RunDirectory:
         write_json(recorded, {**content, "seed": arguments.get("random_seed")})
 
     def _check_free(self) -> None:
-        """Before anything is written: a directory without a run has to be empty."""
+        """Before anything is written: a directory without a run has to be empty, but for what others leave there."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output-path {self.path} is a file, expected a directory.")
         own = (f".{ARGUMENTS_FILE}", LOCK_FILE)
-        if self.path.is_dir() and any(not path.name.startswith(own) for path in self.path.iterdir()):
+        found = sorted(self.path.iterdir()) if self.path.is_dir() else []
+        others = [path.name for path in found if not path.name.startswith(own) and not is_left_by_others(path.name)]
+        if others:
             raise UserError(
-                f"--output-path {self.path} is not empty and holds no run of this toolkit: name another one."
+                f"--output-path {self.path} is not empty and holds no run of this toolkit (there is {others[0]}): "
+                "name another one."
             )
+
+    def _check_run(self) -> None:
+        """Refuse the model or the checkpoint of a run, which have its arguments too."""
+        if not is_run(self.path):
+            raise UserError(
+                f"--output-path {self.path} holds a model or a checkpoint, not a run: name another directory."
+            )
+
+    def _empty(self) -> None:
+        """Delete what the run of before has written; what lies beside it stays, and within it is a reason to refuse."""
+        own = own_files(self.path)
+        for path in own:
+            if path.is_dir() and (foreign := foreign_below(path)) is not None:
+                raise UserError(
+                    f"--overwrite would delete {foreign}, which no run has written: move it away, or name another "
+                    "--output-path."
+                )
+        for path in own:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        left = [path.name for path in sorted(self.path.iterdir()) if path.name != LOCK_FILE]
+        if left:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            self.remarks.append(f"--overwrite leaves what no run has written: {left[0]}{more}")
 
     def _check_same(self, recorded: dict[str, Any], now: dict[str, Any]) -> None:
         before, processes = recorded.get("arguments", {}), recorded.get("world_size", 1)
@@ -191,15 +217,6 @@ def _precision_in(recorded: Mapping[str, Any]) -> Any:
     """What a record says that `--precision` stood for."""
     arguments = recorded.get("arguments")
     return recorded.get("precision") or (arguments.get("precision") if isinstance(arguments, dict) else None)
-
-
-def _empty(directory: Path) -> None:
-    """Delete what a directory holds, but not the lock, on which other processes look."""
-    for path in directory.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK_FILE:
-            path.unlink()
 
 
 def environment() -> dict[str, Any]:

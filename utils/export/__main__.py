@@ -36,6 +36,7 @@ from utils.export.checks import (
 from utils.export.source import Forward, Source, load_source, output_names
 from utils.export.trace import runner_of
 from utils.hints import next_lines
+from utils.outputs import guard
 from utils.tool_steps import after_export
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "safetensors")
@@ -75,6 +76,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _check(given: argparse.Namespace) -> None:
+    guard("utils.export" if given.format != "standalone" else "utils.export, standalone", given)
     for name, least in (("batch", 1), ("length", 1), ("repeats", 0)):
         if (value := getattr(given, name)) < least:
             raise UserError(f"--{name} must be at least {least}, found {value}.")

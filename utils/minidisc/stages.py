@@ -10,7 +10,7 @@ from typing import Any
 from model.weights import read_json
 from utils.arguments import RunArguments
 from utils.engine import RunDirectory, Runtime, write_json
-from utils.engine.run_directory import ARGUMENTS_FILE
+from utils.engine.run_files import ARGUMENTS_FILE
 from utils.engine.runtime import seed_everything
 from utils.tucker.training import open_run
 

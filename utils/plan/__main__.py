@@ -28,6 +28,7 @@ from utils.engine import Runtime, write_json
 from utils.engine.precision import AskedForward, choose_precision
 from utils.errors import UserError, run_as_script
 from utils.hints import next_lines
+from utils.outputs import guard
 from utils.plan.budget import QUANTITIES, Limit, parse_budget
 from utils.plan.choose import Candidate, choose, pareto_front
 from utils.plan.commit import check_target, commit, how_to_use
@@ -106,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> Plan:
     """Find the points, measure, choose, and write where asked."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parse(words)
+    guard("utils.plan", given)
     limits, device = parse_budget(given.budget), _device(given)
     _check(given, limits, device)
     wanted = Wanted(given.axis, given.grid, given.backbone, given.task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from model import undo_edit
 from model.plugin import PluginConfig, with_ratios
 from utils.engine import atomic_directory, write_json
+from utils.engine.run_files import MODEL_FILES, first_other
 from utils.errors import UserError
 from utils.loading import copy_task_file
 from utils.opening.tokenizers import carry_tokenizer
@@ -25,8 +27,14 @@ def check_target(target: Path, overwrite: bool) -> None:
     Raises:
         UserError: there is something, and `overwrite` is not set.
     """
-    if target.exists() and (target.is_file() or any(target.iterdir())) and not overwrite:
+    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
         raise UserError(f"--commit {target} is there already: name another folder, or add --overwrite.")
+    if not (target / PLAN_FILE).is_file():
+        raise UserError(f"--commit {target} was not written by --commit: name another folder.")
+    if (foreign := first_other(target, MODEL_FILES)) is not None:
+        raise UserError(f"--overwrite would replace {foreign}, which --commit has not written: move it away.")
 
 
 def commit(opened: Opened, target: Path, plan: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from model.delta import is_delta, read_delta_edit
 from model.plugin import PluginConfig
 from model.schedule import Axis
 from model.weights import read_json
-from utils.engine.run_directory import ARGUMENTS_FILE
+from utils.engine.run_files import ARGUMENTS_FILE
 from utils.errors import UserError
 from utils.minidisc.axes import STAGES
 from utils.minidisc.record import SCHEDULE_FILE

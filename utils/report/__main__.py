@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError, run_as_script, writing
+from utils.outputs import guard
 from utils.report.html import AXES, page
 from utils.report.markdown import markdown
 from utils.report.reading import find_runs
@@ -54,6 +55,7 @@ def write_report(given: argparse.Namespace) -> list[Path]:
     """
     if given.output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {given.output}: expected a name that ends in .html; Markdown is written beside it.")
+    guard("utils.report", given)
     folders = find_runs(given.runs)
     print(f"reading {len(folders)} run(s)", flush=True)
     rows = build_rows(folders, given.metric, given.dense)

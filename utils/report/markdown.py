@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from utils.outputs import REPORT_MARK
 from utils.report.columns import COLUMNS
 from utils.report.rows import Row
 
@@ -15,7 +16,8 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&])")
 def markdown(title: str, rows: Sequence[Row]) -> str:
     """The whole page."""
     notes = [f"- {column.title}: {column.note}" for column in COLUMNS if column.note]
-    lines = [f"# {_text(title)}", "", *table(rows), "", *notes, "", "## Commands and versions", ""]
+    head = [f"<!-- {REPORT_MARK} -->", f"# {_text(title)}", ""]
+    lines = [*head, *table(rows), "", *notes, "", "## Commands and versions", ""]
     for row in rows:
         lines += [f"### {_text(row.name)} ({_text(row.task)})", "", *_details(row), ""]
     return "\n".join(lines)

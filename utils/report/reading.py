@@ -19,7 +19,7 @@ from typing import Any
 
 from dataset import TASKS
 from model.weights import read_json
-from utils.engine.run_directory import ARGUMENTS_FILE
+from utils.engine.run_files import ARGUMENTS_FILE
 from utils.errors import UserError
 
 RESULT_FILE, EVALUATION_FILE = "result.json", "evaluation.json"

@@ -1,0 +1,96 @@
+"""The names that runs write: only these are ever deleted, whatever else lies in a run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+
+#: Arguments, versions and seed of the run.
+ARGUMENTS_FILE = "arguments.json"
+#: See `utils.engine.lock`.
+LOCK_FILE = ".lock"
+#: Of a saved model, with its tokenizer and what describes it; of plugins or LoRA alone; of a checkpoint.
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "task.json", "choice.json", "plan.json", "trainer.json", ARGUMENTS_FILE),
+    *("model*.safetensors", "model*.safetensors.index.json", "optimizer.safetensors", "random.safetensors"),
+    *("plugin*.safetensors", "plugin*.json", "lora*.safetensors", "lora*.json", "pytorch_model*.bin"),
+    *("tokenizer*.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+)
+#: At the top of a run's folder. `command.txt` is the launchers'.
+RUN_FILES = (
+    *(ARGUMENTS_FILE, "data.json", "metrics.jsonl", "log.log", "result.json", "evaluation.json", "command.txt"),
+    *("schedule.json", "schedule.png"),
+)
+#: Folders of a run -> what lies in them, at whatever depth.
+RUN_FOLDERS: Mapping[str, tuple[str, ...]] = {
+    "best": MODEL_FILES,
+    "checkpoints": MODEL_FILES,
+    "tensorboard": ("events.out.tfevents.*",),
+    "bad_batches": ("rank*.safetensors", "step.json"),
+    "predictions": (
+        *("CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "STS-B.tsv", "QQP.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "QNLI.tsv"),
+        *("RTE.tsv", "WNLI.tsv", "AX.tsv", "conll.txt", "wnut17.txt", "submission.zip"),
+    ),
+}
+#: What a scheduler, a shell, an editor or a file system leaves in a folder before a run begins there.
+OTHERS_LEAVE = (
+    *("slurm-*", "nohup.out", "*.out", "*.err", "*.log", "*.o[0-9]*", "*.e[0-9]*", "events.out.tfevents.*"),
+    *(".DS_Store", ".gitkeep", ".gitignore", ".nfs*", ".directory", "lost+found"),
+)
+
+
+def is_left_by_others(name: str) -> bool:
+    """Whether a file of this name may lie in a folder that a run begins in."""
+    return any(fnmatch(name, pattern) for pattern in OTHERS_LEAVE)
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name is one of those that are written, or half-written, under these patterns."""
+    return any(fnmatch(_plain(name), pattern) for pattern in patterns)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run: not the model or the checkpoint of one, which have its arguments as well."""
+    return (folder / ARGUMENTS_FILE).is_file() and not (folder / "trainer.json").exists() and not is_model(folder)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether weights or a model's configuration lie in a folder itself."""
+    return (folder / "config.json").exists() or any(folder.glob("*.safetensors"))
+
+
+def own_files(folder: Path) -> list[Path]:
+    """What lies at the top of a run's folder and was written by the run: files, folders, and stages of a schedule."""
+
+    def is_own(path: Path) -> bool:
+        if path.is_symlink():
+            return False
+        if path.is_dir():
+            return matches(path.name, tuple(RUN_FOLDERS)) or is_run(path)
+        return matches(path.name, RUN_FILES)
+
+    return [path for path in sorted(folder.iterdir()) if is_own(path)]
+
+
+def foreign_below(folder: Path) -> Path | None:
+    """The first file below a run's folder, or one of those that it writes, which no run has written."""
+    if is_run(folder):
+        own = own_files(folder)
+        others = [path for path in sorted(folder.iterdir()) if path not in own and path.name != LOCK_FILE]
+        below = (found for path in own if path.is_dir() and (found := foreign_below(path)) is not None)
+        return others[0] if others else next(below, None)
+    return first_other(folder, RUN_FOLDERS.get(_plain(folder.name), MODEL_FILES))
+
+
+def first_other(folder: Path, patterns: tuple[str, ...]) -> Path | None:
+    """The first file below a folder whose name matches none of the patterns; a link never does."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    return next((path for path in files if path.is_symlink() or not matches(path.name, patterns)), None)
+
+
+def _plain(name: str) -> str:
+    """The name that something has when it is complete."""
+    ending = next((ending for ending in (".partial", ".old") if name.startswith(".") and name.endswith(ending)), None)
+    return name if ending is None else name[1 : -len(ending)]
