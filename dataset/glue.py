@@ -53,15 +53,17 @@ class GlueExample:
         return (self.text_a,) if self.text_b is None else (self.text_a, self.text_b)
 
 
-def read_glue(task: Task, data_path: str | Path, split: str, file: str | None = None) -> list[GlueExample]:
+def read_glue(
+    task: Task, data_path: str | Path, split: str, file: str | None = None, flag: str = "--data-path"
+) -> list[GlueExample]:
     """Every row of one split, in file order.
 
     Args:
         task: a GLUE task of the table.
-        data_path: a folder written by ``save_to_disk``, a folder with GLUE's TSV files, a parent of either
-            (``data_path/sst2``, ``data_path/glue/sst2``, ``data_path/SST-2`` …), or the word ``hub``.
+        data_path: see ``find_glue``; or the word ``hub``.
         split: train, valid or test. Test labels are None where GLUE hides them or something else stands there.
         file: name of another TSV file with the columns of that split (``train_aug.tsv``); no saved dataset then.
+        flag: the option that gave `data_path`, for messages.
 
     Raises:
         DataError: nothing to read there, or a row is broken; the message names file and line.
@@ -72,15 +74,34 @@ def read_glue(task: Task, data_path: str | Path, split: str, file: str | None = 
     if str(data_path) == HUB and file is None:
         rows = load_hub(_HUB_REPOSITORY, task.hub_name, task.hub_split(which))
         return _from_saved(task, rows, f"hub:{_HUB_REPOSITORY}/{task.hub_name}", which)
+    path = find_glue(task, data_path, which, file, flag)
+    if path.is_dir():
+        return _from_saved(task, load_saved(path, task.hub_split(which)), str(path), which)
+    return _from_tsv(task, path, which)
+
+
+def find_glue(
+    task: Task, data_path: str | Path, split: Split, file: str | None = None, flag: str = "--data-path"
+) -> Path:
+    """The TSV file with a split, or the folder that ``save_to_disk`` wrote; the nearest of them.
+
+    Args:
+        data_path: a folder with either, or a parent (``data_path/sst2``, ``data_path/glue/sst2``, ``data_path/SST-2``
+            …).
+        file: name of another TSV file than the split's; no saved dataset then.
+
+    Raises:
+        DataError: neither is there; the message says what is.
+    """
     root = Path(data_path)
     folders = candidate_folders(root, (task.name, task.hub_name, task.folder))
-    name = file or task.split_file(which)
+    name = file or task.split_file(split)
     for folder in folders:
         if file is None and is_saved_dataset(folder):
-            return _from_saved(task, load_saved(folder, task.hub_split(which)), str(folder), which)
+            return folder
         if (folder / name).is_file():
-            return _from_tsv(task, folder / name, which)
-    raise DataError(not_found(root, folders, f"{name} of {task.name}"))
+            return folder / name
+    raise DataError(not_found(root, folders, f"neither {name} of {task.name} nor a saved dataset", flag))
 
 
 # --- TSV ------------------------------------------------------------------------------------------

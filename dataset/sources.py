@@ -66,8 +66,10 @@ def check_encoding(path: Path, beginning: bytes) -> None:
     if beginning.startswith(_PACKED):
         raise DataError(f"{path}: this file is packed (gzip, zip, bzip2 or xz), and text is expected: unpack it first")
     name = next((name for mark, name in _OTHER_ENCODINGS if beginning.startswith(mark)), "")
-    if not name and b"\0" in beginning[:_LOOKED_AT] and len(beginning) > 1:
-        name = "UTF-16LE" if beginning[1] == 0 else "UTF-16BE" if beginning[0] == 0 else ""
+    if not name:
+        places = [at % 2 for at, byte in enumerate(beginning[:_LOOKED_AT]) if byte == 0]
+        if len(places) > min(len(beginning), _LOOKED_AT) / 3 and len(set(places)) == 1:
+            name = "UTF-16LE" if places[0] else "UTF-16BE"
     if name:
         raise DataError(f"{path}: this file is {name}, and UTF-8 is expected: convert it with iconv -f {name} -t UTF-8")
 
@@ -123,12 +125,12 @@ def candidate_folders(root: Path, names: Iterable[str]) -> list[Path]:
     return [*folders, root / "data"]
 
 
-def not_found(root: Path, folders: list[Path], wanted: str) -> str:
-    """The message when none of ``folders`` (of ``candidate_folders``) has ``wanted``."""
+def not_found(root: Path, folders: list[Path], wanted: str, flag: str = "--data-path") -> str:
+    """The message when none of ``folders`` (of ``candidate_folders``) has ``wanted``; ``flag`` named ``root``."""
     below = ", ".join(str(folder.relative_to(root)) for folder in folders if folder != root)
     there = [folder for folder in folders if folder.is_dir()] or [root]
     contents = "; ".join(f"{folder}: {listing(folder)}" for folder in there)
-    return f"--data-path {root}: neither {wanted} nor a saved dataset, there or in its subfolders {below}; {contents}"
+    return f"{flag} {root}: {wanted}, there or in its subfolders {below}; {contents}"
 
 
 def is_saved_dataset(folder: Path) -> bool:

@@ -1,11 +1,12 @@
 """Reads SQuAD v1.1 from its JSON files, from saved ``datasets`` folders, or from the hub."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset.errors import DataError
+from dataset.errors import DataError, counted, shown
 from dataset.sources import HUB, candidate_folders, is_saved_dataset, load_hub, load_saved, not_found, read_json
 from dataset.tasks import TASKS, Split, known_split
 
@@ -59,14 +60,26 @@ def read_squad(data_path: str | Path, split: str) -> list[SquadExample]:
         for name in _FILES[which]:
             if (folder / name).is_file():
                 return _from_json(folder / name)
-    raise DataError(not_found(root, folders, " or ".join(_FILES[which])))
+    raise DataError(not_found(root, folders, f"neither {' or '.join(_FILES[which])} nor a saved dataset"))
 
 
 def _from_json(path: Path) -> list[SquadExample]:
     examples = list(_questions(read_json(path), path))
     if not examples:
         raise DataError(f"{path}: this file holds no questions")
+    _check_ids(examples, str(path))
     return examples
+
+
+def _check_ids(examples: Sequence[SquadExample], where: str) -> None:
+    """Answers are scored by the id of their question, so that two questions with one id would count as one."""
+    counts = Counter(example.id for example in examples)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        more = f", and {counted(len(twice) - 1, 'further id')} several times" if len(twice) > 1 else ""
+        raise DataError(
+            f"{where}: the question id {shown(twice[0])} occurs {counts[twice[0]]:,} times{more}, and each question "
+            "needs an id of its own"
+        )
 
 
 def _questions(content: Any, path: Path) -> Iterator[SquadExample]:
@@ -113,9 +126,20 @@ def _from_saved(rows: Any, where: str) -> list[SquadExample]:
     if not len(rows):
         raise DataError(f"{where}: this split is empty")
     examples = []
-    for row in rows:
-        answers = tuple(row["answers"]["text"])
+    for number, row in enumerate(rows):
+        place = f"{where}: row {number}"
+        answers = _saved_answers(row["answers"], place)
         if not answers:
             raise DataError(f"{where}: question {row['id']} has no answer; SQuAD v1.1 is expected")
-        examples.append(SquadExample(str(row["id"]), row["question"], row["context"], answers))
+        question, context = (_value(row, name, str, place) for name in ("question", "context"))
+        examples.append(SquadExample(str(row["id"]), question, context, answers))
+    _check_ids(examples, where)
     return examples
+
+
+def _saved_answers(found: Any, place: str) -> tuple[str, ...]:
+    """The texts of {"text": [...], ...}, as the hub has them, or of [{"text": ...}, ...], as SQuAD's own files do."""
+    texts = found.get("text") if isinstance(found, dict) else found
+    if isinstance(texts, list):
+        return tuple(_value(one if isinstance(one, dict) else {"text": one}, "text", str, place) for one in texts)
+    raise DataError(f"{place}: the answers are {shown(found)}, expected {{'text': [...]}} or [{{'text': ...}}, ...]")

@@ -1,15 +1,14 @@
-"""Which lines of a text corpus are prose, and what is repaired in them (Xcompression's rules for Wikipedia text).
-
-The rules are inferred from golden lines. These leave the smallest share of letters open between 0.858 and 0.955;
-the lower end is taken, which keeps sentences with numbers and names.
-"""
+"""Which lines of a text corpus are prose, and what is repaired in them (Xcompression's rules for Wikipedia text)."""
 
 import re
 
-MIN_CHARACTERS = 50
-MIN_PROSE = 0.86  # share of ASCII letters and spaces
+#: Of a valid line: its length, and how many ASCII letters it has at least, by number and as a share.
+MIN_CHARACTERS, MAX_CHARACTERS = 50, 1_000_000
+MIN_LETTERS, MIN_LETTER_SHARE = 50, 0.7
+#: Marks of tables and paths, and the largest share of a valid line that each may have.
+TABLE_MARKS, MAX_MARK_SHARE = "/\\|", 0.05
 
-_NOT_PROSE = re.compile(r"[^A-Za-z ]+")
+_NOT_LETTERS = re.compile(r"[^A-Za-z]+")
 _DOTS = re.compile(r"\.{4,}")
 _ASTERISK = re.compile(r" \*(?=\S)")
 _REPLACED = (("<<", "«"), (">>", "»"), (",,", ","), (",.", "."))
@@ -20,10 +19,13 @@ _NO_END = re.compile(r"(?:^|[\s(.])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Gen|Col|Capt|Lt
 
 
 def is_valid(line: str) -> bool:
-    """Whether ``line`` is prose: long enough, not a row of a table, and nearly all English letters and spaces."""
-    if len(line) < MIN_CHARACTERS or line.startswith("|"):
+    """Whether ``line`` is prose: not too short or long, mostly English letters, and no row of a table."""
+    length = len(line)
+    if not MIN_CHARACTERS <= length <= MAX_CHARACTERS or line.startswith("|"):
         return False
-    return len(_NOT_PROSE.sub("", line)) >= MIN_PROSE * len(line)
+    if any(line.count(mark) > MAX_MARK_SHARE * length for mark in TABLE_MARKS):
+        return False
+    return len(_NOT_LETTERS.sub("", line)) >= max(MIN_LETTERS, MIN_LETTER_SHARE * length)
 
 
 def pre_cleanup(line: str) -> str:

@@ -7,7 +7,6 @@ import logging
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -16,9 +15,9 @@ from dataset.chunking import chunked
 from dataset.classification import PairCollator, PairFeature, marks_of
 from dataset.collate import Batch
 from dataset.conll import ConllSentence, read_conll
-from dataset.errors import DataError
+from dataset.errors import DataError, shown
 from dataset.features import IGNORED, Feature
-from dataset.sources import HUB, candidate_folders, listing
+from dataset.sources import HUB, candidate_folders, not_found
 from dataset.tasks import Split, Task, known_split
 from dataset.tokenisation import beginning, token_ids
 
@@ -26,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 _NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "valid": ("dev", "valid"), "test": ("test",)}
 _ENDINGS = (".txt", ".tsv", ".conll")
+#: Other names of their folders.
+_FOLDERS = {"conll": ("CoNLL", "conll2003"), "wnut17": ("WNUT17", "wnut_17")}
+_LINES_NAMED = 3
 _CHUNK = 512  # sentences whose words are tokenised at once
 OUTSIDE = 0  # label id of "O" in every task with tagged words
 NO_PIECE = -1
@@ -84,86 +86,110 @@ class TokenCollator:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def read_tagged(task: Task, data_path: str | Path, split: str, file: str | None = None) -> list[TaggedSentence]:
+def read_tagged(
+    task: Task, data_path: str | Path, split: str, file: str | None = None, flag: str = "--data-dir"
+) -> list[TaggedSentence]:
     """Every sentence of one split, in file order.
 
-    Tags are BIO. A file whose entities begin with I- wherever BIO is not needed to part them (IOB1, as CoNLL-2003 was
-    first published) is read as BIO too, with a warning. Test files may do without tags.
+    Entities are read as conlleval reads them: one begins at B-, and at I- after O or after another type. So BIO, IOB1
+    (as CoNLL-2003 was first published) and mixtures of both are read alike; the labels are BIO. Entities that do not
+    begin with B- are counted in a warning. Test files may do without tags.
 
     Args:
         task: one whose words are tagged.
-        data_path: a folder with {train,dev,test}.txt (.tsv, .conll; valid for dev) in CoNLL's columns, or a parent of
-            it (`data_path/conll`, `data_path/CoNLL-2003` …).
+        data_path: see ``find_tagged``.
         split: train, valid or test.
         file: name of another file in that folder.
+        flag: the option that gave `data_path`, for messages.
 
     Raises:
-        DataError: nothing to read there, a broken line, a tag that the task does not have, or tags that are neither
-            BIO nor IOB1; the message names file and line.
+        DataError: nothing to read there, a broken line, or a tag that the task does not have; the message names file
+            and line.
     """
     which = known_split(split)
-    if task.kind != "token_classification":
-        raise DataError(f"{task.name} is not a task of tagged words")
-    if str(data_path) == HUB:
-        raise DataError(f"--data-dir {HUB}: {task.name} is read from a folder with files in CoNLL's columns")
-    names = (file,) if file else tuple(name + ending for name in _NAMES[which] for ending in _ENDINGS)
-    path = _find(task, Path(data_path), names)
+    path = find_tagged(task, data_path, which, file, flag)
     sentences = list(read_conll(path, tagged=which != "test"))
     hidden = len(sentences[0].rows[0]) < 2
-    tags = [None] * len(sentences) if hidden else _label_ids(task, sentences, path)
+    tags = [None] * len(sentences) if hidden else _label_ids(task, sentences, path, which)
     return [
         TaggedSentence(index, sentence.tokens, ids, sentence.rows)
         for index, (sentence, ids) in enumerate(zip(sentences, tags, strict=True))
     ]
 
 
-def _find(task: Task, root: Path, names: Sequence[str]) -> Path:
-    folders = candidate_folders(root, (task.name, task.folder))
+def find_tagged(
+    task: Task, data_path: str | Path, split: Split, file: str | None = None, flag: str = "--data-dir"
+) -> Path:
+    """The file with the sentences of a split; the nearest.
+
+    Args:
+        data_path: a folder with {train,dev,test}.txt (.tsv, .conll; valid for dev) in CoNLL's columns, or a parent of
+            it (`data_path/conll`, `data_path/CoNLL-2003` …).
+        file: name of another file than the split's.
+
+    Raises:
+        DataError: there is none; the message says what is.
+    """
+    if task.kind != "token_classification":
+        raise DataError(f"{task.name} is not a task of tagged words")
+    if str(data_path) == HUB:
+        raise DataError(f"{flag} {HUB}: {task.name} is read from a folder with files in CoNLL's columns")
+    root = Path(data_path)
+    names = (file,) if file else tuple(name + ending for name in _NAMES[split] for ending in _ENDINGS)
+    folders = candidate_folders(root, (task.name, task.folder, *_FOLDERS.get(task.name, ())))
     for folder in folders:
         for name in names:
             if (folder / name).is_file():
                 return folder / name
-    below = ", ".join(str(folder.relative_to(root)) for folder in folders if folder != root)
-    there = "; ".join(f"{folder}: {listing(folder)}" for folder in folders if folder.is_dir())
-    raise DataError(
-        f"--data-dir {root}: no {' or '.join(names)} of {task.name}, there or in its subfolders {below}; "
-        f"{there or f'{root}: {listing(root)}'}"
-    )
+    raise DataError(not_found(root, folders, f"no {' or '.join(names)} of {task.name}", flag))
 
 
-def _label_ids(task: Task, sentences: Sequence[ConllSentence], path: Path) -> list[tuple[int, ...] | None]:
-    """The label ids of every sentence's words."""
+def _label_ids(
+    task: Task, sentences: Sequence[ConllSentence], path: Path, split: Split
+) -> Sequence[tuple[int, ...] | None]:
+    """The label ids of every sentence's words; None where a test file has placeholders."""
     ids = {tag: label for label, tag in enumerate(task.labels)}
+    begun: list[int] = []
+    found: list[tuple[int, ...]] = []
     for sentence in sentences:
+        labels, before = [], "O"
         for at, tag in enumerate(sentence.tags):
             if tag not in ids:
-                where = f"{path}:{sentence.line + at}"
-                raise DataError(f"{where}: the tag {tag!r} is none of {task.name}'s: {', '.join(task.labels)}")
-    tags = [sentence.tags for sentence in sentences]
-    if (opened := _first(sentences, "I-")) is not None:
-        if (begun := _first(sentences, "B-")) is not None:
-            raise DataError(
-                f"{path}:{opened[0]}: the tag {opened[2]} comes after {opened[1]}, expected B-{opened[2][2:]}: these "
-                f"are no BIO tags (nor IOB1: line {begun[0]} has {begun[2]} after {begun[1]})"
-            )
-        logger.warning("%s: the tags are IOB1 (line %d begins with %s): they are read as BIO", path, *opened[::2])
-        tags = [_bio(row) for row in tags]
-    return [tuple(ids[tag] for tag in row) for row in tags]
+                problem = _unknown(task, sentence, at, path)
+                if split == "test":
+                    logger.warning("%s; the tags of this test file are not looked at", problem)
+                    return [None] * len(sentences)
+                raise DataError(problem)
+            if tag[:2] == "I-" and before[2:] != tag[2:]:
+                begun.append(sentence.line + at)
+                labels.append(ids[f"B-{tag[2:]}"])
+            else:
+                labels.append(ids[tag])
+            before = tag
+        found.append(tuple(labels))
+    if begun:
+        _warn_begun(path, begun)
+    return found
 
 
-def _first(sentences: Sequence[ConllSentence], prefix: str) -> tuple[int, str, str] | None:
-    """The first tag with this prefix that goes on with no entity: its line, the tag before, itself."""
-    for sentence in sentences:
-        for at, (before, tag) in enumerate(pairwise(("O", *sentence.tags))):
-            if tag.startswith(prefix) and before[2:] != tag[2:]:
-                return sentence.line + at, before if at else "the sentence's start", tag
-    return None
+def _unknown(task: Task, sentence: ConllSentence, at: int, path: Path) -> str:
+    word, tag = sentence.tokens[at], sentence.tags[at]
+    hint = ""
+    if word in task.labels and len(sentence.rows[at]) > 1:
+        hint = "; the first column holds tags: the token is expected first and its tag last"
+    elif tag[:2] in {"E-", "S-", "L-", "U-"} and f"B-{tag[2:]}" in task.labels:
+        hint = "; the file is BIOES or BILOU: write the tags as BIO"
+    return f"{path}:{sentence.line + at}: the tag {shown(tag)} is none of {task.name}'s: {', '.join(task.labels)}{hint}"
 
 
-def _bio(tags: Sequence[str]) -> tuple[str, ...]:
-    """BIO tags of IOB1 ones: the first of an entity's gets its B-."""
-    opens = (tag[:2] == "I-" and before[2:] != tag[2:] for before, tag in pairwise(("O", *tags)))
-    return tuple(f"B-{tag[2:]}" if first else tag for tag, first in zip(tags, opens, strict=True))
+def _warn_begun(path: Path, lines: Sequence[int]) -> None:
+    first = ", ".join(map(str, lines[:_LINES_NAMED])) + (" …" if len(lines) > _LINES_NAMED else "")
+    begin, those = ("entity begins", "it is") if len(lines) == 1 else ("entities begin", "they are")
+    logger.warning(
+        "%s: %s %s with I- and not with B- (line %s); %s read as conlleval does: I- after O or after another type "
+        "begins an entity",
+        *(path, f"{len(lines):,}", begin, first, those),
+    )
 
 
 # --- features -------------------------------------------------------------------------------------

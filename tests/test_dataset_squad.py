@@ -46,6 +46,55 @@ def test_saved_dataset_is_read(tmp_path):
         read_squad(tmp_path, "train")
 
 
+def write_saved(folder, **columns) -> None:
+    """A saved development set."""
+    rows = {"id": ["q1", "q2"], "question": ["Q?", "R?"], "context": ["c", "d"], **columns}
+    datasets.DatasetDict({"validation": datasets.Dataset.from_dict(rows)}).save_to_disk(str(folder))
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [[{"text": "c", "answer_start": 0}], [{"text": "d", "answer_start": 0}, {"text": "e", "answer_start": 3}]],
+        [[{"text": "c"}], [{"text": "d"}, {"text": "e"}]],
+        [{"text": ["c"], "answer_start": [0]}, {"text": ["d", "e"], "answer_start": [0, 3]}],
+        [["c"], ["d", "e"]],
+    ],
+)
+def test_every_form_of_saved_answers_is_read(tmp_path, answers):
+    """Lists in a dict, as on the hub, dicts in a list, as in SQuAD's files, and texts alone."""
+    write_saved(tmp_path, answers=answers)
+    assert [example.answers for example in read_squad(tmp_path, "valid")] == [("c",), ("d", "e")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"answers": ["c", "d"]}, r"row 0: the answers are 'c', expected \{'text': \[...\]\} or"),
+        ({"answers": [{"text": "c"}, {"text": "d"}]}, "row 0: the answers are"),
+        ({"answers": [[{"text": "c"}], None]}, "row 1: the answers are None"),
+        ({"answers": [[{"text": "c"}], []]}, "question q2 has no answer"),
+        ({"answers": [["c"], ["d"]], "question": ["Q?", None]}, "row 1: no 'question' of type str"),
+        ({"answers": [["c"], ["d"]], "id": ["q1", "q1"]}, "the question id 'q1' occurs 2 times, and each question"),
+    ],
+)
+def test_saved_rows_of_another_form_are_refused(tmp_path, columns, message):
+    """With the row, what stands there and what is expected."""
+    write_saved(tmp_path, **columns)
+    with pytest.raises(DataError, match=message):
+        read_squad(tmp_path, "valid")
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_question_id_that_comes_twice_is_refused(tmp_path, split):
+    """Its questions would count as one."""
+    twice = content()
+    twice["data"] = twice["data"] * 12
+    (tmp_path / ("train.json" if split == "train" else "dev.json")).write_text(json.dumps(twice))
+    with pytest.raises(DataError, match=r"\.json: the question id 'q1' occurs 12 times, and each question needs"):
+        read_squad(tmp_path, split)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -60,6 +109,16 @@ def test_broken_files_are_reported_with_their_place(tmp_path, text, message):
     """The message leads to the line or the entry."""
     (tmp_path / "train.json").write_text(text)
     with pytest.raises(DataError, match=message):
+        read_squad(tmp_path, "train")
+
+
+def test_other_encodings_are_named(tmp_path):
+    """With the way to convert the file."""
+    (tmp_path / "train.json").write_bytes(json.dumps(content()).encode("utf-16"))
+    with pytest.raises(DataError, match="this file is UTF-16, and UTF-8 is expected"):
+        read_squad(tmp_path, "train")
+    (tmp_path / "train.json").write_bytes(json.dumps(content(("café",)), ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(DataError, match=r"this file is not UTF-8 .* iconv"):
         read_squad(tmp_path, "train")
 
 

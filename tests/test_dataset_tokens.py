@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from dataset.conll import read_conll, write_conll
 from dataset.features import IGNORED
 from dataset.glue import GlueExample
 from dataset.tokens import TokenCollator
+from metric.ner import entity_scores
 from tests.helpers_tokenizer import tiny_tokenizer
 from tests.tiny_bert import tiny_word_pieces
 
@@ -48,7 +51,7 @@ def test_label_ids_are_minidiscs() -> None:
     assert get_task("wnut17").num_labels == 13 and get_task("CoNLL-2003") is CONLL
 
 
-@pytest.mark.parametrize("below", [".", "conll", "CoNLL-2003", "conll/data", "glue/conll"])
+@pytest.mark.parametrize("below", [".", "conll", "CoNLL-2003", "CoNLL", "conll2003", "conll/data", "glue/conll"])
 @pytest.mark.parametrize("name", ["train.txt", "train.tsv", "train.conll"])
 def test_files_are_found_in_the_usual_places(tmp_path: Path, below: str, name: str) -> None:
     """In the folder itself and its usual subfolders, under the usual endings."""
@@ -71,7 +74,7 @@ def test_a_test_file_may_do_without_tags(tmp_path: Path) -> None:
     write(tmp_path, "Anna left", name="test.txt")
     write(tmp_path, "Anna left")
     assert [(row.words, row.tags) for row in read_tagged(CONLL, tmp_path, "test")] == [(("Anna", "left"), None)]
-    with pytest.raises(DataError, match=r"train\.txt:1: 1 columns, expected a token and its tag"):
+    with pytest.raises(DataError, match=r"train\.txt:1: 1 column, expected a token and its tag"):
         read_tagged(CONLL, tmp_path, "train")
 
 
@@ -82,33 +85,97 @@ def test_an_unknown_tag_is_named_with_file_and_line(tmp_path: Path) -> None:
         read_tagged(CONLL, tmp_path, "train")
 
 
+def test_tags_of_an_unknown_form_get_a_hint(tmp_path: Path) -> None:
+    """BIOES, and a file whose columns stand the other way round."""
+    write(tmp_path, "Anna/S-PER left/O")
+    with pytest.raises(DataError, match=r"the tag 'S-PER' is none of conll's: .* write the tags as BIO"):
+        read_tagged(CONLL, tmp_path, "train")
+    write(tmp_path, "B-PER/Anna O/left")
+    with pytest.raises(DataError, match=r"the tag 'Anna' is none of conll's: .* the token is expected first"):
+        read_tagged(CONLL, tmp_path, "train")
+
+
 @pytest.mark.parametrize(
-    ("broken", "message"),
+    ("sentences", "expected", "said"),
     [
-        ("left/O Anna/I-PER", r"train\.txt:6: the tag I-PER comes after O, expected B-PER"),
-        ("Anna/I-PER", r"train\.txt:5: the tag I-PER comes after the sentence's start, expected B-PER"),
-        ("Anna/B-LOC Hill/I-PER", r"train\.txt:6: the tag I-PER comes after B-LOC, expected B-PER"),
+        (["left/O Anna/I-PER"], [["O", "B-PER"]], "1 entity begins with I- and not with B- (line 2); it is read"),
+        (["Anna/I-PER Hill/I-PER"], [["B-PER", "I-PER"]], "(line 1)"),
+        (["Anna/B-LOC Hill/I-PER"], [["B-LOC", "B-PER"]], "(line 2)"),
+        (["Anna/I-LOC Hill/I-PER Ben/I-LOC"], [["B-LOC", "B-PER", "B-LOC"]], "3 entities begin with I-"),
+        (["Anna/I-PER Ben/B-PER Hill/I-PER"], [["B-PER", "B-PER", "I-PER"]], "(line 1)"),
+        (
+            ["in/O Rome/B-LOC", "Anna/I-PER"],
+            [["O", "B-LOC"], ["B-PER"]],
+            "1 entity begins with I- and not with B- (line 4)",
+        ),
+        (
+            ["Rome/I-LOC"] * 5,
+            [["B-LOC"]] * 5,
+            "5 entities begin with I- and not with B- (line 1, 3, 5 …); they are read",
+        ),
     ],
 )
-def test_tags_that_are_no_bio_are_named_with_file_and_line(tmp_path: Path, broken: str, message: str) -> None:
-    """An I- that goes on with nothing, in a file whose entities begin with B-."""
-    write(tmp_path, "Anna/B-PER Hill/I-PER left/O", broken)
-    with pytest.raises(DataError, match=message):
-        read_tagged(CONLL, tmp_path, "train")
+def test_entities_are_read_as_conlleval_reads_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sentences: list[str], expected: list[list[str]], said: str
+) -> None:
+    """Where I- begins an entity, in IOB1 or in a mixture, it is counted in one line and read as B-."""
+    write(tmp_path, *sentences)
+    assert tags_of(tmp_path) == expected
+    (message,) = caplog.messages
+    assert said in message and "conlleval" in message
 
 
-def test_the_message_shows_why_the_file_is_not_iob1_either(tmp_path: Path) -> None:
-    """It names the line where an entity begins with B- without need."""
-    write(tmp_path, "left/O Anna/I-PER", "in/O Rome/B-LOC")
-    with pytest.raises(DataError, match=r"nor IOB1: line 5 has B-LOC after O"):
-        read_tagged(CONLL, tmp_path, "train")
+def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
+    """The entities of a sentence by conlleval's rules, written down once more."""
+    found, begin, kind = set(), 0, ""
+    for at, tag in enumerate([*tags, "O"]):
+        prefix, _, name = tag.partition("-")
+        if kind and (prefix in "BO" or name != kind):
+            found.add((begin, at, kind))
+            kind = ""
+        if prefix != "O" and not kind:
+            begin, kind = at, name
+    return found
 
 
-def test_iob1_is_read_as_bio_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """CoNLL-2003 as first published: I- begins an entity, B- parts two of one type."""
-    write(tmp_path, "Anna/I-PER Hill/I-PER Ben/B-PER left/O", "Anna/I-PER Rome/I-LOC")
-    assert tags_of(tmp_path) == [["B-PER", "I-PER", "B-PER", "O"], ["B-PER", "B-LOC"]]
-    assert "train.txt: the tags are IOB1 (line 1 begins with I-PER): they are read as BIO" in caplog.text
+def test_every_mixture_of_tags_scores_as_conlleval_scores_it(tmp_path: Path) -> None:
+    """Gold tags read from a file, predictions as they come: entities and F1 are those of the rules above."""
+    rng = random.Random(3)
+    tags = [[rng.choice(CONLL.labels[:5]) for _ in range(rng.randint(1, 7))] for _ in range(400)]
+    write(tmp_path, *(" ".join(f"w/{tag}" for tag in row) for row in tags))
+    read = tags_of(tmp_path)
+    assert [entities(row) for row in read] == [entities(row) for row in tags]
+    predicted = [[rng.choice([tag, rng.choice(CONLL.labels[:5])]) for tag in row] for row in tags]
+    hits = sum(len(entities(one) & entities(other)) for one, other in zip(tags, predicted, strict=True))
+    precision = hits / sum(len(entities(row)) for row in predicted)
+    recall = hits / sum(len(entities(row)) for row in tags)
+    ids = [[[CONLL.labels.index(tag) for tag in row] for row in rows] for rows in (predicted, tags, read)]
+    for gold in ids[1:]:
+        scores = entity_scores(ids[0], gold, CONLL.labels)
+        assert scores["precision"] == pytest.approx(precision) and scores["recall"] == pytest.approx(recall)
+
+
+def test_conll_2003_as_published_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its layout: four columns, documents, IOB1 in which two of many entities begin with B- after O."""
+    block = "U.N. NNP I-NP I-ORG\nofficial NN I-NP O\nEkeus NNP I-NP I-PER\n\n"
+    odd = "West NNP I-NP B-MISC\nIndian NNP I-NP I-MISC\nside NN I-NP O\n\n"
+    text = "-DOCSTART- -X- O O\n\n" + block * 40 + odd + block * 40 + odd
+    (tmp_path / "eng").mkdir()
+    (tmp_path / "eng" / "train.txt").write_text(text)
+    found = read_tagged(CONLL, tmp_path / "eng", "train")
+    assert len(found) == 82 and found[40].tags == tuple(map(CONLL.labels.index, ("B-MISC", "I-MISC", "O")))
+    (message,) = caplog.messages
+    assert "160 entities begin with I- and not with B- (line 3, 5, 7 …)" in message
+
+
+@pytest.mark.parametrize("tags", ["? ?", "-1 -1", "O TIME", "_ O"])
+def test_placeholders_in_a_test_file_are_no_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture, tags: str) -> None:
+    """The words are predicted; what stands in the place of tags is told and left alone."""
+    first, second = tags.split()
+    write(tmp_path, f"Anna/{first} left/{second}", name="test.txt")
+    (found,) = read_tagged(CONLL, tmp_path, "test")
+    assert found.words == ("Anna", "left") and found.tags is None and found.rows[0] == ("Anna", first)
+    assert "the tags of this test file are not looked at" in caplog.text
 
 
 def test_bio_is_read_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

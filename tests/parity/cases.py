@@ -26,6 +26,11 @@ def load(directory: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]
     return description, {k: v.double() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
+def optional(golden: dict[str, Any], key: str) -> Any:
+    """A part that a case may leave out or hold as null: then it is empty, and nothing is compared."""
+    return golden.get(key) or {}
+
+
 def part(arrays: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The arrays under `prefix/`, without it."""
     return {k.removeprefix(prefix + "/"): v for k, v in arrays.items() if k.startswith(prefix + "/")}

@@ -13,6 +13,7 @@ from dataset.prompts import render
 from dataset.span_corruption import corrupt, span_counts
 from dataset.squad import SquadExample
 from dataset.tasks import get_task
+from tests.parity.cases import optional
 
 
 def check(case_dir: Path, name: str) -> None:
@@ -22,8 +23,8 @@ def check(case_dir: Path, name: str) -> None:
         AssertionError: something differs from the original.
     """
     golden = json.loads((case_dir / f"{name}.json").read_text(encoding="utf-8"))
-    counts = np.load(case_dir / f"{name}.npz")["span_counts"].tolist()
-    _check_span_counts(counts)
+    with np.load(case_dir / f"{name}.npz") as arrays:
+        _check_span_counts(arrays["span_counts"].tolist() if "span_counts" in arrays else [])
     _check_span_corruption(golden)
     _check_squad(golden)
     _check_templates(golden)
@@ -35,10 +36,10 @@ def _check_span_counts(rows: list[list[int]]) -> None:
 
 
 def _check_span_corruption(golden: dict[str, Any]) -> None:
-    first_sentinel = golden["tokenised_examples"]["x0"][0]
-    sentinels = [first_sentinel - i for i in range(100)]
-    eos_id = golden["tokenised_examples"]["pad_eos_unk"][1]
-    for case in golden["span_corruption"]:
+    for case in optional(golden, "span_corruption"):
+        # The ids of the tokens are those of the case itself, as examples of a real vocabulary may be left out.
+        sentinels = [case["labels"][0] - i for i in range(100)]
+        eos_id = case["input_ids"][sum(case["attention_mask"]) - 1]
         doc_ids = case["doc_ids"][: golden["max_input_length"] - 1]
         assert len(doc_ids) == case["used_ids"]
         spans = [(start, end) for start, end in case["spans"]]
@@ -49,21 +50,21 @@ def _check_span_corruption(golden: dict[str, Any]) -> None:
 
 
 def _check_squad(golden: dict[str, Any]) -> None:
-    sentinels = golden["tokenised_examples"]["x0"]
     example = SquadExample("0", "What?", "some context", ("answer",))
-    for case in golden["squad"]:
-        decoder, labels = squad_decoder(case["target_ids"], (sentinels[0], sentinels[1]), golden["decoder_length"])
+    for case in optional(golden, "squad"):
+        first = case["decoder_input_ids"][1]
+        decoder, labels = squad_decoder(case["target_ids"], (first, first - 1), golden["decoder_length"])
         feature = Feature(0, [1], decoder_input_ids=decoder, labels=labels)
         _compare(_padded(feature, golden), case, ("labels", "decoder_input_ids", "decoder_attention_mask"))
         assert render(get_task("squad"), example) == case["input_text"]
 
 
 def _check_templates(golden: dict[str, Any]) -> None:
-    for name, expected in golden["templates"].items():
+    for name, expected in optional(golden, "templates").items():
         task = get_task(name)
         texts = [golden["template_item"][column] for column in task.columns]
         assert render(task, GlueExample(0, *texts)) == expected, f"template of {name}"
-    for name, words in golden["verbalizer_words"].items():
+    for name, words in optional(golden, "verbalizer_words").items():
         assert list(get_task(name).verbalizer) == words, f"verbalizer of {name}"
 
 

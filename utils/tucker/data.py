@@ -33,6 +33,8 @@ from utils.engine import Runtime
 
 logger = logging.getLogger(__name__)
 
+#: The option with the folder of the data.
+_FLAG = "--data_dir"
 #: Made by `python -m utils.data_augmentation`, beside the task's `train.tsv`.
 AUGMENTED_FILE = "train_aug.tsv"
 #: What else is evaluated with a task's model: the suffix of its metrics, and the task.
@@ -114,9 +116,9 @@ def validation_sets(request: DataRequest, tokenizer: Any, runtime: Runtime) -> l
         if is_tagged(task):
             _warn_without_entities(request, features)
         elif any(feature.label is None for feature in features):
-            raise DataError(f"--data-dir {request.data_dir}: the validation rows of {name} have no labels")
+            raise DataError(f"{_FLAG} {request.data_dir}: the validation rows of {name} have no labels")
         else:
-            warn_little_told(task, [feature.label for feature in features], f"--data-dir {request.data_dir}")
+            warn_little_told(task, [feature.label for feature in features], f"{_FLAG} {request.data_dir}")
         source = _batches(features, request, tokenizer, runtime, False)
         sets.append(LabelledSet(task, suffix, source, features))
     return sets
@@ -139,7 +141,7 @@ def test_batches(
     Raises:
         DataError: they are not there, or broken.
     """
-    examples = _read_ax(request.data_dir) if task is AX else read_glue(task, request.data_dir, "test")
+    examples = _read_ax(request.data_dir) if task is AX else read_glue(task, request.data_dir, "test", flag=_FLAG)
     features = list(encode_pairs(examples, tokenizer, request.max_length))
     _warn_cut(request, features, task, "test")
     ids = [example.row_id for example in examples if example.row_id is not None]
@@ -153,7 +155,7 @@ def test_sentences(request: DataRequest, tokenizer: Any, runtime: Runtime) -> tu
     Raises:
         DataError: they are not there, or broken.
     """
-    sentences = read_tagged(request.task, request.data_dir, "test")
+    sentences = read_tagged(request.task, request.data_dir, "test", flag=_FLAG)
     features = list(encode_tagged(sentences, tokenizer, request.max_length))
     _warn_cut(request, features, request.task, "test")
     return sentences, LabelledSet(request.task, "", _batches(features, request, tokenizer, runtime, False), features)
@@ -165,9 +167,13 @@ def _read(
     """The encoded rows of a split; those that are cut are counted in a warning."""
     features: Sequence[PairFeature]
     if is_tagged(task):
-        features = list(encode_tagged(read_tagged(task, request.data_dir, split, file), tokenizer, request.max_length))
+        features = list(
+            encode_tagged(read_tagged(task, request.data_dir, split, file, _FLAG), tokenizer, request.max_length)
+        )
     else:
-        features = list(encode_pairs(read_glue(task, request.data_dir, split, file), tokenizer, request.max_length))
+        features = list(
+            encode_pairs(read_glue(task, request.data_dir, split, file, _FLAG), tokenizer, request.max_length)
+        )
     _warn_cut(request, features, task, split)
     return features
 
@@ -179,12 +185,11 @@ def _warn_cut(request: DataRequest, features: Sequence[PairFeature], task: Task,
 def _warn_without_entities(request: DataRequest, features: Sequence[PairFeature]) -> None:
     if all(tag == OUTSIDE for feature in features if isinstance(feature, TokenFeature) for tag in feature.tags or ()):
         logger.warning(
-            "--data-dir %s: the validation sentences of %s hold no entity, so every model's F1 is 0.0",
-            request.data_dir,
-            request.task.name,
+            "%s %s: the validation sentences of %s hold no entity, so every model's F1 is 0.0",
+            *(_FLAG, request.data_dir, request.task.name),
         )
     else:
-        warn_few_rows(request.task, len(features), f"--data-dir {request.data_dir}")
+        warn_few_rows(request.task, len(features), f"{_FLAG} {request.data_dir}")
 
 
 def _read_ax(data_dir: str) -> list[GlueExample]:
