@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
-from fastapi import FastAPI
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
 from dataset import Collator, GlueExample, encode_classification, get_task, sentinel_id, verbalizer_ids
@@ -26,17 +25,17 @@ from model.delta import load_delta, save_delta
 from model.distillation import classify
 from model.heads import VerbalizerHead
 from model.plugin.surgery import plugin_layers
-from serving.app import AppSettings, create_app
+from serving.app import AppSettings
 from serving.arguments import parse_arguments
 from serving.controller import ControllerSettings, RatioController
-from serving.engine import Engine, EngineSettings
+from serving.engine import EngineSettings
 from serving.guard import GuardSettings
 from serving.loading import load_predictor, parse_plugins
-from serving.metrics import Metrics
 from serving.predictor import Predictor
 from serving.server import bind
 from tests.tiny import backbone
 from tests.tiny_bert import bert_config, tiny_word_pieces
+from tests.tiny_server import Server, body_of, predict
 from utils.errors import USER_ERRORS
 from utils.loading import Loaded, load_t5, write_task_file
 
@@ -50,8 +49,6 @@ TEXTS = (
 LONG = "a good film and " * 60
 MAX_LENGTH = 160
 ROOT = Path(__file__).resolve().parent.parent
-
-Send = Callable[[httpx.AsyncClient], Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -83,36 +80,6 @@ def sst2(folder: Path) -> Predictor:
     return predictor_of(folder, "@/sst2")
 
 
-class Server:
-    """An engine with its application; it runs once `start` is called."""
-
-    def __init__(self, predictor: Predictor, controller: RatioController, queue_rows: int, app: AppSettings) -> None:
-        self.metrics = Metrics()
-        settings = EngineSettings(queue_rows, max_batch=3, max_wait_s=0.001)
-        self.engine = Engine(predictor, controller, settings, self.metrics)
-        self.app: FastAPI = create_app(self.engine, self.metrics, app)
-
-    def talk(self, send: Send) -> Any:
-        """Run a conversation with the application."""
-
-        async def conversation() -> Any:
-            transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-                return await asyncio.wait_for(send(client), 120)  # a request that nobody answers fails
-
-        return asyncio.run(conversation())
-
-    def post(self, body: Any) -> httpx.Response:
-        """One prediction request."""
-        return self.talk(lambda client: predict(client, body))
-
-
-def predict(client: httpx.AsyncClient, body: Any) -> Awaitable[httpx.Response]:
-    if isinstance(body, bytes):
-        return client.post("/v1/predict", content=body, headers={"content-type": "application/json"})
-    return client.post("/v1/predict", json=body)
-
-
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
     """Makes servers, and stops them afterwards."""
@@ -127,7 +94,8 @@ def serve() -> Iterator[Callable[..., Server]]:
         **limits: Any,
     ) -> Server:
         chosen = controller or RatioController(ControllerSettings(100.0), {ratio: 1e-6})
-        server = Server(predictor, chosen, queue_rows, AppSettings(**limits))
+        settings = EngineSettings(queue_rows, max_batch=3, max_wait_s=0.001)
+        server = Server(predictor, settings, AppSettings(**limits), chosen)
         made.append(server)
         if start:
             server.engine.start()
@@ -136,10 +104,6 @@ def serve() -> Iterator[Callable[..., Server]]:
     yield make
     for server in made:
         server.engine.stop(10.0)
-
-
-def body_of(*texts: str, **more: Any) -> dict[str, Any]:
-    return {"rows": [{"sentence": text} for text in texts], **more}
 
 
 @functools.cache
