@@ -71,6 +71,10 @@ def body_of(*texts: str, **more: Any) -> dict[str, Any]:
     return {"rows": [{"sentence": text} for text in texts], **more}
 
 
+def _no_logits(model: Any, batch: Any) -> Any:
+    raise AssertionError("there is no model")
+
+
 class StubPredictor(Predictor):
     """A model that does as it is told: a token for each word, one answer to all, and a gate that batches wait at.
 
@@ -82,8 +86,8 @@ class StubPredictor(Predictor):
     """
 
     def __init__(self, task: str = "sst2", is_open: bool = True) -> None:
-        served = ServedTask(get_task(task), "", 64, lambda rows, most: (), Collator(0), lambda model, batch: batch)
-        self.tasks, self.ratios, self.model = {served.task.name: served}, [1], None
+        served = ServedTask(get_task(task), "", 64, lambda rows, most: (), Collator(0), _no_logits)
+        self.tasks, self.ratios, self.model = {served.task.name: served}, (1,), None
         self.seen: list[list[int]] = []
         self.gate, self.entered = threading.Event(), threading.Event()
         if is_open:
