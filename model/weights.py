@@ -126,6 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}).") from None
     except json.JSONDecodeError as error:
+        check_content(path)
         raise ModelError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
     except UnicodeDecodeError as error:
         raise ModelError(f"{path}: not UTF-8 ({error.reason}).") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ _SIZES = {
     **dict.fromkeys(("num_attention_heads", "num_heads", "d_kv", "type_vocab_size"), 100_000),
     **dict.fromkeys(("hidden_size", "intermediate_size", "d_model", "d_ff"), 1_000_000),
     **dict.fromkeys(("vocab_size", "max_position_embeddings"), 100_000_000),
+    **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance"), 1_000_000),
 }
 #: What may be 0: an EncT5 for tokens has no decoder.
 _MAY_BE_NONE = ("num_decoder_layers",)
@@ -69,13 +71,18 @@ def check_config(directory: str) -> dict[str, Any]:
     path = Path(directory) / CONFIG
     if not path.is_file():
         raise UserError(f"{directory} is a directory without config.json: no Hugging Face model, and no run made one.")
-    check_content(path)
     values = read_json(path)
     for name, most in _SIZES.items():
         least = 0 if name in _MAY_BE_NONE else 1
         size = values.get(name)
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not least <= size <= most):
             raise UserError(f"{path}: {name} is {size!r}, expected a whole number from {least} to {most:,}.")
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{path}: {name} is {value}, expected a finite number.")
+        is_rate = name.endswith(("dropout", "dropout_prob", "dropout_rate")) and isinstance(value, int | float)
+        if is_rate and not 0 <= value <= 1:
+            raise UserError(f"{path}: {name} is {value}, expected a number from 0 to 1.")
     _check_make(values, path)
     return values
 
@@ -112,6 +119,12 @@ def _check_make(values: Mapping[str, Any], path: Path) -> None:
         raise UserError(
             f"{path}: position_embedding_type {positions!r} is not supported: Transformers has dropped relative "
             "positions in a BERT, and would compute with absolute ones."
+        )
+    buckets, distance = (values.get(f"relative_attention_{name}") for name in ("num_buckets", "max_distance"))
+    if (buckets or 32) < 4 or (distance or 128) <= (buckets or 32) // 2:
+        raise UserError(
+            f"{path}: relative_attention_num_buckets {buckets} and relative_attention_max_distance {distance} do not "
+            "go together: expected at least 4 buckets, and a distance above half their number."
         )
     if values.get("pruned_heads"):
         raise UserError(

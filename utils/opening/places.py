@@ -25,6 +25,8 @@ def model_directory(source: str | Path) -> str:
     Raises:
         UserError: there is no such folder, and no such name on the hub.
     """
+    if not str(source):
+        raise UserError("The path of a model is empty, so that it does not exist.")
     root = Path(source).expanduser()
     if root.is_dir():
         return str(root if (root / CONFIG).is_file() else _best_in(root, CONFIG) or root)

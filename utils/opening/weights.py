@@ -110,6 +110,7 @@ def explained(missing: Collection[str], found: Collection[str], directory: str =
             longer = next((other for other in found if ending and other.endswith(f".{ending}")), None)
             if longer is not None:
                 prefix = longer.removesuffix(ending)
+                prefix = prefix.removesuffix("bert.") or prefix  # which belongs to the names of a BERT with a head
                 return f": in the file it is called {longer}, so take {prefix!r} off all names and save them again"
     path = Path(directory) / "pytorch_model.bin"
     if directory and path.is_file():
