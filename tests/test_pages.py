@@ -13,10 +13,6 @@ from tests.test_decomposition_originals import write_original
 from tests.tiny import backbone
 from tests.tiny_bert import save_bert
 from utils import api_page
-from utils.download import parse as parse_download
-from utils.tucker.general_arguments import parse_general_arguments
-from utils.tucker.task_arguments import parse_task_arguments
-from utils.variator.arguments import parse_arguments
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,22 +51,6 @@ def test_python_of_a_page_runs_as_printed(page: str, tmp_path: Path, monkeypatch
         for printed, tiny in _RANKS.items():
             block = block.replace(printed, tiny)
         exec(compile(block, page, "exec"), {"__name__": "__page__"})
-
-
-def test_the_page_for_users_of_the_originals_names_flags_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every --flag of docs/moving.md is shown by the --help of a tool that the page names."""
-    known: set[str] = set()
-    for parse in (parse_arguments, parse_general_arguments, parse_task_arguments, parse_download):
-        with pytest.raises(SystemExit):
-            parse([*(["plugin"] if parse is parse_download else []), "--help"])
-        known |= flags_in(capsys.readouterr().out)
-    page = (ROOT / "docs/moving.md").read_text(encoding="utf-8")
-    assert len(flags_in(page)) > 20 and not flags_in(page) - known
-
-
-def flags_in(text: str) -> set[str]:
-    """Names of the flags in a text, with underscores, as every tool takes them."""
-    return {name.replace("-", "_") for name in re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", text)}
 
 
 def test_the_table_of_published_sizes_is_what_the_formula_gives() -> None:
