@@ -27,6 +27,7 @@ from utils.arguments import runtime_for
 from utils.engine import write_json
 from utils.errors import run_as_script
 from utils.hints import next_lines
+from utils.measured import circumstances
 from utils.minidisc.arguments import selection_of
 from utils.minidisc.job import ScheduleJob
 from utils.minidisc.stages import Stages
@@ -42,8 +43,14 @@ from utils.tucker.loading import check_length, load_classifier
 from utils.tucker.prediction import write_predictions
 from utils.tucker.report import costs, format_values
 from utils.tucker.student import build_student, unused_request
-from utils.tucker.task_arguments import Plan, TaskCommand, parse_task_arguments, recorded_arguments
-from utils.tucker.training import Fit, describe, finish, fit, make_directory, open_run, with_patience
+from utils.tucker.task_arguments import (
+    Plan,
+    TaskCommand,
+    evaluation_arguments,
+    parse_task_arguments,
+    recorded_arguments,
+)
+from utils.tucker.training import Fit, describe, finish, fit, make_directory, open_run, record_call, with_patience
 
 
 class TaskJob:
@@ -155,6 +162,8 @@ class TaskJob:
         check_length(model, self.request.max_length)
         model.to(self.runtime.device)
         make_directory(plan.output)
+        if not (plan.stages or plan.schedule) and self.runtime.is_main:
+            record_call(plan.output, evaluation_arguments(self.command))
         if plan.evaluate:
             self.evaluate(model, source, plan.output)
         if plan.predict:
@@ -179,6 +188,7 @@ class TaskJob:
         if len(at_ratios) > 1:
             values["ratios"] = at_ratios
         values |= self.runtime.choice.fields
+        values["measured"] = circumstances(self.runtime.device, self.runtime.precision)
         if self.runtime.is_main:
             write_json(output / "evaluation.json", values)
             print("\n".join(self.runtime.choice.lines))

@@ -36,6 +36,7 @@ from utils.engine.optimisation import Schedule
 from utils.errors import run_as_script
 from utils.hints import next_lines
 from utils.loading import Loaded, load_t5, set_dropout, write_task_file
+from utils.measured import circumstances
 from utils.next_steps import after_t5
 from utils.outputs import guard
 from utils.variator.arguments import (
@@ -177,6 +178,7 @@ class Job:
                     "metric": metric,
                     "rows": rows,
                     **self.runtime.choice.fields,
+                    "measured": circumstances(self.runtime.device, self.runtime.precision),
                 },
             )
             print("\n".join(self.runtime.choice.lines))

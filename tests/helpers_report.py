@@ -99,3 +99,27 @@ def ratios(root: Path, dense: float, at_four: float) -> Path:
         {"name": "k=4", "ratio": 4, "f1": at_four, "macs": 2e6, "latency_ms": 2.5, "num_params": 51, **costs},
     ]
     return write(folder / "result.json", {"mode": "valid", "dataset": "mrpc", "metric": "f1", "rows": rows})
+
+
+def committed(folder: Path, model: str) -> Path:
+    """What `utils.plan --commit` leaves of a cut."""
+    metric = {"name": "accuracy", "value": 0.5, "origin": "now"}
+    costs = {"params": 10.0, "latency_ms": 2.0, "macs": 5.0}
+    point = {
+        "name": "p",
+        "model": model,
+        "step": "50S",
+        "is_cut": True,
+        "task": "sst2",
+        "metric": metric,
+        "costs": costs,
+    }
+    known = {"batch": 8, "length": 128, "machine": "m", "precision": "fp32", "threads": 2}
+    plan = {
+        "chosen": "p",
+        "points": [point],
+        "measured_as": known,
+        "command": ["--model", model, "--commit", str(folder)],
+    }
+    write(folder / "config.json", {"compression": [{"kind": "pruning", "sparsity": 0.5}]})
+    return write(folder / "plan.json", plan)

@@ -144,7 +144,7 @@ def test_no_run_directory_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    "name", ["arguments.json", "result.json", "costs/evaluation.json", "best/config.json", "rows", "ratios"]
+    "name", ["arguments.json", "result.json", "costs/evaluation.json", "best/config.json", "rows", "ratios", "plan"]
 )
 @pytest.mark.parametrize("count", [40, pytest.param(5_000, marks=pytest.mark.slow)])
 def test_any_content_makes_a_page_or_a_sentence(tmp_path: Path, name: str, count: int) -> None:
@@ -155,6 +155,8 @@ def test_any_content_makes_a_page_or_a_sentence(tmp_path: Path, name: str, count
     elif name == "ratios":
         made.evaluated(tmp_path / "a", "m", "plugin", {1: 0.8, 2: 0.7})
         file = tmp_path / "a" / "costs" / "evaluation.json"
+    elif name == "plan":
+        file = made.committed(tmp_path / "cut", str(tmp_path / "teacher")) / "plan.json"
     else:
         file = made.student(tmp_path, 1, 0.7) / name
     given = parse([str(tmp_path), "--output", str(tmp_path / "r.html")])

@@ -15,10 +15,9 @@ from utils.engine.run_files import MODEL_FILES, first_other
 from utils.errors import UserError
 from utils.loading import copy_task_file
 from utils.opening.tokenizers import carry_tokenizer
+from utils.plan import PLAN_FILE
 from utils.plan.load import Opened
 from utils.plan.point import Point
-
-PLAN_FILE = "plan.json"
 
 
 def check_target(target: Path, overwrite: bool) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from model.weights import read_json
 from utils.engine import write_json
 from utils.errors import UserError, writing
+from utils.measured import device_name, machine
 from utils.plan.measure import Shape
 from utils.plan.point import Point
 
@@ -39,8 +39,8 @@ def key_of(points: Sequence[Point], shape: Shape, device: torch.device) -> dict[
     """All that costs depend on: the machine, the versions, the way of measuring, every point and its model's files."""
     sums = {source: fingerprint(source.files) for source in dict.fromkeys(point.source for point in points)}
     return {
-        "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "machine": machine(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "batch": shape.batch,
@@ -113,12 +113,3 @@ def _is_row(row: Any) -> bool:
         and {"latency_ms", "macs", "params", "delta_bytes"} <= row.keys()
         and all(isinstance(value, int | float) and value >= 0 for value in row.values())
     )
-
-
-def _processor() -> str:
-    """The CPU's name where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from utils.report.rows import Row
@@ -50,12 +50,61 @@ def _latency(row: Row) -> str:
     return f"{row.latency_ms:.1f}{shape}"
 
 
+def cells(row: Row, rows: Sequence[Row]) -> list[str]:
+    """The texts of a row; a latency has the letter of its circumstances, where those of the table differ."""
+    letters = _letters(rows)
+    texts = [column.text(row) for column in COLUMNS]
+    if len(letters) > 1 and row.latency_ms is not None:
+        at = [column.key for column in COLUMNS].index("latency_ms")
+        texts[at] += f" [{letters[_setting(row)]}]"
+    return texts
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What has to be known before two latencies of the table are compared."""
+    letters, timed = _letters(rows), [row for row in rows if row.latency_ms is not None]
+    moments = {row.circumstances.at if row.circumstances else "" for row in timed}
+    if len(letters) < 2 and len(moments) < 2 and moments != {""}:
+        return []
+    found = [f"latency [{letter}]: {setting}" for setting, letter in letters.items()] if len(letters) > 1 else []
+    known = sorted(moment for moment in moments if moment)
+    if len(timed) > 1:
+        when = f" ({known[0]} to {known[-1]})" if len(known) > 1 else ""
+        found.append(
+            f"latencies were measured in {len(moments)} processes{when}"
+            if "" not in moments
+            else "when some of the latencies were measured is not recorded"
+        )
+        found[-1] += "; small differences may be the machine's: utils.plan measures several models in turns"
+    return found
+
+
+def _letters(rows: Sequence[Row]) -> dict[str, str]:
+    """Circumstances of latencies -> a letter."""
+    settings = dict.fromkeys(_setting(row) for row in rows if row.latency_ms is not None)
+    return {setting: _letter(number) for number, setting in enumerate(settings)}
+
+
+def _letter(number: int) -> str:
+    return (_letter(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
+
+
+def _setting(row: Row) -> str:
+    return row.circumstances.setting if row.circumstances else "not recorded"
+
+
+def _named(row: Row) -> str:
+    if row.note:
+        return f"{row.name} ({row.note})"
+    return row.name + ("" if row.is_finished else " (not finished)")
+
+
 def _minutes(row: Row) -> float | None:
     return None if row.train_seconds is None else row.train_seconds / 60
 
 
 COLUMNS = (
-    Column("name", "run", lambda row: row.name + ("" if row.is_finished else " (not finished)")),
+    Column("name", "run", _named),
     Column("task", "task", lambda row: row.task),
     Column("edits", "edits", lambda row: row.edits),
     Column("metric_name", "metric", lambda row: row.metric or MISSING),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments
@@ -31,6 +32,22 @@ _PASSING = {"resume", "overwrite", "debug"}
 def script_of(run: Run) -> str | None:
     """The entry script that made a run, if its arguments are there."""
     return next((script for script, (own, _) in _SCRIPTS.items() if own in run.arguments), None)
+
+
+def commands_of(run: Run) -> list[tuple[str, str | None]]:
+    """The command lines that make a run again, one after the other: of its stages, then of its evaluations.
+
+    Returns:
+        The folder that each of them wrote, and the command; None where the folder recorded no arguments.
+    """
+    if run.origin is not None:
+        words: Any = run.record.get("plan")
+        known = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        own = shlex.join(["python", "-m", "utils.plan", *words]) if known else None
+        made = [(str(run.folder), own)]
+    else:
+        made = [] if run.parts else [(str(run.folder), None)]
+    return [*made, *((str(folder), command_of(replace(run, record=record))) for folder, record in run.parts)]
 
 
 def command_of(run: Run) -> str | None:

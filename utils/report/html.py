@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from utils.report.columns import COLUMNS, MISSING, Column, spread_text
+from utils.report.columns import COLUMNS, MISSING, Column, cells, remarks, spread_text
 from utils.report.rows import Row
 
 _HERE = Path(__file__).parent
@@ -35,6 +35,7 @@ def page(title: str, rows: Sequence[Row], x: str = "macs") -> str:
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     runs = sum(len(row.commands) for row in rows)
     notes = [f"{escape(column.title)}: {escape(column.note)}." for column in COLUMNS if column.note]
+    notes += [f"{escape(remark)}." for remark in remarks(rows)]
     return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         about=f"{len(rows)} rows of {runs} measurements; runs that differ only in their seed are one row.",
@@ -43,7 +44,7 @@ def page(title: str, rows: Sequence[Row], x: str = "macs") -> str:
         script=script,
         script_hash=_hash(script),
         head="".join(_header(column) for column in COLUMNS),
-        rows="\n".join(_line(index, row) for index, row in enumerate(rows)),
+        rows="\n".join(_line(index, row, cells(row, rows)) for index, row in enumerate(rows)),
         notes=" ".join(notes),
         data=_embedded(_data(rows, x)),
     )
@@ -93,12 +94,12 @@ def _header(column: Column) -> str:
     return f'<th scope="col" class="{kind}"{note}><button type="button">{escape(column.title)}</button></th>'
 
 
-def _line(index: int, row: Row) -> str:
-    return f'<tr data-row="{index}">' + "".join(_cell(row, column) for column in COLUMNS) + "</tr>"
+def _line(index: int, row: Row, texts: Sequence[str]) -> str:
+    found = (_cell(row, column, text) for column, text in zip(COLUMNS, texts, strict=True))
+    return f'<tr data-row="{index}">' + "".join(found) + "</tr>"
 
 
-def _cell(row: Row, column: Column) -> str:
-    text = column.text(row)
+def _cell(row: Row, column: Column, text: str) -> str:
     number = column.number(row) if column.number is not None else None
     key = text if column.number is None else "" if number is None else repr(float(number))
     kinds = ["text" if column.number is None else "number"]
@@ -118,5 +119,7 @@ def _details(row: Row, name: str) -> str:
     seeds = f" (seeds {', '.join(map(str, row.seeds))})" if row.seeds else ""
     told = f"{spread_text(row)}: {values}{seeds}" if values else spread_text(row)
     about = f"<dl><dt>{escape(row.metric or 'metric')}</dt><dd>{escape(told)}</dd>"
+    if row.circumstances is not None and row.latency_ms is not None:
+        about += f"<dt>latency</dt><dd>{escape(row.circumstances.setting)}; {escape(row.circumstances.at)}</dd>"
     about += f"<dt>versions</dt><dd>{escape(versions)}</dd></dl>"
     return f"<details><summary>{escape(name)}</summary>{about}{commands}</details>"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from utils.outputs import REPORT_MARK
-from utils.report.columns import COLUMNS
+from utils.report.columns import COLUMNS, cells, remarks
 from utils.report.rows import Row
 
 #: What Markdown or HTML would read as something else than text.
@@ -16,6 +16,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&])")
 def markdown(title: str, rows: Sequence[Row]) -> str:
     """The whole page."""
     notes = [f"- {column.title}: {column.note}" for column in COLUMNS if column.note]
+    notes += [f"- {_text(remark)}" for remark in remarks(rows)]
     head = [f"<!-- {REPORT_MARK} -->", f"# {_text(title)}", ""]
     lines = [*head, *table(rows), "", *notes, "", "## Commands and versions", ""]
     for row in rows:
@@ -27,7 +28,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     """One line per row."""
     head = "| " + " | ".join(column.title for column in COLUMNS) + " |"
     marks = "|" + "".join("---|" if column.number is None else "---:|" for column in COLUMNS)
-    return [head, marks, *("| " + " | ".join(_text(c.text(row)) for c in COLUMNS) + " |" for row in rows)]
+    return [head, marks, *("| " + " | ".join(map(_text, cells(row, rows))) + " |" for row in rows)]
 
 
 def _details(row: Row) -> list[str]:

@@ -6,6 +6,7 @@ A run is a folder with one of the files that the entry scripts write:
     result.json              of a training; of `train_t5.py --mode valid`, a row per ratio
     evaluation.json          of `task_distill.py --do_eval`, of a model with plugins at each ratio; also in the folders
                              `evaluation` and `costs` of a run
+    plan.json                of a model that `utils.plan --commit` wrote
     intermediate, prediction the stages of `--stage both`, runs themselves
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,18 @@ from dataset import TASKS
 from model.weights import read_json
 from utils.engine.run_files import ARGUMENTS_FILE
 from utils.errors import UserError
+from utils.plan import PLAN_FILE
+from utils.report.measured import (
+    Measured,
+    measured_model,
+    measured_ratios,
+    measured_values,
+    merged,
+    number,
+    numbers,
+    shared,
+    whole,
+)
 
 RESULT_FILE, EVALUATION_FILE = "result.json", "evaluation.json"
 #: Stages of one run with folders of their own, the last of which makes the model.
@@ -29,37 +42,10 @@ _STAGES = ("intermediate", "prediction")
 _EVALUATIONS = ("", "evaluation", "costs")
 #: A part of a path that ends in the run's seed.
 _SEED_AT_END = r"(^|[-_]|seed)"
-#: Above this, nothing was measured.
-_LARGEST = 1e18
 #: The key of an evaluation of plugins at several ratios.
 _RATIOS = re.compile(r"[1-9][0-9]{0,3}")
 #: Folders of a run that no other run is looked for in.
 _OWN = {"best", "checkpoints", "tensorboard"}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What an evaluation says about one model; None is what it does not say.
-
-    Attributes:
-        ratio: of the plugins in use; 1 without them, None where the model has none to switch.
-        metrics: fractions, by name.
-        macs, encoder_macs: multiply-accumulates per example at its real length.
-        latency_shape: rows and tokens of the timed forward.
-        is_dense: nothing in it is compressed; None: not said.
-    """
-
-    ratio: int | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    macs: float | None = None
-    encoder_macs: float | None = None
-    latency_ms: float | None = None
-    latency_shape: tuple[int, int] | None = None
-    num_params: float | None = None
-    encoder_params: float | None = None
-    delta_bytes: float | None = None
-    memory_bytes: float | None = None
-    is_dense: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +60,8 @@ class Run:
         edits: the compressions as the checkpoint lists them; None where there is no checkpoint of the whole model.
         said: the compressions in words, by its evaluation.
         evaluated: the folder of the evaluated model.
+        parts: the folders whose calls made all this, one after the other, each with its arguments.json.
+        origin: in words what a model was cut or copied of, where a plan wrote it.
     """
 
     folder: Path
@@ -84,6 +72,14 @@ class Run:
     edits: Sequence[Mapping[str, Any]] | None
     said: str | None
     evaluated: str | None = None
+    parts: Sequence[tuple[Path, Mapping[str, Any]]] = ()
+    origin: str | None = None
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether it only evaluates a model that another run made."""
+        asked = self.arguments.get("mode") in ("evaluate", "predict") or self.arguments.get("do_eval") is True
+        return "task_name" in self.arguments and self.arguments.get("stage") is None and asked
 
     @property
     def arguments(self) -> Mapping[str, Any]:
@@ -94,7 +90,7 @@ class Run:
     @property
     def seed(self) -> int | None:
         """Of everything random."""
-        return _whole(self.arguments.get("random_seed", self.record.get("seed")))
+        return whole(self.arguments.get("random_seed", self.record.get("seed")))
 
     @property
     def task(self) -> str:
@@ -120,6 +116,8 @@ class Run:
         for start in [*self.folder.resolve().parents, Path()]:
             found = start / place
             folder = found.parent if found.name == "best" else found
+            if folder.name in _STAGES and is_run(folder.parent):
+                folder = folder.parent  # of `--stage both`
             if is_run(folder):
                 return folder
         return None
@@ -127,7 +125,13 @@ class Run:
 
 def is_run(folder: Path) -> bool:
     """Whether an entry script wrote here."""
-    names = (ARGUMENTS_FILE, RESULT_FILE, EVALUATION_FILE, *(f"{stage}/{ARGUMENTS_FILE}" for stage in _STAGES))
+    names = (
+        ARGUMENTS_FILE,
+        RESULT_FILE,
+        EVALUATION_FILE,
+        PLAN_FILE,
+        *(f"{stage}/{ARGUMENTS_FILE}" for stage in _STAGES),
+    )
     try:
         return any((folder / name).is_file() for name in names)
     except OSError:  # a name that is too long to be one
@@ -164,8 +168,11 @@ def _runs_in(folder: Path) -> Iterator[Path]:
             yield from _runs_in(path)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, evaluations_elsewhere: Sequence[Path] = ()) -> Run:
     """Everything that a run's folder says.
+
+    Args:
+        evaluations_elsewhere: folders of evaluations of its model.
 
     Raises:
         UserError: the folder is no run.
@@ -175,11 +182,14 @@ def read_run(folder: Path) -> Run:
         raise UserError(
             f"{folder} is no run directory: it has no {ARGUMENTS_FILE}, {RESULT_FILE} or {EVALUATION_FILE}."
         )
+    if (folder / PLAN_FILE).is_file():
+        return _committed(folder, evaluations_elsewhere)
     own = _read(folder / RESULT_FILE)
     stages = [_read(folder / stage / RESULT_FILE) for stage in _STAGES if (folder / stage).is_dir()]
     last = next((folder / stage for stage in reversed(_STAGES) if (folder / stage).is_dir()), folder)
     result = own or (stages[-1] if stages else {})
-    evaluations = [found for name in _EVALUATIONS if (found := _read(folder / name / EVALUATION_FILE))]
+    places = [*(folder / name for name in _EVALUATIONS), *evaluations_elsewhere]
+    evaluations = [found for place in places if (found := _read(place / EVALUATION_FILE))]
     said = {
         name: str(found[name])
         for found in reversed(evaluations)
@@ -195,15 +205,57 @@ def read_run(folder: Path) -> Run:
         _edits(last / "best") if own or last != folder else None,
         said.get("edits"),
         said.get("model"),
+        _parts([folder, *(folder / name for name in (*_STAGES, *_EVALUATIONS[1:])), *evaluations_elsewhere]),
     )
+
+
+def _committed(folder: Path, evaluations_elsewhere: Sequence[Path]) -> Run:
+    """A model that a plan wrote: what the plan knew of its point, and what it was cut or copied of."""
+    plan = _read(folder / PLAN_FILE)
+    points = plan.get("points")
+    named = (one for one in points if isinstance(one, Mapping)) if isinstance(points, list) else iter(())
+    point = next((one for one in named if one.get("name") == plan.get("chosen")), {})
+    evaluations = [found for place in evaluations_elsewhere if (found := _read(place / EVALUATION_FILE))]
+    metric, costs, known = (
+        _mapping(values) for values in (point.get("metric"), point.get("costs"), plan.get("measured_as"))
+    )
+    shape = {"latency_batch": known.get("batch"), "latency_length": known.get("length")}
+    # Its multiply-accumulates are those of rows of one length, not of the development set's.
+    planned = {"num_params": costs.get("params"), "latency_ms": costs.get("latency_ms"), "measured": known, **shape}
+    said = {str(metric.get("name")): metric.get("value")} if metric else {}
+    models = _models({}, [*evaluations, {**planned, "metrics": said}])
+    tasks = (str(one["task"]) for one in [point, *evaluations] if one.get("task"))
+    at = f" at {point['step']}" if point.get("step") else ""
+    learns = ", not trained since" if point.get("is_cut") else ""
+    return Run(
+        folder,
+        {"plan": plan.get("command")},
+        {"task": next(tasks, None), **({"metric": metric.get("name")} if metric else {})},
+        [],
+        models,
+        _edits(folder),
+        None,
+        str(point["model"]) if isinstance(point.get("model"), str) else None,
+        _parts(evaluations_elsewhere),
+        f"committed from {point.get('model', 'an unknown model')}{at}{learns}",
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _parts(folders: Sequence[Path]) -> list[tuple[Path, Mapping[str, Any]]]:
+    """Those of the folders in which a call has recorded its arguments."""
+    return [(folder, found) for folder in folders if (found := _read(folder / ARGUMENTS_FILE))]
 
 
 def _models(result: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> list[Measured]:
     if isinstance(result.get("rows"), list):
-        return measured_ratios(result["rows"])
+        return measured_ratios([{**shared(result), **row} for row in result["rows"] if isinstance(row, Mapping)])
     if plugins := _at_ratios(evaluations):
         return plugins
-    own = _numbers(result.get("metrics", {}))
+    own = numbers(result.get("metrics", {}))
     value = number(result.get("best_value"))
     if not own and value is not None and isinstance(result.get("metric"), str):
         own = {result["metric"]: value}
@@ -224,64 +276,9 @@ def _at_ratios(evaluations: Sequence[Mapping[str, Any]]) -> list[Measured]:
         for name, values in ratios.items() if isinstance(ratios, Mapping) else ():
             if _RATIOS.fullmatch(name) and isinstance(values, Mapping):
                 is_dense = name == "1" and evaluation.get("edits") == "plugin"
-                measured = _measured(values, values.get("metrics", {}), int(name))
+                measured = measured_values({**shared(evaluation), **values}, values.get("metrics", {}), int(name))
                 found.setdefault(int(name), []).append(replace(measured, is_dense=is_dense))
     return [merged(found[ratio]) for ratio in sorted(found)]
-
-
-def merged(models: Sequence[Measured]) -> Measured:
-    """One model measured several times: what an earlier one lacks, a later one gives; metrics are of one of them."""
-    values: dict[str, Any] = {}
-    for model in models:
-        for name, value in vars(model).items():
-            if values.get(name) in (None, {}):
-                values[name] = value
-    return Measured(**values)
-
-
-def measured_ratios(rows: Sequence[Any]) -> list[Measured]:
-    """The rows of `train_t5.py --mode valid`: a T5 at several ratios of its plugins, 1 being without them."""
-    known = [row for row in rows if isinstance(row, Mapping) and _whole(row.get("ratio")) is not None]
-    models = [_measured(row, row, row["ratio"]) for row in known]
-    return sorted(models, key=lambda model: model.ratio or 0)
-
-
-def measured_model(found: Mapping[str, Any]) -> Measured:
-    """What `task_distill.py --do_eval` wrote about a model; of one with plugins, as it is saved."""
-    return _measured(found, found.get("metrics", {}), None)
-
-
-def _measured(found: Mapping[str, Any], metrics: Any, ratio: int | None) -> Measured:
-    rows, tokens = _whole(found.get("latency_batch")), _whole(found.get("latency_length"))
-    names = ("macs", "encoder_macs", "latency_ms", "num_params", "encoder_params")
-    costs = {name: number(found.get(name)) for name in names}
-    edits = found.get("edits")
-    return Measured(
-        ratio=ratio,
-        metrics={name: value for name, value in _numbers(metrics).items() if name not in _NO_METRICS},
-        latency_shape=(rows, tokens) if rows is not None and tokens is not None else None,
-        delta_bytes=number(found.get("delta_bytes")) if ratio != 1 else None,
-        memory_bytes=number(found.get("peak_memory_bytes")),
-        is_dense=ratio == 1 if ratio is not None else edits == "dense" if isinstance(edits, str) else None,
-        **costs,
-    )
-
-
-#: Numbers in a row of ratios that are no metrics.
-_NO_METRICS = {
-    "ratio",
-    "macs",
-    "encoder_macs",
-    "latency_ms",
-    "latency_p95_ms",
-    "latency_batch",
-    "latency_length",
-    "peak_memory_bytes",
-    "num_params",
-    "plugin_params",
-    "plugin_share",
-    "delta_bytes",
-}
 
 
 def metric_of(run: Run, model: Measured, wanted: str | None = None) -> str:
@@ -317,19 +314,3 @@ def _sum(stages: Sequence[Mapping[str, Any]], name: str) -> float | None:
     values = [number(stage.get(name)) for stage in stages]
     known = [value for value in values if value is not None]
     return sum(known) if known and len(known) == len(values) else None
-
-
-def number(value: Any) -> float | None:
-    """A number that can have been measured; JSON's NaN and what is none count as not measured."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and abs(value) < _LARGEST else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and number(value) is not None else None
-
-
-def _numbers(values: Any) -> dict[str, float]:
-    if not isinstance(values, Mapping):
-        return {}
-    return {str(name): one for name, value in values.items() if (one := number(value)) is not None}

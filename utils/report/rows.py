@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from utils.arguments import EvaluationArguments, OptimisationArguments
 from utils.engine.run_directory import MAY_CHANGE
-from utils.report.commands import command_of, script_of
-from utils.report.reading import Measured, Run, merged, metric_of, number, read_run, without_seed
+from utils.report.commands import commands_of, script_of
+from utils.report.measured import Circumstances, Measured, merged, number
+from utils.report.reading import Run, metric_of, read_run, without_seed
 from utils.tucker.adaptation import AdaptationArguments
 
 #: Arguments in which runs of the same row may differ.
@@ -69,6 +70,8 @@ class Row:
         values: of the metric, one per seed.
         retention: mean share of the dense model's metric, as a fraction.
         tokens, train_seconds: of the training that made the compressed model, mean over seeds.
+        circumstances: of the latency, where they were recorded.
+        note: what it was cut or copied of, where a plan wrote it.
         commands: with the folder of each run.
     """
 
@@ -91,6 +94,8 @@ class Row:
     delta_bytes: float | None
     tokens: float | None
     train_seconds: float | None
+    circumstances: Circumstances | None
+    note: str
     commands: tuple[tuple[str, str | None], ...]
     versions: Mapping[str, str]
 
@@ -116,7 +121,7 @@ def build_rows(folders: Sequence[Path], metric: str | None = None, dense: Sequen
         UserError, ModelError: a folder is no run, or a file of it is damaged.
     """
     root = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
-    readings = [reading for folder in folders for reading in _readings(read_run(folder), metric)]
+    readings = [reading for run in _with_evaluations(folders) for reading in _readings(run, metric)]
     groups: list[list[Reading]] = []
     for reading in readings:
         group = next((group for group in groups if _fits(group, reading, root)), None)
@@ -131,6 +136,24 @@ def build_rows(folders: Sequence[Path], metric: str | None = None, dense: Sequen
         found[task] = [r.value for r in own[0] if r.value is not None] if len(own) == 1 else []
     rows = [_row(group, root, found.get(group[0].run.task, []), set(named), metric) for group in groups]
     return sorted(rows, key=lambda row: (row.task, not row.is_dense, row.name))
+
+
+def _with_evaluations(folders: Sequence[Path]) -> list[Run]:
+    """The runs of these folders; one that only evaluates the model of another one of them is a part of that."""
+    runs = {folder.resolve(): read_run(folder) for folder in folders}
+    parts: dict[Path, list[Path]] = {}
+    for place, run in runs.items():
+        owner = run.find(run.evaluated) if run.evaluated and not run.stages and run.origin is None else None
+        if owner is not None and place != (key := owner.resolve()) and key in runs and _is_of_same_rows(run, runs[key]):
+            parts.setdefault(key, []).append(run.folder)
+    taken = {folder.resolve() for found in parts.values() for folder in found}
+    return [read_run(run.folder, parts.get(place, ())) for place, run in runs.items() if place not in taken]
+
+
+def _is_of_same_rows(evaluation: Run, run: Run) -> bool:
+    """Whether a run's model was evaluated on the task, and at the length, that it was made for."""
+    lengths = [one.arguments.get("max_seq_length") for one in (evaluation, run)]
+    return evaluation.task in (run.task, "text") and (None in lengths or lengths[0] == lengths[1])
 
 
 def _readings(run: Run, metric: str | None) -> Iterator[Reading]:
@@ -221,7 +244,9 @@ def _row(group: Sequence[Reading], root: Path, dense: Sequence[float], named: se
         delta_bytes=costs.delta_bytes,
         tokens=_mean([run.tokens for run in trained if run is not None]),
         train_seconds=_mean([run.train_seconds for run in trained if run is not None]),
-        commands=tuple((str(reading.run.folder), command_of(reading.run)) for reading in group),
+        circumstances=costs.circumstances,
+        note=first.run.origin or "",
+        commands=tuple(dict.fromkeys(one for reading in group for one in commands_of(reading.run))),
         versions=_versions(first.run),
     )
 
@@ -313,6 +338,8 @@ def _method(reading: Reading) -> str:
 def _trained(reading: Reading) -> Run | None:
     """The run whose training made the model: at a ratio, that of the plugins, or of the model without them."""
     run, ratio = reading.run, reading.model.ratio
+    if run.is_evaluation and not run.stages and run.evaluated and (folder := run.find(run.evaluated)) is not None:
+        run = read_run(folder)
     if ratio is None or (_adapts(run) and ratio != 1):
         return run
     place = run.arguments.get("student_model" if _adapts(run) else "checkpoint" if ratio == 1 else "plugin_path")

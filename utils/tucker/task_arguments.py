@@ -200,6 +200,11 @@ def recorded_arguments(command: TaskCommand, stage: Stage) -> dict[str, Any]:
     return {**merged, **{name: value for name, value in alike.items() if name in merged}}
 
 
+def evaluation_arguments(command: TaskCommand) -> dict[str, Any]:
+    """What the folder of an evaluation or prediction records: all that has a part in it."""
+    return as_json(command.task, command.bert, command.decomposition, command.run)
+
+
 def _first_stage(given: Sequence[str]) -> Stage:
     """The stage whose defaults the command line gets; a wrong one is told by the real parser."""
     peeked = _peek(given)

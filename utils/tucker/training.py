@@ -12,8 +12,10 @@ from torch import nn
 from dataset import BatchSource
 from model import QuantizationConfig, find_edit
 from model.compression import edits_of
+from model.weights import read_json
 from utils.arguments import RunArguments
 from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig, write_json
+from utils.engine.run_directory import ARGUMENTS_FILE, environment
 from utils.errors import UserError
 from utils.hints import next_lines
 
@@ -81,6 +83,15 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make --output_dir {path}: {error.strerror}.") from error
+
+
+def record_call(folder: Path, arguments: dict[str, Any]) -> None:
+    """arguments.json of an evaluation in a folder of its own; that of a run which trained here, or below, stays."""
+    trained = [*folder.glob("result.json"), *folder.glob(f"*/{ARGUMENTS_FILE}")]
+    recorded = folder / ARGUMENTS_FILE
+    if trained or (recorded.is_file() and read_json(recorded).get("arguments", {}).get("stage") is not None):
+        return
+    write_json(recorded, {"arguments": arguments, **environment(), "seed": arguments.get("random_seed")})
 
 
 def fit(runtime: Runtime, directory: RunDirectory, config: TrainerConfig, parts: Fit) -> dict[str, Any]:
