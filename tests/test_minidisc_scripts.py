@@ -63,6 +63,7 @@ def test_the_commands_are_ones_that_the_script_understands(minidisc: Path, task:
     ("words", "name"),
     [
         (["distillation.sh", "tiny", "sst2", "--layer_or_sparsity", "2L"], "distillation-2L"),
+        (["distillation.sh", "tiny", "sst2", "--layer_or_sparsity", "runs/m=1/best"], "distillation-runs--m=1--best"),
         (["maxidisc.sh", "tiny", "sst2", "--layer_or_sparsity_path", "70,90S;80,90S"], "maxidisc-70-90S-80-90S"),
         (["minidisc.sh", "tiny", "sst2", "--target_sparsity", "95"], "minidisc-95S"),
     ],

@@ -44,6 +44,9 @@ need_sparsified() {
             "$(quoted bash scripts/minidisc/sparsification.sh "$model" "$task")"
 }
 
+# A scale, path of scales or folder of a model as a part of a folder's name. $1: the same
+scale_name() { if [[ "$1" == */* ]]; then model_name "$1"; else echo "${1//[;,]/-}"; fi; }
+
 # Sets TOTAL_BATCH and SETTINGS of a distillation.
 minidisc_settings() {
     TOTAL_BATCH=32

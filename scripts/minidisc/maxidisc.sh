@@ -9,5 +9,5 @@ begin "usage: bash scripts/minidisc/maxidisc.sh MODEL TASK [--layer_or_sparsity_
 need_sparsified
 
 path="$(value_of --layer-or-sparsity-path 80,90S)"
-schedule_stage "distillation on $task along $path" "$folder/maxidisc-${path//[;,]/-}" \
+schedule_stage "distillation on $task along $path" "$folder/maxidisc-$(scale_name "$path")" \
     --mode maxidisc --layer_or_sparsity_path "$path"

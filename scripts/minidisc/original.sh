@@ -42,6 +42,9 @@ for word in ${WORDS[@]+"${WORDS[@]}"}; do
 done
 type="$(value_of --model-type "$type")" suffix="$(value_of --model-suffix "$suffix")"
 
+# A scale in the name of a folder, as the release has it: 80,90S; a model's folder is one word.
+original_name() { if [[ "$1" == */* ]]; then model_name "$1"; else echo "${1//;/-}"; fi; }
+
 # What the stage is run with; $1: rows, $2: rate, $3: steps between evaluations
 set_rates() { TOTAL_BATCH="$1" rate="$2" interval="$3"; }
 case "$backbone $task" in
@@ -57,8 +60,6 @@ training=(--learning_rate "$rate" --weight_decay 1e-2 --log_interval "$interval"
     --num_patience_epochs 5 --warmup_proportion 0.1 --max_grad_norm 5.0)
 case "$task" in mrpc | qqp) training+=(--selection_metric acc_and_f1) ;; esac
 
-# A path may stand in the name of a folder as a word.
-word_of() { echo "${1//[\/;]/-}"; }
 before="" made_by=""
 case "$stage" in
 finetuning)
@@ -86,7 +87,7 @@ sparsification)
         scale="auto,${target}S" mode=(--mode minidisc --target_sparsity "$target")
         ;;
     esac
-    output="outputs/${type}_${suffix}_$(word_of "$scale")_$task"
+    output="outputs/${type}_${suffix}_$(original_name "$scale")_$task"
     mode+=("${training[@]}")
     ;;
 esac
