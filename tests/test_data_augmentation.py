@@ -9,14 +9,17 @@ import pytest
 import torch
 from transformers import BertForMaskedLM, BertModel
 
-from dataset import read_glue
+from dataset import read_glue, read_tagged
 from dataset.conll import read_conll
 from dataset.errors import DataError
+from dataset.glue import find_glue
 from dataset.tasks import get_task
+from dataset.tokens import find_tagged
 from tests.helpers_augmentation import FIRST, SECOND, bert, glove
 from tests.tiny_bert import bert_config, tiny_word_pieces
 from utils import data_augmentation
 from utils.augmentation.masked_lm import load_masked_lm
+from utils.augmentation.rows import find_source
 from utils.errors import Interrupted, UserError
 
 __all__ = ["bert", "glove"]
@@ -194,7 +197,7 @@ def test_defaults_are_tinyberts() -> None:
     [
         ("MRCP", (), "did you mean mrpc"),
         ("squad", (), "rows of squad cannot be augmented"),
-        ("RTE", (), r"--glue_dir .*: neither train.tsv nor a saved dataset of rte"),
+        ("RTE", (), r"--glue_dir .*: neither train\.tsv of rte nor a saved dataset"),
         ("MRPC", ("--p", 1.5), "--p 1.5: expected 0 to 1"),
         ("MRPC", ("--M", 0), "--M 0: expected 1 or more"),
         ("MRPC", ("--N", -1), "--N -1: expected 0 or more"),
@@ -219,7 +222,7 @@ def test_broken_rows_are_found_before_the_work_begins(bert: Path, tmp_path: Path
     """File and line; a header without the text columns; QQP's short rows are left out, as by the reader."""
     path = write_task(tmp_path, "RTE", [(FIRST, SECOND)] * 2)
     path.write_text(path.read_text() + "4\tonly one text\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"train\.tsv:4: 2 columns, expected at least 3"):
+    with pytest.raises(DataError, match=r"train\.tsv:4: 2 columns, the header has \d: is a tab missing"):
         run(bert, tmp_path, "rte")
     path.write_text("index\tsentence1\tlabel\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"train\.tsv:1: no column 'sentence2'"):
@@ -229,8 +232,69 @@ def test_broken_rows_are_found_before_the_work_begins(bert: Path, tmp_path: Path
     run(bert, tmp_path, "qqp", "--N", 1)
     (tmp_path / "conll").mkdir()
     (tmp_path / "conll" / "train.txt").write_text("EU B-ORG\nrejects\n")
-    with pytest.raises(DataError, match=r"train\.txt:2: 1 columns, expected 2"):
+    with pytest.raises(DataError, match=r"train\.txt:2: 1 column, expected 2"):
         run(bert, tmp_path, "conll")
+
+
+def test_a_tab_inside_a_text_is_refused_as_in_training(bert: Path, tmp_path: Path) -> None:
+    """File, line and both numbers of columns, in every task's file, and nothing is written."""
+    for folder, (header, row) in ROWS.items():
+        path = write_task(tmp_path, folder, [(FIRST, SECOND), ("a\tgood film", SECOND)])
+        columns = len(row.split("\t"))
+        words = rf"train\.tsv:{3 if header else 2}: {columns + 1} columns, .* {columns}: is there a tab"
+        with pytest.raises(DataError, match=words):
+            run(bert, tmp_path, folder)
+        with pytest.raises(DataError, match=words):
+            read_glue(get_task(folder), tmp_path, "train")
+        assert [one.name for one in path.parent.iterdir()] == ["train.tsv"]
+
+
+@pytest.mark.parametrize("name", ["train.txt", "train.tsv", "train.conll"])
+@pytest.mark.parametrize(
+    ("task", "below", "tag"),
+    [
+        ("conll", "conll", "PER"),
+        ("CoNLL-2003", "CoNLL-2003", "PER"),
+        ("conll2003", ".", "PER"),
+        ("wnut17", "WNUT-17", "person"),
+    ],
+)
+def test_tagged_files_are_found_where_training_finds_them(
+    tmp_path: Path, name: str, task: str, below: str, tag: str
+) -> None:
+    """One finder: the same file under every name, and the new file beside it."""
+    (tmp_path / below).mkdir(exist_ok=True)
+    (tmp_path / below / name).write_text(f"film B-{tag}\nis O\n")
+    source, known = find_source(task, tmp_path), get_task(task)
+    assert source.path == find_tagged(known, tmp_path, "train") == tmp_path / below / name
+    assert source.target == tmp_path / below / "train_aug.tsv" and data_augmentation.SAMPLES[source.task]
+
+
+@pytest.mark.parametrize("below", [".", "MRPC", "mrpc", "glue/MRPC", "mrpc/data"])
+def test_glue_files_are_found_where_training_finds_them(tmp_path: Path, below: str) -> None:
+    """The nearest, a saved dataset before a TSV file in the same folder."""
+    path = write_task(tmp_path / "made", "MRPC", [(FIRST, SECOND)])
+    (tmp_path / "data" / below).mkdir(parents=True)
+    path.rename(tmp_path / "data" / below / "train.tsv")
+    assert find_source("mrpc", tmp_path / "data").path == find_glue(get_task("mrpc"), tmp_path / "data", "train")
+    (tmp_path / "data" / below / "dataset_dict.json").write_text("{}")
+    assert find_glue(get_task("mrpc"), tmp_path / "data", "train") == tmp_path / "data" / below
+
+
+@pytest.mark.parametrize("separator", [" ", "\t"])
+def test_new_sentences_of_tagged_words_are_read_by_training(bert: Path, tmp_path: Path, separator: str) -> None:
+    """Odd blanks inside tokens and tokens that are none survive, and every version keeps its tags."""
+    words = ("good", "10\u00a0000", "\u00a0", "[MASK]", "film", *(["New York"] if separator == "\t" else []))
+    tags = ("O", "B-product", "O", "O", "B-group", "B-location")[: len(words)]
+    rows = "".join(f"{word}{separator}{tag}\n" for word, tag in zip(words, tags, strict=True))
+    (tmp_path / "train.txt").write_text(f"{rows}\nfilm{separator}O\n")
+    run(bert, tmp_path, "wnut17", "--N", 4, "--p", 1)
+    found = read_tagged(get_task("wnut17"), tmp_path, "train", "train_aug.tsv")
+    versions = [row for row in found if len(row.words) == len(words)]
+    assert len(versions) > 1 and versions[0].words == words
+    for row in versions:
+        assert tuple(columns[1] for columns in row.rows) == tags
+        assert (row.words[1:4], row.words[5:]) == (words[1:4], words[5:])
 
 
 def test_usage_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:

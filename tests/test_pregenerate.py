@@ -292,6 +292,12 @@ def test_special_tokens_and_cuts_of_a_saved_tokenizer_change_nothing(tmp_path: P
     assert load_pieces(str(tmp_path / "saved"), False, 24)(["word " * 5, "word"]) == [["word"] * 5, ["word"]]
 
 
+def test_control_tokens_in_the_corpus_are_text(bert: Path) -> None:
+    """Marks that end or hide something are the generator's alone."""
+    (pieces,) = load_pieces(str(bert), False, 32)(["a [SEP] b [MASK] c [CLS][PAD]"])
+    assert not {"[SEP]", "[MASK]", "[CLS]", "[PAD]"} & set(pieces)
+
+
 def test_usage_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     """As it is called, not as its file is."""
     with pytest.raises(SystemExit):

@@ -27,7 +27,7 @@ from utils.augmentation.augmenter import Augmenter, Pieces, new_rows
 from utils.augmentation.masked_lm import MaskedLm, candidate_words, load_masked_lm
 from utils.augmentation.neighbours import WordVectors, model_vectors, read_glove
 from utils.augmentation.output import GrowingFile
-from utils.augmentation.rows import CONLL, Row, Source, find_source
+from utils.augmentation.rows import Row, Source, find_source
 from utils.errors import Interrupted, UserError, run_as_script
 from utils.hints import next_lines
 from utils.opening.tokenizers import BERT_TOKENS, MASKED_TOKENS, check_fits, open_tokenizer
@@ -39,7 +39,7 @@ from utils.tucker.loading import load_encoder
 SAMPLES: Mapping[str, int] = MappingProxyType(
     {
         **{"cola": 30, "mnli": 10, "mnlimm": 10, "mrpc": 30, "qnli": 20, "qqp": 10, "rte": 20, "sst2": 20},
-        **{"stsb": 30, "wnli": 30, CONLL: 10},
+        **{"stsb": 30, "wnli": 30, "conll": 10, "wnut17": 30},
     }
 )
 #: Accepted because the other tools have it.
@@ -59,7 +59,7 @@ class AugmentationArguments:
     glue_dir: Path = flag(
         MISSING, "Directory of the tasks (a folder per task: GLUE's TSV files or a saved datasets folder), or of one."
     )
-    task_name: str = flag(MISSING, "A GLUE task (CoLA, MRPC, …) or conll.")
+    task_name: str = flag(MISSING, "A GLUE task (CoLA, MRPC, …), conll or wnut17.")
     glove_embs: Path | None = flag(
         None, "GloVe text file for words of several pieces; left out: the model's own word embeddings."
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dataset.tokenisation import token_ids
 from utils.augmentation.masked_lm import MaskedLm, Request
 from utils.augmentation.neighbours import WordVectors
 from utils.augmentation.words import Sentence, match_case, may_be_replaced
@@ -31,8 +32,7 @@ class Pieces:
     def __call__(self, words: Sequence[str]) -> list[list[int]]:
         """The pieces of every word."""
         if new := [word for word in dict.fromkeys(words) if word not in self._known]:
-            found = self.tokenizer(new, add_special_tokens=False)["input_ids"]
-            self._known.update(zip(new, found, strict=True))
+            self._known.update(zip(new, token_ids(self.tokenizer, new), strict=True))
         return [self._known[word] for word in words]
 
 

@@ -10,18 +10,18 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.conll import read_conll
+from dataset.conll import read_conll, separator_of
 from dataset.errors import DataError
-from dataset.glue import read_glue
-from dataset.sources import candidate_folders, is_saved_dataset, listing, read_lines
-from dataset.tasks import Task, get_task
+from dataset.glue import find_glue, read_glue
+from dataset.sources import read_lines
+from dataset.tasks import TASKS, Task, get_task
+from dataset.tokens import find_tagged
+from dataset.tsv import TsvFile, open_tsv
 from utils.augmentation.words import Sentence
 
-#: Name of the task whose rows are tagged sentences; its folder may be called as the data are.
-CONLL = "conll"
-_CONLL_NAMES = ("conll", "CoNLL", "conll2003", "CoNLL-2003")
-_CONLL_FILES = ("train.tsv", "train.txt")
-#: CoLA's training file has no header; its text is the fourth column.
+#: The option with the folder of the data.
+_FLAG = "--glue_dir"
+#: The place of the text in rows that are written in the form of CoLA's file.
 _COLA_TEXT = 3
 _LOOKED_AT = 100
 
@@ -95,43 +95,35 @@ class Source(NamedTuple):
         Raises:
             DataError: a row is broken; the message names file and line.
         """
-        if self.task == CONLL:
+        task = get_task(self.task)
+        if task.kind == "token_classification":
             return _tagged_rows(self.path)
         if self.path.is_dir():
-            return _saved_rows(self.path, get_task(self.task))
-        return _tsv_rows(self.path, get_task(self.task), self.header)
+            return _saved_rows(self.path, task)
+        return _tsv_rows(self.path, task)
 
 
 def find_source(name: str, glue_dir: Path) -> Source:
-    """The training file of a task in `glue_dir`, its parent folder or its own.
+    """The training file of a task in `glue_dir`, its parent folder or its own: the one that training reads.
 
     Raises:
         DataError: there is no such task or no such file, or its header lacks a text column.
     """
-    if name.lower().startswith(CONLL):
-        return Source(_find(glue_dir, _CONLL_NAMES, _CONLL_FILES, CONLL), CONLL, "")
     try:
         task = get_task(name)
     except DataError as error:
         raise DataError(f"--task_name: {error}") from None
+    if task.kind == "token_classification":
+        return Source(find_tagged(task, glue_dir, "train", flag=_FLAG), task.name, "")
     if not task.hub_name:
-        raise DataError(f"--task_name {name}: rows of {task.name} cannot be augmented, expected a GLUE task or {CONLL}")
-    names = (task.name, task.hub_name, task.folder)
-    saved = _saved_folder(glue_dir, names, task.split_file("train"))
-    if saved is not None:
-        return Source(saved, task.name, "" if task.name == "cola" else "\t".join(_saved_header(task)))
-    path = _find(glue_dir, names, (task.split_file("train"),), task.name)
-    header = "" if task.name == "cola" else _first_line(path)
-    _text_columns(path, task, header)
-    return Source(path, task.name, header)
-
-
-def _saved_folder(root: Path, names: Sequence[str], file: str) -> Path | None:
-    """The folder of the task that `save_to_disk` wrote, unless `file` lies in one of its places."""
-    folders = candidate_folders(root, names)
-    if any((folder / file).is_file() for folder in folders):
-        return None
-    return next((folder for folder in folders if is_saved_dataset(folder)), None)
+        tagged = " or ".join(known.name for known in TASKS.values() if known.kind == "token_classification")
+        raise DataError(f"--task_name {name}: rows of {task.name} cannot be augmented, expected a GLUE task, {tagged}")
+    path = find_glue(task, glue_dir, "train", flag=_FLAG)
+    if path.is_dir():
+        return Source(path, task.name, "" if task.name == "cola" else "\t".join(_saved_header(task)))
+    file = open_tsv(task, path, "train")
+    _text_columns(file)
+    return Source(path, task.name, "\t".join(file.header) if file.header_line else "")
 
 
 def _saved_header(task: Task) -> list[str]:
@@ -149,55 +141,25 @@ def _saved_rows(folder: Path, task: Task) -> Iterator[TsvRow]:
         yield TsvRow(columns, at, tuple(Sentence.of_text(columns[k]) for k in at))
 
 
-def _find(root: Path, names: Sequence[str], files: Sequence[str], task: str) -> Path:
-    folders = candidate_folders(root, names)
-    found = [folder / file for folder in folders for file in files if (folder / file).is_file()]
-    if not found:
-        places = ", ".join(str(folder.relative_to(root)) for folder in folders if folder != root)
-        raise DataError(
-            f"--glue_dir {root}: neither {' or '.join(files)} nor a saved dataset of {task}, there or in its "
-            f"subfolders {places}; "
-            f"{root}: {listing(root)}"
-        )
-    return found[0]
+def _text_columns(file: TsvFile) -> tuple[int, ...]:
+    return tuple(file.column(name) for name in file.task.file_columns)
 
 
-def _first_line(path: Path) -> str:
-    for line in read_lines(path):
-        return line.text
-    raise DataError(f"{path}: this file is empty")
-
-
-def _text_columns(path: Path, task: Task, header: str) -> tuple[int, ...]:
-    if task.name == "cola":
-        return (_COLA_TEXT,)
-    columns = header.split("\t")
-    if missing := [name for name in task.file_columns if name not in columns]:
-        raise DataError(f"{path}:1: no column {', '.join(map(repr, missing))}, the header is {', '.join(columns)}")
-    return tuple(columns.index(name) for name in task.file_columns)
-
-
-def _tsv_rows(path: Path, task: Task, header: str) -> Iterator[Row]:
-    at = _text_columns(path, task, header)
-    needed = max(at) + 1
-    lines = (line for line in read_lines(path) if line.text)
-    if header:
-        next(lines, None)
-    for line in lines:
-        columns = tuple(line.text.split("\t"))
-        if len(columns) >= needed:
-            yield TsvRow(columns, at, tuple(Sentence.of_text(columns[k]) for k in at))
-        elif not task.skip_short_rows:
-            raise DataError(f"{path}:{line.number}: {len(columns)} columns, expected at least {needed} (tab separated)")
+def _tsv_rows(path: Path, task: Task) -> Iterator[Row]:
+    file = open_tsv(task, path, "train")
+    at = _text_columns(file)
+    for _, columns in file.rows():
+        yield TsvRow(columns, at, tuple(Sentence.of_text(columns[k]) for k in at))
 
 
 def _tagged_rows(path: Path) -> Iterator[Row]:
     separator = ""
     for sentence in read_conll(path):
         separator = separator or _separator(path)
-        yield TaggedRow(sentence.rows, (Sentence.of_tokens(sentence.tokens),), separator)
+        needed = separator_of(sentence.rows)
+        yield TaggedRow(sentence.rows, (Sentence.of_tokens(sentence.tokens),), max(separator, needed, key="\t".count))
 
 
 def _separator(path: Path) -> str:
     """A tab where the file has one between columns, else a space."""
-    return "\t" if any("\t" in line.text.strip() for line in islice(read_lines(path), _LOOKED_AT)) else " "
+    return "\t" if any("\t" in line.text.strip(" \t") for line in islice(read_lines(path), _LOOKED_AT)) else " "

@@ -38,6 +38,7 @@ class Pieces:
             self._tokenizer = Tokenizer.from_str(self.definition)
             self._tokenizer.no_truncation()  # a saved tokenizer may have either
             self._tokenizer.no_padding()
+            self._tokenizer.encode_special_tokens = True  # what is spelt like a control token is text
             self._names = {number: token for token, number in self._tokenizer.get_vocab().items()}
         # The fast variant gives numbers only, at about half the time.
         encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
