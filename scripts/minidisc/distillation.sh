@@ -3,7 +3,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-begin "usage: bash scripts/minidisc/distillation.sh MODEL TASK [--layer_or_sparsity 90S|4L|DIR] [flags of task_distill.py]
+begin "usage: bash scripts/minidisc/distillation.sh MODEL TASK [--layer_or_sparsity 90S|4L|DIR] [flags]
+  flags  of task_distill.py
   Reads what sparsification.sh made; writes checkpoints/minidisc/NAME/TASK/distillation-90S.
   --dry-run prints the commands, --overwrite begins anew." "$@"
 need_sparsified
