@@ -81,7 +81,7 @@ class Bench:
 
         def save(directory: Path) -> None:
             self.saved.append(made[0].progress.step)
-            (directory / "weights.json").write_text(str(made[0].progress.step))
+            (directory / "config.json").write_text(str(made[0].progress.step))
 
         runtime = Runtime("fp32", "", 0)
         directory = RunDirectory(self.path, {"random_seed": 0}, resume=resume)

@@ -21,7 +21,7 @@ from torch import Tensor
 from tests.helpers_engine import Batch, Bench, Regression, Rows, metrics_of, names, weights
 from utils.engine import RunDirectory, RunLog, Runtime, Trainer, TrainerConfig
 from utils.engine.optimisation import schedule_factor
-from utils.engine.run_directory import MAY_CHANGE_TOLD
+from utils.engine.same_run import RULES
 from utils.errors import Interrupted, UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,7 +96,7 @@ def test_the_best_model_is_the_first_of_equals(bench: Bench) -> None:
     scores = [0.5, 0.5, 0.7, 0.6, 0.7, 0.7]
     progress = bench.trainer(TrainerConfig(epochs=6), scores).fit()
     assert bench.saved == [8, 24] and (progress.best_value, progress.best_step) == (0.7, 24)
-    assert (bench.path / "best" / "weights.json").read_text() == "24"
+    assert (bench.path / "best" / "config.json").read_text() == "24"
 
 
 def test_early_stopping(bench: Bench) -> None:
@@ -285,7 +285,7 @@ def test_what_a_resumed_run_may_change(tmp_path: Path, key: str, allowed: bool) 
     RunDirectory(tmp_path / "run", {key: 1, "other": "x"})
     resume: Callable[[], RunDirectory] = lambda: RunDirectory(tmp_path / "run", {key: 2, "other": "x"}, resume=True)  # noqa: E731
     if allowed:
-        told = [f"the run goes on with --{key} 2 (was 1)"] if key in MAY_CHANGE_TOLD else []
+        told = [f"the run goes on with --{key} 2 (was 1)"] if RULES[key] == "told" else []
         assert resume().remarks == told
         kept = json.loads((tmp_path / "run" / "arguments.json").read_text()).get("changed", [])
         assert kept == ([f"--{key} 2 (was 1)"] if told else [])

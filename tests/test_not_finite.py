@@ -79,7 +79,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run(bad: float, tmp_path: Pat
     told = rf"^The evaluation's accuracy became {bad}, at step 8: resume with a lower --lr; the newest checkpoint is "
     with pytest.raises(UserError, match=told + r".*step-00000004\.$"):
         trainer.fit()
-    assert bench.saved == [4] and (tmp_path / "run" / "best" / "weights.json").read_text() == "4"
+    assert bench.saved == [4] and (tmp_path / "run" / "best" / "config.json").read_text() == "4"
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]
 
 

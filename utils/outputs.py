@@ -76,7 +76,7 @@ REPORT_MARK = "made by python -m utils.report"
 COMMANDS: Mapping[str, Command] = {
     "train_t5": Command(("model_config", "checkpoint", "plugin_path", "data_path"), folders=("output_path",)),
     "task_distill": Command(
-        ("teacher_model", "student_model", "layer_or_sparsity", "data_dir"), folders=("output_path",)
+        ("teacher_model", "student_model", "layer_or_sparsity_path", "data_dir"), folders=("output_path",)
     ),
     "general_distill": Command(
         ("teacher_model", "student_model", "pregenerated_data", "valid_data"), folders=("output_path",)

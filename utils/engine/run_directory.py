@@ -13,34 +13,15 @@ from typing import Any, get_args
 from model.errors import ModelError
 from model.weights import read_json
 from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
-from utils.engine.data_record import Fingerprints, check_data
+from utils.engine.data_record import DATA_FILE, Fingerprints, check_data
 from utils.engine.files import recover_directory, write_json
 from utils.engine.lock import lock_directory, note_owner
 from utils.engine.precision import Precision
 from utils.engine.resume import Resume, prepare_resume
 from utils.engine.run_files import ARGUMENTS_FILE, LOCK_FILE, foreign_below, is_left_by_others, is_run, own_files
+from utils.engine.same_run import differences, models_in
 from utils.errors import UserError, writing
 
-#: Arguments that may differ between a run and its resumption (a run directory may have been moved).
-MAY_CHANGE = {
-    "output_path",
-    "engine",
-    "cpu_offload",
-    "gradient_checkpointing",
-    "resume",
-    "overwrite",
-    "debug",
-    "inspect_step",
-    "num_workers",
-    "keep_checkpoints",
-    "epochs",
-    "training_step",
-    "allow_changed_data",
-    "rank_timeout",
-    "max_bad_steps",
-}
-#: Those that may differ, too, as a run whose loss became infinite goes on with others; the user is told.
-MAY_CHANGE_TOLD = {"lr", "clip_grad", "precision"}
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
 
 
@@ -130,6 +111,8 @@ class RunDirectory:
             self.remarks += prepare_resume(self.path, resume)
         note_owner(self.path)
         content = {"arguments": arguments, **environment(), "world_size": self._world_size, **self._facts}
+        if models := models_in(arguments):
+            content["models"] = models
         if self._changed:
             content["changed"] = self._changed
         write_json(recorded, {**content, "seed": arguments.get("random_seed")})
@@ -177,19 +160,20 @@ class RunDirectory:
         if "precision" in now:  # what `auto` stands for is compared
             before = {**before, "precision": _precision_in(recorded)}
             now = {**now, "precision": self._facts.get("precision", now["precision"])}
-        may_change = set(MAY_CHANGE)
         if processes != self._world_size:
             self._check_same_batches(before, now, processes)
-            may_change.add("batch_size")
-        changed = {
-            k: f"--{k.replace('_', '-')} {now[k]!r} (was {before[k]!r})"
-            for k in now
-            if k not in may_change and before.get(k, now[k]) != now[k]
-        }
-        if refused := [told for k, told in changed.items() if k not in MAY_CHANGE_TOLD]:
-            raise UserError(f"--resume in {self.path} with other flags than the run began with: {', '.join(refused)}.")
-        self.remarks += [f"the run goes on with {told}" for told in changed.values()]
-        self._changed = [*recorded.get("changed", []), *changed.values()]
+            before = {**before, "batch_size": now.get("batch_size")}
+        models = recorded.get("models")
+        has_fingerprints = not list_checkpoints(self.path) or (self.path / DATA_FILE).is_file()
+        known = models if isinstance(models, dict) else {}
+        found = list(differences(before, now, known, models_in(now), has_fingerprints))
+        refused = [one for one in found if not one.may_be and not (one.contents and self._allow_changed_data)]
+        if refused:
+            hint = "" if any(not one.contents for one in refused) else " (--allow-changed-data goes on with these)"
+            told = ", ".join(one.text for one in refused)
+            raise UserError(f"--resume in {self.path} with other flags than the run began with: {told}{hint}.")
+        self.remarks += [f"the run goes on with {one.text}" for one in found]
+        self._changed = [*recorded.get("changed", []), *(one.text for one in found)]
 
     def _check_same_batches(self, before: dict[str, Any], now: dict[str, Any], processes: int) -> None:
         if not isinstance(before.get("batch_size"), int) or "batch_size" not in now:

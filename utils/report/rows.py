@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.arguments import EvaluationArguments, OptimisationArguments
-from utils.engine.run_directory import MAY_CHANGE
+from utils.engine.same_run import MAY_CHANGE
 from utils.report.commands import commands_of, script_of
 from utils.report.measured import Circumstances, Measured, merged, number
 from utils.report.reading import Run, metric_of, read_run, without_seed
 from utils.tucker.adaptation import AdaptationArguments
 
 #: Arguments in which runs of the same row may differ.
-_NOT_COMPARED = (MAY_CHANGE - {"epochs", "training_step"}) | {"random_seed", "costs", "eval_batch_size"}
+_NOT_COMPARED = {*MAY_CHANGE, "random_seed", "costs", "eval_batch_size"} - {"epochs", "training_step"}
 #: Those that the same T5 without its plugins may differ in.
 _PLUGINS = {"plugin_path", "mux_num", "residual_scale", "compat"}
 #: Those of training plugins, which the same BERT without them may differ in.
