@@ -29,6 +29,7 @@ from utils.augmentation.neighbours import WordVectors, model_vectors, read_glove
 from utils.augmentation.output import GrowingFile
 from utils.augmentation.rows import Row, Source, find_source
 from utils.errors import Interrupted, UserError, run_as_script
+from utils.heartbeat import doing
 from utils.hints import next_lines
 from utils.opening.tokenizers import BERT_TOKENS, MASKED_TOKENS, check_fits, open_tokenizer
 from utils.outputs import guard
@@ -174,8 +175,11 @@ def write_rows(
     done = file.counts["rows"]
     if not file.num_bytes and source.header:
         file.append(source.header + "\n")
-    with tqdm(total=total, initial=done, desc="rows", unit="row", disable=None, leave=False) as bar:
-        first = 0
+    first = 0
+    with (
+        tqdm(total=total, initial=done, desc="rows", unit="row", disable=None, leave=False) as bar,
+        doing("making rows", lambda: f"{first:,} of {total:,} rows"),
+    ):
         for block in chunked(source.rows(), _BLOCK):
             if first >= done:
                 text, made = _augmented(block, first, augmenter, num_samples, args)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 from dataset.errors import DataError
 from metric.errors import MetricError
 from model.errors import ModelError
+from utils.heartbeat import listen
 from utils.streams import lost_output, protect
 from utils.warning_lines import show_warnings
 
@@ -92,6 +93,7 @@ def run_as_script(main: Callable[[], T], debug: bool) -> T:
     (`utils.engine.watch`), with exit code 3. Standard output may be closed or cut off (`| head -1`).
     """
     protect()
+    heart = listen() if _rank() == "0" else None
     show_warnings(_rank() == "0")
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # a script may load its libraries so
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -122,6 +124,9 @@ def run_as_script(main: Callable[[], T], debug: bool) -> T:
         if (refusal := refusal_of(error)) is None:
             raise
         _end_with(error, refusal, debug)
+    finally:
+        if heart is not None:
+            heart.stop()
 
 
 def _end_with(error: Exception, sentence: str, debug: bool) -> NoReturn:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from utils.arguments import flag, parse
 from utils.engine.files import write_json
 from utils.errors import Interrupted, UserError, run_as_script
+from utils.heartbeat import doing
 from utils.hints import next_lines
 from utils.outputs import guard
 from utils.pregenerate.corpus import Corpus, TextRules, find_text_files, index_corpus
@@ -226,9 +227,19 @@ def _interruptible(output_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def _bar(text: str, num_bytes: int) -> Iterator[Callable[[int], object]]:
-    """A progress bar in bytes of text, on a terminal only."""
-    with tqdm(total=num_bytes, desc=text, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-        yield bar.update
+    """A progress bar in bytes of text on a terminal, a line now and then otherwise."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        bar.update(count)
+
+    with (
+        tqdm(total=num_bytes, desc=text, unit="B", unit_scale=True, disable=None, leave=False) as bar,
+        doing(text, lambda: f"{done / 1e6:,.1f} of {num_bytes / 1e6:,.1f} MB"),
+    ):
+        yield advance
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import time
 
 _NAMES = ("stdin", "stdout", "stderr")
 #: The reader has gone, or the terminal: nobody is left to be told.
@@ -20,6 +21,7 @@ class LenientStream(io.TextIOWrapper):
 
     Attributes:
         failure: the operating system's words where something was lost that somebody wanted to read.
+        written_at: when something was written last, on the monotonic clock.
     """
 
     def __init__(self, descriptor: int, encoding: str, line_buffering: bool) -> None:
@@ -27,9 +29,11 @@ class LenientStream(io.TextIOWrapper):
         super().__init__(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=line_buffering)
         self._descriptor = descriptor
         self.failure: str | None = None
+        self.written_at = time.monotonic()
 
     def write(self, text: str) -> int:
         """See the base class."""
+        self.written_at = time.monotonic()
         try:
             return super().write(text)
         except OSError as error:
@@ -84,7 +88,7 @@ def protect() -> None:
                 continue
         except (OSError, ValueError):
             continue
-        lenient = LenientStream(descriptor, stream.encoding, stream.line_buffering or descriptor == 2)
+        lenient = LenientStream(descriptor, stream.encoding, line_buffering=True)  # a log is read while it grows
         setattr(sys, name, lenient)
         setattr(sys, f"__{name}__", lenient)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from utils.engine.files import to_json
 from utils.errors import writing
+from utils.heartbeat import SILENCE_S
 
 
 class RunLog:
@@ -27,6 +30,7 @@ class RunLog:
         resume_step: on a resume, rows of metrics.jsonl beyond this step are dropped, since they will be written again.
         evaluated_step: of the last evaluation that the checkpoint knows; later ones are done, and written, again. A
             kill may fall between an evaluation's row and its checkpoint.
+        clock: in seconds.
     """
 
     def __init__(
@@ -35,13 +39,16 @@ class RunLog:
         active: bool = True,
         resume_step: int | None = None,
         evaluated_step: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._active = active
         self._directory = directory
         self._text: TextIO | None = None
         self._rows: TextIO | None = None
         self._board: SummaryWriter | None = None
         self._bar: tqdm[Any] | None = None
+        self._said_at = self._clock()
         if not active or directory is None:
             return
         with writing(f"the logs in {directory}"):
@@ -58,6 +65,7 @@ class RunLog:
         """One line for the user, kept in log.log."""
         if not self._active:
             return
+        self._said_at = self._clock()
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
         else:
@@ -75,6 +83,10 @@ class RunLog:
                 self._rows.flush()
                 for key, value in values.items():
                     self._board.add_scalar(f"{split}/{key}", value, step)
+
+    def is_silent(self) -> bool:
+        """Whether it is time for a line, as no bar is shown and a step more might make the silence too long."""
+        return self._active and self._bar is None and self._clock() - self._said_at >= SILENCE_S / 2
 
     def start_bar(self, total: int | None, done: int) -> None:
         """Show a bar of optimizer steps if standard error is a terminal."""

@@ -30,6 +30,7 @@ from utils.engine.runtime import Runtime
 from utils.engine.shares import add_shares
 from utils.engine.stop_signals import StopSignals
 from utils.errors import Interrupted, UserError
+from utils.heartbeat import doing
 
 Batch = dict[str, Tensor]
 
@@ -111,7 +112,7 @@ class Trainer:
             return self.progress
         self.log.start_bar(None if math.isinf(total) else int(total), self.progress.step)
         try:
-            with self._signals:
+            with self._signals, doing("training", lambda: f"step {self.progress.step + 1} of {self._total_text()}"):
                 self._run_to_the_end(total)
         finally:
             self.log.close()
@@ -245,7 +246,8 @@ class Trainer:
 
     def _report(self, values: dict[str, float], norm: float, lr: float, rate: float) -> None:
         step = self.progress.step
-        if step % self.config.inspect_step and step != 1:
+        is_asked = step % self.config.inspect_step == 0 or step == 1
+        if not is_asked and not self.log.is_silent():
             self.log.advance()
             return
         self.log.advance(f"loss {values['loss']:.4f}, {rate:,.0f} tokens/s")
@@ -255,6 +257,8 @@ class Trainer:
             f"train | epoch: {self.progress.epoch:2d} | step: {step:6d}/{self._total_text()} | {text} | "
             f"grad_norm: {norm:.3f} | lr: {lr:.3e} | {rate:,.0f} tokens/s{left}"
         )
+        if not is_asked:  # metrics.jsonl is the same on a slow machine
+            return
         numbers = {**values, "grad_norm": norm, "lr": lr, "tokens_per_second": rate}
         if self.progress.skipped:
             numbers["skipped_steps"] = self.progress.skipped

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from tqdm import tqdm
 
 from dataset import BucketedBatches, Task
 from metric.cost import parameter_counts
@@ -23,6 +22,7 @@ from model.variants import VariantDistillation
 from utils.engine import RunDirectory, Runtime, TrainerConfig
 from utils.engine.data_record import DATA_FILE, fingerprints_of
 from utils.engine.files import atomic_directory
+from utils.heartbeat import tracked
 from utils.minidisc.arguments import (
     ScheduleArguments,
     axes_of,
@@ -168,7 +168,7 @@ class ScheduleJob:
         """That of a teacher's heads and neurons on the development set."""
         teacher.to(self.runtime.device)
         rows = self.sets[0].source.for_one_process()  # every process measures the same
-        bar = tqdm(rows.batches(0), "importance", rows.batches_per_epoch, leave=False, disable=self.quiet)
+        bar = tracked(rows.batches(0), "importance", rows.batches_per_epoch, not self.runtime.is_main)
         return measure_importance(teacher, (self.runtime.to_device(batch) for batch in bar), _task_loss)
 
     def cut(self, step: Step) -> Model:
@@ -323,11 +323,6 @@ class ScheduleJob:
         command, batches = self.command, parts.source.batches_per_epoch
         config = bert_trainer_config(command.bert, command.optimisation, command.evaluation, batches)
         return with_patience(config, self.flags.patience_epochs, batches)
-
-    @property
-    def quiet(self) -> bool | None:
-        """Whether progress bars are off; None where that depends on the terminal."""
-        return None if self.runtime.is_main else True
 
     def value(self, name: str) -> float:
         """The selection metric that a stage reached."""

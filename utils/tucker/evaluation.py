@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from dataset import IGNORED, BatchSource, Task, TokenFeature
 from dataset.tokens import NO_PIECE, OUTSIDE
@@ -18,6 +17,7 @@ from model.attention_scores import Batch
 from model.distillation import IntermediateDistillation, classify
 from model.finite import check_outputs, check_rows, check_weights
 from utils.engine import Runtime
+from utils.heartbeat import tracked
 from utils.tucker.data import LabelledSet, is_tagged
 
 #: Selection metric of the stages without labels: the loss with its sign changed, as larger is better.
@@ -189,12 +189,9 @@ def batches_to_evaluate(
     check_weights(module)
     training = module.training
     module.eval()
-    bar = tqdm(islice(source.batches(0), limit or None), "evaluating", leave=False, disable=_silent(runtime))
+    total = limit or source.batches_per_epoch
+    batches = tracked(islice(source.batches(0), limit or None), "evaluating", total, silent=not runtime.is_main)
     with torch.no_grad(), runtime.accelerator.autocast():
-        for batch in bar:
+        for batch in batches:
             yield runtime.to_device(batch), int(batch["num_rows"])
     module.train(training)
-
-
-def _silent(runtime: Runtime) -> bool | None:
-    return None if runtime.is_main else True  # None: silent unless standard error is a terminal

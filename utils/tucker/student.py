@@ -14,6 +14,7 @@ from model.decomposition.config import RANKS
 from model.decomposition.embeddings import EmbeddingConfig
 from model.decomposition.embeddings.config import TYPES
 from utils.errors import UserError
+from utils.heartbeat import doing
 from utils.opening.files import has_weights
 from utils.opening.places import model_directory
 from utils.tucker.arguments import DecompositionArguments
@@ -65,7 +66,8 @@ def build_student(
     for edit in edits:
         if find_edit(model, type(edit)) is not None:
             raise UserError(f"--use_swap: {source} has the edit {edit.kind!r} already; leave the flag out.")
-        apply_edit(model, edit, from_scratch=flags.from_scratch)
+        with doing(f"making the {edit.kind} of the student"):
+            apply_edit(model, edit, from_scratch=flags.from_scratch)
         how = f"{how}, {_described(model, edit, flags.from_scratch)}"
     for name in _REQUEST if edits else ():
         if hasattr(model.config, name):

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from metric.glue import compute
 from metric.squad import squad_scores
@@ -17,6 +16,7 @@ from model.finite import check_outputs, check_weights
 from model.heads import Batch, generate_answers
 from model.losses import IGNORE
 from utils.engine import Runtime
+from utils.heartbeat import tracked
 from utils.ratios import over_ratios
 from utils.variator.data import TaskData
 
@@ -57,12 +57,9 @@ class Evaluator:
         """Batches on the device, with the number of their rows that count on this process."""
         batches: Iterable[Batch] = self.data.valid.batches(0)
         limit = self.max_batches if self.data.task.kind == "span_corruption" else 0
-        bar = tqdm(islice(batches, limit or None), "validating", leave=False, disable=self._silent())
-        for batch in bar:
+        batches = islice(batches, limit or None)
+        for batch in tracked(batches, "validating", silent=not self.runtime.is_main):
             yield self.runtime.to_device(batch), int(batch["num_rows"])
-
-    def _silent(self) -> bool | None:
-        return None if self.runtime.is_main else True  # None: silent unless standard error is a terminal
 
     def _classification(self) -> dict[str, float]:
         rows: list[tuple[int, int, int, float]] = []
