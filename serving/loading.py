@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -78,9 +79,15 @@ def parse_plugins(given: Sequence[str]) -> list[Plugins]:
     if len(set(names)) < len(names) or ("" in names and len(names) > 1):
         raise UserError(
             f"--plugins {' '.join(given)}: several directories of plugins need the names of their tasks, each once: "
-            "--plugins sst2=DIR mrpc=DIR."
+            f"{_named(found)}."
         )
     return found
+
+
+def _named(found: Sequence[Plugins]) -> str:
+    """The flag with the tasks that the directories say they were made for."""
+    pairs = [(one.task or _task_of(one.path) or "TASK", one.path) for one in found]
+    return shlex.join(["--plugins", *(f"{task}={path}" for task, path in pairs)])
 
 
 def _load_t5(

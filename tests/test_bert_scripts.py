@@ -93,9 +93,12 @@ def test_several_gpus_share_the_batch(bert: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["general_distill.sh", "bert-x"], "utils.pregenerate_training_data --train_corpus CORPUS --bert_model bert-x"),
+        (
+            ["general_distill.sh", "bert-x"],
+            "--train_corpus data/wikicorpus_128 --bert_model bert-x",
+        ),
         (["task_distill.sh", "tiny", "sst2"], "bash scripts/bert/general_distill.sh tiny"),
-        (["predict.sh", "tiny"], "bash scripts/bert/task_distill.sh tiny TASK"),
+        (["predict.sh", "tiny"], "bash scripts/bert/task_distill.sh tiny mrpc"),
         (["task_distill.sh", "tiny", "cola"], "TASK cola: unknown; known: mnli"),
         (["task_distill.sh", "tiny"], "expected 2 argument"),
         (["task_distill.sh", "tiny", "sst2", "--student_model", "x"], "STUDENT="),

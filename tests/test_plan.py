@@ -193,7 +193,7 @@ def test_metrics_of_two_tasks_are_not_compared(sparsified, tmp_path):
         (("--model", "RUN", "--length", "4096"), "--length 4096: sparsification 0S has"),
         (("--model", "RUN", "--batch", "0"), "--batch must be at least 1"),
         (("--model", "RUN", "--overwrite"), "--overwrite is for --commit"),
-        (("--model", "RUN", "--commit", "RUN"), "is there already"),
+        (("--model", "RUN", "--commit", "RUN"), "which this call reads: name another folder"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(sparsified, tmp_path, words, sentence):

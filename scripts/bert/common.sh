@@ -70,8 +70,9 @@ need_text() {
     else
         local text how
         text="$(bert_text "$1")"
-        how="$(python_hint) -m utils.pregenerate_training_data --train_corpus CORPUS --bert_model $(quoted "$1")"
-        how+=" --output_dir $(quoted "$text")"
+        how="$(python_hint) -m utils.pregenerate_training_data --train_corpus data/wikicorpus_128"
+        how+=" --bert_model $(quoted "$1") --output_dir $(quoted "$text") --line_filter off --split_sentences"
+        [[ -d data/wikicorpus_128 ]] || how="$(python_hint) -m utils.download corpus && $how"
         [[ -d "$text" ]] || missing "$text/ (pre-generated text)" "$how"
     fi
 }

@@ -36,7 +36,8 @@ _PLACES = (
     Place(
         "pre-generated text",
         ("data/pregenerated",),
-        "python -m utils.pregenerate_training_data --train_corpus FILE --bert_model DIR --output_dir data/pregenerated",
+        "python -m utils.pregenerate_training_data --train_corpus data/wikicorpus_128 --line_filter off "
+        "--split_sentences --bert_model models/bert-base-uncased --output_dir data/pregenerated",
         "bert/general_distill.sh MODEL",
     ),
     Place("BERT", ("models/bert-base-uncased",), "python -m utils.download bert", "bert/*.sh, minidisc/*.sh"),

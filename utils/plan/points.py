@@ -148,8 +148,8 @@ def _plugin_points(path: Path, plugins: tuple[Path, dict[str, Any]], wanted: Wan
     directory = Path(model_directory(base)) if base is not None and Path(base).expanduser().exists() else None
     if directory is None or not (directory / CONFIG).is_file():
         raise UserError(
-            f"--model {path} holds plugins, and their backbone ({base or 'not recorded'}) is not here: name it with "
-            "--backbone DIR."
+            f"--model {path} holds plugins, and their backbone ({base or 'not recorded'}) is not here: name its "
+            "folder with --backbone."
         )
     edit = read_delta_edit(folder, PluginConfig.kind)
     assert isinstance(edit, PluginConfig)
