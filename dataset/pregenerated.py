@@ -24,6 +24,7 @@ from dataset.errors import DataError
 from dataset.features import IGNORED, Feature
 from dataset.fingerprint import of_files
 from dataset.pregenerated_arrays import Row, build_in_memory, open_cache
+from dataset.remarks import warn_cut_rows
 from dataset.sources import listing, read_json, read_lines
 
 _POOL_BATCHES = 50  # as in dataset.batches: global batches that are sorted by length together
@@ -172,17 +173,23 @@ class EncodedEpoch(Sequence[PretrainingFeature]):
 
 
 def _read(path: Path, vocabulary: Mapping[str, int], max_length: int | None) -> Iterator[Row]:
-    """The lines of an epoch file, encoded."""
+    """The lines of an epoch file, encoded; those that are cut are counted in a warning."""
+    cut = num_rows = 0
     for line in read_lines(path):
         try:
             record = json.loads(line.text)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{line.number}: this line is cut off or no JSON ({error})") from error
         try:
-            yield _encode(record, vocabulary, max_length)
+            row = _encode(record, vocabulary, max_length)
         except (KeyError, ValueError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise DataError(f"{path}:{line.number}: no instance of pre-training data: {reason}") from error
+        num_rows += 1
+        cut += len(row.tokens) < len(record["tokens"])
+        yield row
+    if max_length is not None:
+        warn_cut_rows(cut, num_rows, str(path), "--max_seq_length", max_length)
 
 
 def _encode(record: Any, vocabulary: Mapping[str, int], max_length: int | None) -> Row:

@@ -20,9 +20,13 @@ def warn_cut(features: Sequence[Feature], where: str, flag: str, max_length: int
         where: whose rows they are, such as `sst2, train`.
         flag: the option that sets the limit, and max_length its value.
     """
-    cut = sum(feature.is_cut for feature in features)
+    warn_cut_rows(sum(feature.is_cut for feature in features), len(features), where, flag, max_length)
+
+
+def warn_cut_rows(cut: int, num_rows: int, where: str, flag: str, max_length: int) -> None:
+    """As `warn_cut`, of rows that are counted already."""
     if cut:
-        rows = f"{cut:,} of {counted(len(features), 'row')}"
+        rows = f"{cut:,} of {counted(num_rows, 'row')}"
         are = "is longer than {} and is cut" if cut == 1 else "are longer than {} and are cut"
         logger.warning("%s: %s %s", where, rows, are.format(f"{flag} {max_length} tokens"))
 

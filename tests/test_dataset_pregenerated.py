@@ -126,6 +126,16 @@ def test_masked_positions_behind_the_cut_are_left_out(tmp_path: Path, mapped: bo
     assert batch["token_type_ids"][0].tolist() == [0] * 8 + [1, 0]
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_cut_rows_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture, mapped: bool) -> None:
+    """In one line per file; a row that just fits is not cut."""
+    write_epoch(tmp_path, 0, [instance(first=4, second=2), instance(first=6, second=5)])
+    for length in (13, 14):
+        list(source(tmp_path, max_length=length, reduce_memory=mapped).batches(0))
+    cut = "epoch_0.json: 1 of 2 rows is longer than --max_seq_length 13 tokens and is cut"
+    assert [message.rpartition("/")[2] for message in caplog.messages] == [cut]
+
+
 def test_single_segments_have_no_second_token_type(tmp_path: Path) -> None:
     """Not in the row, and not in its padding."""
     assert not only_batch(tmp_path, instance(first=5))["token_type_ids"].any()
