@@ -36,9 +36,13 @@ class Running:
         until(lambda: self._server.started)
         self._pool = ThreadPoolExecutor(8)
 
-    def ask(self, text: str) -> Any:
-        """A request in another thread; a future of its status."""
-        return self._pool.submit(lambda: self.post(text))
+    def ask_all(self, first: str, *more: str) -> list[Any]:
+        """Requests in other threads, as futures of their status; the first one runs then, and the others wait."""
+        asked = [self._pool.submit(self.post, first)]
+        until(self.predictor.entered.is_set)
+        asked += [self._pool.submit(self.post, text) for text in more]
+        until(lambda: f"serving_queue_rows {len(more)}.0" in self.metrics())
+        return asked
 
     def post(self, text: str) -> int:
         return httpx.post(f"{self.address}/v1/predict", json=body_of(text), timeout=30, trust_env=False).status_code
@@ -86,8 +90,7 @@ def run() -> Iterator[Callable[..., Running]]:
 def test_a_drain_that_runs_out_of_time_answers_503(run: Callable[..., Running]) -> None:
     """What runs and what waits: nobody loses the connection, and the engine knows that not all was done."""
     one = run(drain_s=0.3)
-    asked = [one.ask(text) for text in ("a", "a b " * 9, "a b " * 30)]
-    until(lambda: "serving_queue_rows 2.0" in one.metrics())
+    asked = one.ask_all("a", "a b " * 9, "a b " * 30)
     one.signal()
     assert [each.result(30) for each in asked] == [503, 503, 503]
     until(lambda: one.is_over)
@@ -98,8 +101,7 @@ def test_a_drain_that_runs_out_of_time_answers_503(run: Callable[..., Running]) 
 def test_a_drain_in_time_answers_all(run: Callable[..., Running]) -> None:
     """The model goes on shortly after the signal."""
     one = run(drain_s=20.0)
-    asked = [one.ask(text) for text in ("a", "a b " * 9)]
-    until(lambda: "serving_queue_rows 1.0" in one.metrics())
+    asked = one.ask_all("a", "a b " * 9)
     one.signal()
     one.predictor.gate.set()
     assert [each.result(30) for each in asked] == [200, 200]
