@@ -5,9 +5,10 @@
 #   --help
 # and passes all other flags on to SCRIPT (train_t5.py), after the defaults of settings.sh: the last one wins.
 #
-# Environment: MODEL_DIR (base, large: the backbone; default t5-base, t5-large), PLAN_CONTINUES (1: earlier commands of
-# the same plan make the backbone, its data and what else comes before), and those of scripts/processes.sh, which say on
-# what GPUs and machines. Several machines run the same launcher and share the folder.
+# Environment: MODEL_DIR (base, large: the backbone; default t5-base, t5-large; its runs lie beside those of others, in
+# folders called SIZE--NAME), PLAN_CONTINUES (1: earlier commands of the same plan make the backbone, its data and what
+# else comes before), and those of scripts/processes.sh, which say on what GPUs and machines. Several machines run the
+# same launcher and share the folder.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/processes.sh
@@ -253,6 +254,11 @@ backbone_of() {
     else
         echo "${MODEL_DIR:-t5-$1}"
     fi
+}
+
+# $1: size. Its name in the folders of checkpoints, which says so if the backbone is one of the user's.
+size_name() {
+    if is_embedded "$1" || [[ -z "${MODEL_DIR:-}" ]]; then echo "$1"; else echo "$1--$(model_name "$MODEL_DIR")"; fi
 }
 
 # $1: size

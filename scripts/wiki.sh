@@ -19,6 +19,7 @@ else
 fi
 
 stage_settings plugin "$size" ""
-train_stage "plugin pre-training" "checkpoints/wiki/$size" "$replace" "$(backbone_of "$size")/config.json" \
+train_stage "plugin pre-training" "checkpoints/wiki/$(size_name "$size")" "$replace" \
+    "$(backbone_of "$size")/config.json" \
     --dataset wiki --distil hidden --model-config "$(backbone_of "$size")" --data-path "$(corpus_of "$size")" \
     --mux-num "${RATIOS[@]}" "${SETTINGS[@]}"

@@ -286,6 +286,20 @@ def test_finished_run_with_other_settings_is_not_replaced_silently(repository: P
     assert "--overwrite" in calls(repository)[-1]
 
 
+def test_backbones_of_the_users_are_kept_apart(repository: Path) -> None:
+    """Two models that are both called best, as MODEL_DIR: neither is adapted with what the other left."""
+    for folder in ("data/wikicorpus_128", "data/glue/rte"):
+        (repository / folder).mkdir(parents=True)
+    one, two = {"MODEL_DIR": "runs/m1/best"}, {"MODEL_DIR": "runs/m2/best"}
+    for words in (["wiki.sh", "base"], ["glue/glue.sh", "base", "rte"], ["glue/glue-mux.sh", "base", "rte"]):
+        assert launch(repository, *words, **one).returncode == 0
+    done = launch(repository, "glue/glue-mux.sh", "base", "rte", **two)
+    assert done.returncode == 2 and "bash scripts/glue/glue.sh base rte" in done.stderr
+    assert launch(repository, "glue/glue.sh", "base", "rte", **two).returncode == 0
+    assert launch(repository, "glue/glue.sh", "base", "rte").returncode == 0
+    assert len({flag(call, "--output-path") for call in calls(repository)}) == 5
+
+
 # ---- several machines ------------------------------------------------------------------------------------
 
 NODES = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "gpu07", "MASTER_PORT": "4000"}

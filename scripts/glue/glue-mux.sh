@@ -20,23 +20,24 @@ if is_embedded "$size"; then
 fi
 need_task_data "$size" "$dataset"
 
-finetuned="checkpoints/glue/$size/$dataset"
+name="$(size_name "$size")"
+finetuned="checkpoints/glue/$name/$dataset"
 given --checkpoint || [[ -f "$finetuned/result.json" ]] ||
     missing "$finetuned/result.json (the finished fine-tuning)" "bash scripts/glue/glue.sh $size $dataset"
 
-plugin="checkpoints/wiki/$size/best"
+plugin="checkpoints/wiki/$name/best"
 published="checkpoints/plugins/plugin-t5_$size-mux_4.pkl"
-if [[ ! -f "checkpoints/wiki/$size/result.json" && -f "$published" ]]; then
+if [[ ! -f "checkpoints/wiki/$name/result.json" && -f "$published" ]]; then
     plugin="$published"
-elif ! given --plugin-path && [[ ! -f "checkpoints/wiki/$size/result.json" ]]; then
+elif ! given --plugin-path && [[ ! -f "checkpoints/wiki/$name/result.json" ]]; then
     how="bash scripts/wiki.sh $size"
     is_embedded "$size" ||
         how+=" (trains them), or: $(python_hint) -m utils.download plugin --size $size (fetches the published ones)"
-    missing "checkpoints/wiki/$size/result.json (the finished plugin pre-training)" "$how"
+    missing "checkpoints/wiki/$name/result.json (the finished plugin pre-training)" "$how"
 fi
 
 stage_settings adapt "$size" "$dataset"
-train_stage "plugin adaptation to $dataset" "checkpoints/glue-mux/$size/$dataset" "$replace" \
-    "$(lines "$finetuned/result.json" "checkpoints/wiki/$size/result.json")" \
+train_stage "plugin adaptation to $dataset" "checkpoints/glue-mux/$name/$dataset" "$replace" \
+    "$(lines "$finetuned/result.json" "checkpoints/wiki/$name/result.json")" \
     --dataset "$dataset" --distil hidden --model-config "$(backbone_of "$size")" --checkpoint "$finetuned/best" \
     --plugin-path "$plugin" --data-path "$(task_data_of "$size" "$dataset")" --mux-num "${RATIOS[@]}" "${SETTINGS[@]}"

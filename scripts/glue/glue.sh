@@ -20,6 +20,6 @@ fi
 need_task_data "$size" "$dataset"
 
 stage_settings finetune "$size" "$dataset"
-train_stage "fine-tuning on $dataset" "checkpoints/glue/$size/$dataset" "$replace" \
+train_stage "fine-tuning on $dataset" "checkpoints/glue/$(size_name "$size")/$dataset" "$replace" \
     "$(backbone_of "$size")/config.json" --dataset "$dataset" --distil no --model-config "$(backbone_of "$size")" \
     --data-path "$(task_data_of "$size" "$dataset")" "${SETTINGS[@]}"
