@@ -40,7 +40,7 @@ from utils.tucker.data import DataRequest, LabelledSet, task_for, training_batch
 from utils.tucker.defaults import Stage
 from utils.tucker.evaluation import NEGATIVE_LOSS, DistillationEvaluator, evaluator_for
 from utils.tucker.loading import check_length, load_classifier
-from utils.tucker.prediction import write_predictions
+from utils.tucker.prediction import check_place, write_predictions
 from utils.tucker.report import costs, format_values
 from utils.tucker.student import build_student, unused_request
 from utils.tucker.task_arguments import (
@@ -228,6 +228,8 @@ def main(arguments: list[str] | None = None) -> None:
     if plan.stages or plan.schedule:
         for command in commands:
             guard("task_distill", commands[0].task, command.schedule, command.run)
+    if plan.predict and (place := commands[0].task.predictions_dir) is not None:
+        check_place(place, commands[0].task.data_dir or "")
     if plan.schedule is not None:
         TaskJob(commands[0]).schedule(plan.schedule, plan)
     for stage, command in zip(plan.stages, commands, strict=False):

@@ -157,6 +157,8 @@ class Job:
 
     def validate(self) -> None:
         """Evaluate the dense model and every ratio; print and save the table."""
+        if self.runtime.is_main:
+            print("".join(f"warning: {remark}\n" for remark in self.directory.remarks), end="", flush=True)
         settings = CostSettings(batch=8, length=min(128, self.task.max_input_length))
         lengths = lengths_of(self.data)
         rows = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import BertConfig, BertModel
 from benchmarks.common import add_shape_flags, compare, parser, report, settings_from, sizes_from
 from metric.cost import count_macs
 from model import DecompositionConfig, apply_edit, optimize_for_inference
+from utils.errors import run_as_script
 
 #: BERT-base (weights are random: speed does not depend on them).
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -105,4 +107,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main, debug="--debug" in sys.argv)

@@ -6,6 +6,7 @@ python -m benchmarks.decomposition --json decomposition.json
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from benchmarks.common import Settings, parser, settings_from, write_measured
 from metric.cost import interleaved_ratio
 from model.decomposition.tucker import Ranks, relative_error, tucker
 from utils.engine import environment, write_json
+from utils.errors import run_as_script
 
 #: The stacked encoder of BERT-base, and the ranks of the two published sizes.
 SHAPE = (144, 768, 768)
@@ -124,4 +126,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main, debug="--debug" in sys.argv)

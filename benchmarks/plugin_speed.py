@@ -5,6 +5,7 @@ python -m benchmarks.plugin_speed --json plugin_speed.json
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import T5Config, T5EncoderModel
 from benchmarks.common import add_shape_flags, compare, parser, report, settings_from, sizes_from
 from metric.cost import count_macs, t5_encoder_macs
 from model import PluginConfig, apply_edit, set_ratio
+from utils.errors import run_as_script
 
 #: t5-base (weights are random: speed does not depend on them).
 BASE = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
@@ -79,4 +81,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main, debug="--debug" in sys.argv)

@@ -7,6 +7,7 @@ python -m benchmarks.pruned_speed --sandwich --num-hidden-layers 4
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from benchmarks.decomposed_speed import BASE, build, forward_of
 from benchmarks.sandwich import GRID, SIDES, random_importance, sandwich_step
 from metric.cost import count_macs
 from model import committed, optimize_for_inference, sparsify
+from utils.errors import run_as_script
 
 SPARSITIES = (50, 70, 90, 95)
 
@@ -65,4 +67,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_script(main, debug="--debug" in sys.argv)

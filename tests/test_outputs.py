@@ -8,17 +8,22 @@ import os
 import re
 import zipfile
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dataset.submission import FILES
+from dataset.submission import FILES, write_predictions
+from utils.download import fetch
+from utils.embedded.build import make_once
 from utils.engine import RunDirectory, atomic_directory
 from utils.engine.lock import release_all
 from utils.engine.run_files import RUN_FOLDERS
 from utils.errors import UserError
 from utils.outputs import COMMANDS, REPORT_MARK, guard
+from utils.plan.commit import check_target
+from utils.tucker.prediction import check_place
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What can be started and writes nothing that its user names as an output, or only below the folders of its own runs.
@@ -340,6 +345,78 @@ def test_names_at_the_edge(name: str, tmp_path: Path) -> None:
 def test_the_names_of_predictions_are_those_of_the_submission() -> None:
     """A new test set has a file that --overwrite may remove."""
     assert {entry.file for entry in FILES.values()} <= set(RUN_FOLDERS["predictions"])
+
+
+def test_predictions_never_replace_data(tmp_path: Path) -> None:
+    """A test set with a name of predictions, the folder of the data, and one of its tasks; new folders pass."""
+    data = tmp_path / "glue"
+    for name, text in (("AX/AX.tsv", "index\tsentence1"), ("conll/test.txt", "Anna B-PER")):
+        (data / name).parent.mkdir(parents=True)
+        (data / name).write_text(text)
+    for folder in (data / "AX", data, data / "conll", data / "AX" / ".." / "conll"):
+        with pytest.raises(UserError, match=r"^--predictions_dir .*name another folder"):
+            check_place(folder, str(data))
+    write_predictions("rte", [0, 1], tmp_path / "made")
+    for folder in (tmp_path / "made", tmp_path / "new", data / "new"):
+        check_place(folder, str(data))
+
+
+def test_a_file_that_was_not_fetched_is_not_replaced(tmp_path: Path) -> None:
+    """Refused before the server is asked; one that was fetched and changed is kept under another name."""
+    said: list[str] = []
+    file = tmp_path / "config.json"
+    file.write_text("mine")
+    with pytest.raises(UserError, match=r"is there already and was not fetched by this tool"):
+        fetch("https://127.0.0.1:9/config.json", file, say=said.append)
+    (tmp_path / "config.json.json").write_text('{"num_bytes": 4, "sha256": "0"}')
+    for number in ("", ".2"):
+        file.write_text("mine")
+        with pytest.raises(UserError):
+            fetch("https://127.0.0.1:9/config.json", file, say=said.append, tries=1, pause_s=0.0)
+        assert (tmp_path / f"config.json.changed{number}").read_text() == "mine"
+
+
+def test_the_embedded_data_replace_only_themselves(tmp_path: Path) -> None:
+    """Made anew with other settings: files of before go, somebody's stay; a foreign manifest is refused."""
+    said: list[str] = []
+
+    def made(*names: str) -> Callable[[Path], dict[str, Any]]:
+        def write(folder: Path) -> dict[str, Any]:
+            for name in names:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(name)
+            return {}
+
+        return write
+
+    folder = tmp_path / "data"
+    make_once(folder, {"format": 1}, made("glue/a.tsv", "glue/b.tsv"), "data", said.append)
+    (folder / "glue" / "mine").mkdir()
+    (folder / "glue" / "mine" / "train.tsv").write_text("mine")
+    make_once(folder, {"format": 2}, made("glue/a.tsv", "c.txt"), "data", said.append)
+    assert set(files_below(folder)) == {"glue/a.tsv", "c.txt", "glue/mine/train.tsv", "manifest.json"}
+    assert any("stays: " in line and line.endswith("mine/train.tsv") for line in said)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text('{"name": "app", "key": "mine"}')
+    with pytest.raises(UserError, match="holds files that this tool did not make"):
+        make_once(tmp_path / "app", {"format": 1}, made("a"), "data", said.append)
+
+
+def test_a_plan_replaces_only_what_a_plan_has_written(tmp_path: Path) -> None:
+    """--overwrite: not a model of somebody's, and not one with somebody's files in it."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="was not written by --commit"):
+        check_target(model, overwrite=True)
+    (model / "plan.json").write_text("{}")
+    check_target(model, overwrite=True)
+    with pytest.raises(UserError, match="is there already"):
+        check_target(model, overwrite=False)
+    (model / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt, which --commit has not written"):
+        check_target(model, overwrite=True)
+    check_target(tmp_path / "new", overwrite=False)
 
 
 def test_no_command_deletes_folders_in_a_way_of_its_own() -> None:

@@ -146,3 +146,15 @@ def test_an_error_with_line_ends_in_a_path_is_one_line(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         run_as_script(work, debug=False)
     assert capsys.readouterr().err == f"error: {tmp_path}/a\\nb: No such file or directory.\n"
+
+
+def test_every_program_has_these_streams() -> None:
+    """By `run_as_script`, or by `protect` where a program has to do without it."""
+    without = []
+    for path in sorted(ROOT.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if {".venv", "tests", "docs"} & {*path.relative_to(ROOT).parts} or '__name__ == "__main__"' not in text:
+            continue
+        if "run_as_script(" not in text and "protect()" not in text:
+            without.append(str(path.relative_to(ROOT)))
+    assert without == ["utils/export/probe.py"]  # whose output utils.export reads

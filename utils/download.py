@@ -95,6 +95,7 @@ def fetch(
         _check_sum(there.sha256, sha256, target)
         say(f"reused {target} ({there.num_bytes:,} bytes, sha256 {there.sha256})")
         return there
+    _keep_what_is_there(target, say)
     say(f"fetching {url}")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,9 +137,27 @@ def _fetched_before(target: Path, say: Say) -> Fetched | None:
     if not target.is_file() or known.get("num_bytes") != target.stat().st_size:
         return None
     if known.get("sha256") != (found := _sha256(target)):
-        say(f"{target} has changed since it was fetched (sha256 {found}); fetching it again")
         return None
     return Fetched(target, target.stat().st_size, found)
+
+
+def _keep_what_is_there(target: Path, say: Say) -> None:
+    """A file that was fetched and then changed gets another name; one that was never fetched is somebody's.
+
+    Raises:
+        UserError: it is somebody's.
+    """
+    if not os.path.lexists(target):
+        return
+    if not _record_of(target).is_file():
+        raise UserError(f"{target} is there already and was not fetched by this tool: name another folder (--output)")
+    kept, number = target.with_name(f"{target.name}.changed"), 1
+    while os.path.lexists(kept):
+        number += 1
+        kept = target.with_name(f"{target.name}.changed.{number}")
+    with writing(kept):
+        target.rename(kept)
+    say(f"{target} has changed since it was fetched; it is kept as {kept}")
 
 
 def _fetch_all(url: str, partial: Path, say: Say, tries: int, pause_s: float) -> None:

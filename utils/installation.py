@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
+from utils.streams import protect
+
 #: Nothing but BMTrain itself: one of its dependencies is nvidia-nccl-cu11.
 INSTALL_BMTRAIN = "pip install --no-deps bmtrain==1.0.1"
 _OTHERS = "use --engine ddp or fsdp"
@@ -150,4 +152,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    protect()
     main()

@@ -27,6 +27,7 @@ from utils.doctor.machine import (
 from utils.doctor.packages import check_requirements
 from utils.doctor.recipes import ROOT, check_launchers, check_recipes
 from utils.installation import installed, torch_requirements
+from utils.streams import protect
 
 #: Exit code where something is missing that the quickstart needs.
 UNHEALTHY = 1
@@ -99,4 +100,5 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
 
 
 if __name__ == "__main__":
+    protect()
     main()

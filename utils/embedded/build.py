@@ -137,24 +137,46 @@ def make_once(
     if manifest.is_file() and _key_of(manifest) == key:
         say(f"{what}: reused {folder}")
         return
-    if folder.exists() and any(folder.iterdir()) and not manifest.is_file():
-        raise UserError(f"{folder}: holds files that this tool did not make (no manifest.json); choose another folder")
+    if folder.exists() and any(folder.iterdir()) and _key_of(manifest) is None:
+        raise UserError(
+            f"{folder}: holds files that this tool did not make (no manifest.json of its own); choose another folder"
+        )
     say(f"{what}: making {folder}")
     start = time.perf_counter()
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     contents = write(partial)
-    record = {"key": key, "settings": settings, "contents": contents}
+    made = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
+    record = {"key": key, "settings": settings, "contents": contents, "files": made}
     (partial / "manifest.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    _replace(folder, partial, say)
     say(f"  made in {time.perf_counter() - start:.1f} s")
 
 
-def _key_of(manifest: Path) -> str | None:
+def _replace(folder: Path, made: Path, say: Say) -> None:
+    """Put what was made in place of what an earlier call made; what else lies there stays."""
+    old = _record(folder / "manifest.json").get("files", [])
+    own = {*old, "manifest.json", *(str(path.relative_to(made)) for path in made.rglob("*") if path.is_file())}
+    there = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    if others := [path for path in there if str(path.relative_to(folder)) not in own]:
+        say(f"  what this tool did not make stays: {others[0]}{f' and {len(others) - 1} more' if others[1:] else ''}")
+        for path in others:
+            target = made / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)
+
+
+def _record(manifest: Path) -> dict[str, Any]:
     try:
         record = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return record.get("key") if isinstance(record, dict) else None
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _key_of(manifest: Path) -> str | None:
+    record = _record(manifest)
+    return record.get("key") if {"key", "settings", "contents"} <= record.keys() else None

@@ -8,10 +8,13 @@ from typing import Any
 
 from dataset import DataError, TaggedSentence, Task
 from dataset.conll import write_conll
-from dataset.submission import FILES, write_zip
+from dataset.submission import FILES, HEADER, write_zip
 from dataset.submission import write_predictions as write_file
 from metric.ner import entity_scores
 from utils.engine import Runtime
+from utils.engine.run_files import RUN_FOLDERS, first_other
+from utils.errors import UserError
+from utils.outputs import holds
 from utils.tucker.data import DataRequest, is_tagged, test_batches, test_sentences, test_sets
 from utils.tucker.evaluation import predict, predict_tags
 
@@ -25,8 +28,10 @@ def write_predictions(runtime: Runtime, model: Any, request: DataRequest, tokeni
         Lines that say what was made, and what was left out.
 
     Raises:
+        UserError: somebody's files lie in the folder under these names.
         DataError: a test file is missing (AX may be) or broken, or the whole submission is not right.
     """
+    check_place(folder, request.data_dir)
     if is_tagged(request.task):
         return _write_tags(runtime, model, request, tokenizer, folder)
     said = []
@@ -45,6 +50,21 @@ def write_predictions(runtime: Runtime, model: Any, request: DataRequest, tokeni
     if runtime.is_main:
         said.append(_submission(folder))
     return said
+
+
+def check_place(folder: Path, data: str) -> None:
+    """Refuse a folder in which predictions would replace data, or what is none of theirs.
+
+    Raises:
+        UserError: with the first file.
+    """
+    for entry in FILES.values():
+        file = folder / entry.file
+        if file.is_file() and not file.read_bytes().startswith(HEADER.encode()):
+            raise UserError(f"--predictions_dir {folder}: {file} holds no predictions: name another folder.")
+    is_within = folder.is_dir() and holds(Path(data), folder)
+    if is_within and (other := first_other(folder, RUN_FOLDERS["predictions"])) is not None:
+        raise UserError(f"--predictions_dir {folder} lies in --data_dir {data} and holds {other}: name another folder.")
 
 
 def _write_tags(runtime: Runtime, model: Any, request: DataRequest, tokenizer: Any, folder: Path) -> list[str]:
