@@ -40,7 +40,7 @@ from tests.helpers_damage import (
     written,
 )
 from tests.helpers_fuzz import CLEAN, fuzz
-from tests.tiny import Tiny, run
+from tests.tiny import Tiny, result_of, run
 from tests.tiny_bert import TinyBert, bert_config, edit_config, run_general, run_task, save_bert, tiny_word_pieces
 from utils import convert_t5, cost, quantize
 from utils.augmentation.masked_lm import load_masked_lm
@@ -427,6 +427,28 @@ def test_a_cased_vocabulary_is_not_lowered(bert: Path, tmp_path: Path, settings:
     assert open_tokenizer(lower).tokenize("A GOOD") == ["a", "good"]
 
 
+def test_a_flag_for_lower_case_is_obeyed_and_doubted(
+    bert: Path, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--do_lower_case on a cased vocabulary, or on a tokenizer that has no such setting, is told in one line."""
+    cased = copied(bert, tmp_path / "cased", lone_vocabulary("\n".join([*pieces()[:-1], "Anna"]) + "\n"))
+    assert open_tokenizer(cased, lower_case=True).tokenize("Anna") == ["a", "##n", "##n", "##a"]
+    t5 = copied(tiny.model, tmp_path / "t5")
+    open_tokenizer(t5, lower_case=True)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert told == [
+        f"warning: --do_lower_case: the vocabulary of {cased} has words with capital letters, which are not met now.",
+        f"warning: --do_lower_case has no effect: the tokenizer of {t5} has no such setting.",
+    ]
+
+
+def test_a_damaged_sentence_piece_model_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    """Whatever the reader makes of it."""
+    for name, content in (("noise", b"\x07\xff" * 99), ("page", b"<html></html>"), ("lfs", POINTER.encode())):
+        folder = copied(tiny.model, tmp_path / name, no_files, written("spiece.model", content))
+        refused(lambda p: load_t5(str(p), None), folder, r"No tokenizer could be loaded|spiece\.model is a")
+
+
 def test_teacher_and_student_share_one_vocabulary(bert_data: TinyBert, classifier: Path, tmp_path: Path) -> None:
     """Compared token by token: sizes may agree where the ids do not."""
     words = pieces()
@@ -541,6 +563,10 @@ def test_a_runs_folder_is_a_model_everywhere(classifier: Path, tiny: Tiny, tmp_p
     assert load_t5(str(tmp_path / "run"), None).decoder_start == 0
     run(tiny.sst2(tmp_path / "lora", "--training-step", 1, "--delta-tuning"))
     assert load_t5(str(tiny.model), tmp_path / "lora").model is not None
+    run(tiny.sst2(tmp_path / "plugins", "--distil", "hidden", "--mux-num", 2, "--training-step", 1))
+    flags = ("--mode", "valid", "--no-costs", "--plugin-path", tmp_path / "plugins")
+    run(tiny.sst2(tmp_path / "valid", *flags))
+    assert [row["name"] for row in result_of(tmp_path / "valid")["rows"]] == ["dense", "k=2"]
 
 
 def test_home_directories_are_expanded(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

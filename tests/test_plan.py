@@ -186,7 +186,7 @@ def test_metrics_of_two_tasks_are_not_compared(sparsified, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--model", "nowhere"), "--model nowhere is no directory"),
+        (("--model", "nowhere"), "--model nowhere is no directory, it does not exist"),
         (("--model", "EMPTY"), "holds no model"),
         (("--model", "RUN", "--backbone", "x"), "--backbone x has no effect"),
         (("--model", "RUN", "--task", "sst2"), "--task sst2 has no effect"),

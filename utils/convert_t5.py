@@ -18,13 +18,18 @@ from model.modelcenter import config_to_modelcenter, to_modelcenter
 from utils.engine import atomic_directory, write_json
 from utils.errors import UserError, run_as_script
 from utils.loading import load_t5
+from utils.opening.places import model_directory
 from utils.outputs import guard
 
-_TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER_FILES = (
+    *("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    "added_tokens.json",
+)
 
 
 def to_hugging_face(source: Path, target: Path) -> None:
     """Write the T5 of a ModelCenter directory (config.json, pytorch_model.pt) as a Hugging Face directory."""
+    source = Path(model_directory(source))
     model = load_t5(str(source), None, tokenizer=False).model
     with atomic_directory(target) as partial:
         model.save_pretrained(partial)
@@ -33,6 +38,7 @@ def to_hugging_face(source: Path, target: Path) -> None:
 
 def to_model_center(source: Path, target: Path) -> None:
     """Write a dense Hugging Face T5 as a ModelCenter directory, in half precision as the original's."""
+    source = Path(model_directory(source))
     model = load_t5(str(source), None, tokenizer=False).model
     if edits := edits_of(model):
         raise UserError(f"{source} carries {' + '.join(e.kind for e in edits)}: only a dense T5 can be converted.")

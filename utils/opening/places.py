@@ -9,6 +9,7 @@ from pathlib import Path
 
 from model.delta import is_delta
 from utils.errors import UserError
+from utils.opening.errors import first_line
 from utils.opening.names import hub_files
 
 CONFIG = "config.json"
@@ -62,24 +63,23 @@ def hub_directory(name: str) -> str:
         UserError: there is neither.
     """
     import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         info = huggingface_hub.HfApi().model_info(name, timeout=_HUB_TIMEOUT_S)
     except Exception as error:  # no connection, no such name, no permission: the library has a type for each
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = "it knows none" if isinstance(error, RepositoryNotFoundError) else first_line(error).rstrip(".")
         try:
             return huggingface_hub.snapshot_download(name, local_files_only=True)
         except (LocalEntryNotFoundError, OSError, ValueError):
             raise UserError(
-                f"{name} is no folder here, and the Hugging Face hub has not given a model of that name: {reason}"
+                f"{name} is no folder here, and the Hugging Face hub has not given a model of that name: {reason}."
             ) from error
     wanted = hub_files([file.rfilename for file in info.siblings or ()], name)
     try:
         return huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{name} could not be downloaded from the Hugging Face hub: {reason}") from error
+        raise UserError(f"{name} could not be downloaded from the Hugging Face hub: {first_line(error)}") from error
 
 
 def _best_in(root: Path, file: str) -> Path | None:

@@ -76,8 +76,9 @@ def _model(point: Point) -> tuple[Any, ...]:
 
 
 def _points_of(path: Path, wanted: Wanted) -> list[Point]:
+    path = path.expanduser()
     if not path.is_dir():
-        raise UserError(f"--model {path} is no directory.")
+        raise UserError(f"--model {path} is no directory{'' if path.exists() else ', it does not exist'}.")
     if (path / SCHEDULE_FILE).is_file() and (students := _students(path)):
         return students
     if (plugins := _plugins_of(path)) is not None:

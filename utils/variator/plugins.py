@@ -10,6 +10,7 @@ from model.delta import delta_files, is_delta, load_delta, read_delta_edit
 from model.plugin.published import PUBLISHED_SCALE, load_published_plugin, read_published_plugin
 from model.weights import read_torch_file
 from utils.errors import UserError
+from utils.opening.places import delta_directory
 from utils.variator.arguments import PluginArguments
 
 DEFAULT_RATIO = 4
@@ -56,9 +57,17 @@ def _check_ratios(asked: tuple[int, ...], there: tuple[int, ...], source: Path |
 
 
 def plugin_source(arguments: PluginArguments, checkpoint: Path | None) -> Path | None:
-    """Where the plugins come from: `--plugin-path`, or an original checkpoint that holds some; None if untrained."""
+    """Where the plugins come from: `--plugin-path`, or an original checkpoint that holds some; None if untrained.
+
+    Raises:
+        UserError: `--plugin-path` is not there.
+    """
     if arguments.plugin_path not in (None, "none"):
-        return Path(str(arguments.plugin_path))
+        path = Path(str(arguments.plugin_path)).expanduser()
+        if not path.exists():
+            raise UserError(f"--plugin-path {arguments.plugin_path} does not exist.")
+        return delta_directory(path, PluginConfig.kind)
+    checkpoint = None if checkpoint is None else checkpoint.expanduser()
     return checkpoint if checkpoint is not None and checkpoint.is_file() and _holds_plugins(checkpoint) else None
 
 
