@@ -1,5 +1,6 @@
 """From examples to token ids: what a collator pads and a model reads."""
 
+import logging
 import random
 from array import array
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from dataset.prompts import encode_prompts, sentinel_id
 from dataset.squad import SquadExample
 from dataset.tasks import TASKS, Task
 from dataset.tokenisation import token_ids
+
+logger = logging.getLogger(__name__)
 
 IGNORED = -100  # label of positions that the loss leaves out
 DECODER_START = 0  # T5 starts its decoder with the padding token
@@ -92,7 +95,11 @@ def encode_squad(
     sentinels = (sentinel_id(tokenizer, 0), sentinel_id(tokenizer, 1))
     prompts = encode_prompts(TASKS["squad"], examples, tokenizer, max_length)
     features = []
-    answers = token_ids(tokenizer, chosen) if chosen else []
+    answers = token_ids(tokenizer, chosen)
+    if long := sum(len(answer) > target_length - 2 for answer in answers):
+        logger.warning(
+            "squad: %d of %d answers are longer than %d tokens and are cut", long, len(answers), target_length - 2
+        )
     for index, ((ids, is_cut), answer) in enumerate(zip(prompts, answers, strict=True)):
         decoder, labels = (array("i", side) for side in squad_decoder(answer, sentinels, target_length, decoder_start))
         features.append(Feature(index, ids, decoder_input_ids=decoder, labels=labels, is_cut=is_cut))

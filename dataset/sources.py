@@ -74,13 +74,23 @@ def check_encoding(path: Path, beginning: bytes) -> None:
         raise DataError(f"{path}: this file is {name}, and UTF-8 is expected: convert it with iconv -f {name} -t UTF-8")
 
 
-def _check_beginning(path: Path, first: bytes, stream: BinaryIO) -> None:
-    check_encoding(path, first)
-    if b"\r" in first.rstrip(b"\r\n") and not stream.peek(1):  # type: ignore[attr-defined]
+def check_line_ends(path: Path, line: bytes) -> None:
+    """Refuse a file whose first line, all that there is or very long, has others inside that end in CR.
+
+    Raises:
+        DataError: with the cure.
+    """
+    if b"\r" in line.rstrip(b"\r\n"):
         raise DataError(
             f"{path}: its lines end in CR alone, as on old Macs, and LF or CR LF is expected: convert it, for example "
             r"with tr '\r' '\n'"
         )
+
+
+def _check_beginning(path: Path, first: bytes, stream: BinaryIO) -> None:
+    check_encoding(path, first)
+    if not stream.peek(1):  # type: ignore[attr-defined]
+        check_line_ends(path, first)
 
 
 def read_json(path: Path) -> Any:

@@ -143,6 +143,14 @@ def test_answer_is_cut_to_the_target_length():
     assert list(feature.labels[1:-1]) == list(feature.decoder_input_ids[2:])
 
 
+@pytest.mark.parametrize(("letters", "cut"), [(5, 0), (6, 1)])
+def test_cut_answers_are_counted(caplog, letters, cut):
+    """Beside the answer there is room for two tokens."""
+    rows = [SquadExample("q1", "When?", "c", ("a" * letters,)), SquadExample("q2", "When?", "c", ("a",))]
+    encode_squad(rows, tiny_tokenizer(), 64, target_length=7)
+    assert caplog.messages == ["squad: 1 of 2 answers are longer than 5 tokens and are cut"] * cut
+
+
 def test_gold_answer_depends_on_seed_epoch_and_question_only():
     """The choice changes with the epoch, and not with the rows around it."""
     tokenizer = tiny_tokenizer()

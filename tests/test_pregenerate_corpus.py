@@ -106,13 +106,15 @@ def test_paragraphs_are_cut_into_sentences_on_request(tmp_path: Path) -> None:
     [
         (b"", "no usable line in 1 file"),
         (b"1 2 3\n\n4 5\n", "2 lines are no English prose; --line_filter off"),
-        (b"BZh91AY", "compressed"),
+        (b"BZh91AY&SY", "this file is packed .* unpack it first"),
+        (PROSE.encode("utf-16"), "this file is UTF-16, and UTF-8 is expected"),
+        (PROSE.encode() + b"\r\r" + PROSE.encode() + b"\r", "its lines end in CR alone"),
         (b"text\0text", "zero bytes"),
         (PROSE.encode() + b"\n\n\xff\xfe\n", r"c:3: this line is not UTF-8"),
         (b'{"id": "1", "text": "a"}\n{"id": "2", "te', r"c:2: this line is no article"),
         (b'{"id": "1", "text": "a"}\n{"id": "2"}\n', r'c:2: .*expected a JSON object with a "text"'),
     ],
-    ids=["empty", "no prose", "bzip2", "binary", "latin-1", "cut", "no text"],
+    ids=["empty", "no prose", "bzip2", "utf-16", "cr", "binary", "latin-1", "cut", "no text"],
 )
 def test_text_that_cannot_be_used_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
     """File, line, what was found."""

@@ -14,7 +14,7 @@ from dataset import DataError, Feature, get_task
 from dataset.remarks import warn_cut, warn_few_rows, warn_little_told
 from tests.tiny_bert import TinyBert, run_task, tiny_word_pieces
 from utils.engine import Runtime
-from utils.tucker.data import DataRequest, test_batches, test_sentences, training_batches, validation_sets
+from utils.tucker.data import AX, DataRequest, test_batches, test_sentences, training_batches, validation_sets
 from utils.tucker.prediction import write_predictions
 from utils.warning_lines import show_warnings
 
@@ -166,6 +166,19 @@ def test_predictions_carry_the_index_of_the_test_file(
     rows = (tmp_path / "predictions" / "SST-2.tsv").read_text().splitlines()
     assert rows == ["index\tprediction", *(f"{i}\t{int(' ' in text)}" for i, text in zip(ids, texts, strict=True))]
     assert said in made
+
+
+def test_a_broken_diagnostic_set_is_told_and_a_missing_one_too(tmp_path: Path, runtime: Runtime) -> None:
+    """It is optional; but what is there and cannot be read is named with its line, beside MNLI's folder too."""
+    asked, pieces = request(tmp_path / "MNLI", "mnli"), tiny_word_pieces()
+    (tmp_path / "MNLI").mkdir()
+    with pytest.raises(DataError, match=r"neither diagnostic\.tsv nor AX\.tsv"):
+        test_batches(asked, AX, pieces, runtime)
+    sst2(tmp_path / "diagnostic", ["0\ta\tb", "1\ta\tb\tc"], "AX.tsv", "index\tsentence1\tsentence2")
+    with pytest.raises(DataError, match=r"AX\.tsv:3: 4 columns, the header has 3"):
+        test_batches(asked, AX, pieces, runtime)
+    sst2(tmp_path / "diagnostic", ["5\ta\tb", "1\ta\tb"], "diagnostic.tsv", "index\tsentence1\tsentence2")
+    assert test_batches(asked, AX, pieces, runtime)[1] == ["5", "1"]
 
 
 # --- how warnings are shown -----------------------------------------------------------------------

@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dataset.errors import DataError
-from dataset.sources import listing
+from dataset.sources import check_encoding, check_line_ends, listing
 from dataset.text_cleanup import clean, is_valid, split_sentences
 
 Format = Literal["plain", "wikiextractor", "json"]
@@ -38,6 +38,7 @@ _MOST_LINE_BYTES = 1 << 26
 _FLUSH_ENTRIES = 1 << 14
 _COLUMNS = ("start", "end", "lines")
 _NO_TEXT = (".bz2", ".gz", ".xz", ".zip", ".7z", ".py")
+_LOOKED_AT = 1 << 16  # bytes of a file that tell its format
 _DOC_TAG = re.compile(r'<doc id="[^"]*".*? title="(.*)">$')
 
 
@@ -104,11 +105,12 @@ def file_format(path: Path) -> Format:
     """
     try:
         with path.open("rb") as stream:
-            beginning = stream.read(4096)
+            beginning = stream.read(_LOOKED_AT)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if beginning.startswith((b"BZh", b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ")):
-        raise DataError(f"{path}: this file is compressed; unpack it first")
+    check_encoding(path, beginning)
+    if b"\n" not in beginning:
+        check_line_ends(path, beginning)
     if b"\0" in beginning:
         raise DataError(f"{path}: this is no text file, it holds zero bytes")
     first = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()

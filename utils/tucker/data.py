@@ -26,6 +26,7 @@ from dataset import (
 )
 from dataset.batches import Collate
 from dataset.classification import PairCollator, PairFeature, encode_pairs
+from dataset.glue import find_glue
 from dataset.remarks import warn_cut, warn_few_rows, warn_little_told
 from dataset.sources import HUB
 from dataset.tokens import OUTSIDE
@@ -194,10 +195,19 @@ def _warn_without_entities(request: DataRequest, features: Sequence[PairFeature]
 
 def _read_ax(data_dir: str) -> list[GlueExample]:
     """The diagnostic rows, which lie beside MNLI's folder if `data_dir` is that."""
-    for place in dict.fromkeys((data_dir, *([] if data_dir == HUB else [str(Path(data_dir).parent)]))):
+    if data_dir == HUB:
+        return read_glue(AX, data_dir, "test", flag=_FLAG)
+    for place in (Path(data_dir), Path(data_dir).parent):
         for file in (None, _AX_FILE):
-            with suppress(DataError):
-                return read_glue(AX, place, "test", file)
+            try:
+                found = find_glue(AX, place, "test", file)
+            except DataError:
+                continue  # not there
+            if found.is_dir():  # perhaps of MNLI
+                with suppress(DataError):
+                    return read_glue(AX, found, "test", flag=_FLAG)
+                continue
+            return read_glue(AX, place, "test", file, _FLAG)
     raise DataError(f"neither {AX.test_file} nor {_AX_FILE} in {data_dir}, its folder {AX.folder} or beside it")
 
 
