@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
-    from utils.data_augmentation import main
+    from utils.augmentation.arguments import parse_arguments
     from utils.errors import run_as_script
+    from utils.startup import begin
+
+    begin(parse_arguments)  # before the libraries load
+    from utils.data_augmentation import main
 
     run_as_script(main, debug="--debug" in sys.argv)

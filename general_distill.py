@@ -15,23 +15,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from utils.tucker.general_arguments import GeneralCommand, parse_general_arguments
+
 if __name__ == "__main__":
     from utils.startup import begin
 
-    begin()  # before the libraries load
+    begin(parse_general_arguments)  # before the libraries load
 
 from dataset.collate import Batch
 from dataset.pregenerated import PregeneratedBatches, PretrainingCollator
 from model.distillation import GeneralDistillation
-from utils.arguments import as_json, runtime_for
+from utils.arguments import as_json
+from utils.arguments.settings import runtime_for
 from utils.errors import run_as_script
 from utils.next_steps import after_general
 from utils.opening.tokenizers import check_one_vocabulary, has_tokenizer, open_tokenizer
 from utils.outputs import guard
-from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
+from utils.tucker.arguments import micro_batch, precision_of
 from utils.tucker.evaluation import NEGATIVE_LOSS, DistillationEvaluator
-from utils.tucker.general_arguments import GeneralCommand, parse_general_arguments
 from utils.tucker.loading import check_length, load_encoder
+from utils.tucker.settings import bert_trainer_config
 from utils.tucker.student import build_student, unused_request
 from utils.tucker.training import Fit, describe, finish, fit, open_run
 

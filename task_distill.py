@@ -15,15 +15,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from utils.tucker.task_arguments import (
+    Plan,
+    TaskCommand,
+    evaluation_arguments,
+    parse_task_arguments,
+    recorded_arguments,
+)
+
 if __name__ == "__main__":
     from utils.startup import begin
 
-    begin()  # before the libraries load
+    begin(parse_task_arguments)  # before the libraries load
 
 from dataset import BucketedBatches
 from model import current_ratio
 from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
-from utils.arguments import runtime_for
+from utils.arguments.settings import runtime_for
 from utils.engine import write_json
 from utils.errors import run_as_script
 from utils.hints import next_lines
@@ -35,21 +43,16 @@ from utils.next_steps import after_evaluation, after_schedule, after_stage
 from utils.opening.tokenizers import check_one_vocabulary, has_tokenizer, open_tokenizer
 from utils.outputs import guard
 from utils.tucker.adaptation import RatioEvaluator, attach, objective_for, per_ratio
-from utils.tucker.arguments import bert_trainer_config, micro_batch, precision_of
-from utils.tucker.data import DataRequest, LabelledSet, task_for, training_batches, validation_sets
+from utils.tucker.arguments import micro_batch, precision_of
+from utils.tucker.data import DataRequest, LabelledSet, training_batches, validation_sets
 from utils.tucker.defaults import Stage
 from utils.tucker.evaluation import NEGATIVE_LOSS, DistillationEvaluator, evaluator_for
 from utils.tucker.loading import check_length, load_classifier
 from utils.tucker.prediction import check_place, write_predictions
 from utils.tucker.report import costs, format_values
+from utils.tucker.settings import bert_trainer_config
 from utils.tucker.student import build_student, unused_request
-from utils.tucker.task_arguments import (
-    Plan,
-    TaskCommand,
-    evaluation_arguments,
-    parse_task_arguments,
-    recorded_arguments,
-)
+from utils.tucker.tasks import task_for
 from utils.tucker.training import Fit, describe, finish, fit, make_directory, open_run, record_call, with_patience
 
 

@@ -1,9 +1,9 @@
 """Variator: fine-tune, pre-train, adapt and validate a T5 with compression plugins.
 
     python train_t5.py --help
-    python train_t5.py --dataset sst2 --data-path data/glue --model-config t5-base --output-path checkpoints/sst2
-    python train_t5.py --dataset sst2 --data-path data/glue --model-config t5-base --checkpoint checkpoints/sst2/best \
-        --distil hidden --mux-num 4 --plugin-path checkpoints/wiki/base/best --output-path checkpoints/sst2-mux
+    python train_t5.py --task_name sst2 --data_dir data/glue --model_config t5-base --output_dir checkpoints/sst2
+    python train_t5.py --task_name sst2 --data_dir data/glue --model_config t5-base --checkpoint checkpoints/sst2/best \
+        --distil hidden --mux_num 4 --plugin_path checkpoints/wiki/base/best --output_dir checkpoints/sst2-mux
 """
 
 from __future__ import annotations
@@ -13,10 +13,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from utils.variator.arguments import (
+    PluginArguments,
+    TaskArguments,
+    choose_decoder_start,
+    parse_arguments,
+    wants_plugins,
+)
+
 if __name__ == "__main__":
     from utils.startup import begin
 
-    begin()  # before the libraries load
+    begin(parse_arguments)  # before the libraries load
 
 from model import PluginConfig, find_edit
 from model.compression import apply_edit, edits_of
@@ -28,9 +36,8 @@ from utils.arguments import (
     OptimisationArguments,
     RunArguments,
     as_json,
-    runtime_for,
-    trainer_config,
 )
+from utils.arguments.settings import runtime_for, trainer_config
 from utils.engine import RunDirectory, Trainer, write_json
 from utils.engine.optimisation import Schedule
 from utils.errors import run_as_script
@@ -39,13 +46,6 @@ from utils.loading import Loaded, load_t5, set_dropout, write_task_file
 from utils.measured import circumstances
 from utils.next_steps import after_t5
 from utils.outputs import guard
-from utils.variator.arguments import (
-    PluginArguments,
-    TaskArguments,
-    choose_decoder_start,
-    parse_arguments,
-    wants_plugins,
-)
 from utils.variator.data import DataRequest, TaskData, build_data
 from utils.variator.evaluation import Evaluator
 from utils.variator.plugins import attach_plugins, plugin_file, plugin_source

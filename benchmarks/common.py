@@ -13,8 +13,10 @@ from typing import Any, get_args
 import torch
 
 from metric.cost import PairedTiming, interleaved_ratio
+from utils.arguments import ToolParser
 from utils.engine import environment, write_json
-from utils.engine.precision import AskedForward, choose_precision
+from utils.engine.names import AskedForward
+from utils.engine.precision import choose_precision
 from utils.pages import write_measured
 
 #: Batch x length.
@@ -32,9 +34,9 @@ class Settings:
     device: torch.device
 
 
-def parser(prog: str, description: str, repeats: int) -> argparse.ArgumentParser:
+def parser(prog: str, description: str, repeats: int) -> ToolParser:
     """A parser with the flags that every benchmark takes."""
-    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{prog}", description=description)
+    made = ToolParser(prog=f"python -m benchmarks.{prog}", description=description)
     made.add_argument("--json", type=Path, help="write the rows to this file")
     made.add_argument("--page", type=Path, help="put the table into this Markdown page, between its markers")
     made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: %(default)s)")
@@ -55,7 +57,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     )
 
 
-def add_shape_flags(flags: argparse.ArgumentParser, base: Mapping[str, int]) -> None:
+def add_shape_flags(flags: ToolParser, base: Mapping[str, int]) -> None:
     """Precision, batch shapes, and the sizes of the model, by default those of `base`."""
     shown = " ".join(f"{batch}x{length}" for batch, length in SHAPES)
     flags.add_argument("--precision", choices=get_args(AskedForward), default="auto", help="default: %(default)s")

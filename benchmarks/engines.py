@@ -20,10 +20,12 @@ from typing import Any, get_args
 
 import torch
 
+from utils.arguments import ToolParser
 from utils.embedded.build import build, default_paths
 from utils.engine import environment
 from utils.engine.engines import EngineName
-from utils.engine.precision import AskedForward, choose_precision
+from utils.engine.names import AskedForward
+from utils.engine.precision import choose_precision
 from utils.errors import UserError, run_as_script
 from utils.installation import load_bmtrain
 from utils.pages import write_measured
@@ -31,7 +33,7 @@ from utils.pages import write_measured
 #: What is trained, and the flags that say so.
 TRAININGS: Mapping[str, str] = {
     "all weights": "--distil no",
-    "plugins, k = 4": "--distil hidden --mux-num 4 --residual-scale 1",
+    "plugins, k = 4": "--distil hidden --mux_num 4 --residual_scale 1",
 }
 #: The first steps warm up.
 _WARMUP = 5
@@ -53,11 +55,11 @@ def command_of(engine: str, training: str, given: argparse.Namespace, folder: Pa
     """The words behind `python`."""
     paths = default_paths("tiny")
     words = (
-        f"train_t5.py --dataset sst2 --data-path {paths.data / 'glue'} --model-config {paths.backbone} "
-        f"{TRAININGS[training]} --engine {engine} --precision {given.precision} --batch-size "
-        f"{given.batch_size // given.processes} --max-input-length 64 --lr 1e-3 --clip-grad 1 --warmup-step 10 "
-        f"--training-step {given.steps} --epochs 100 --valid-step {given.steps} --inspect-step 1 --random-seed 1 "
-        f"--overwrite --output-path {folder}"
+        f"train_t5.py --task_name sst2 --data_dir {paths.data / 'glue'} --model_config {paths.backbone} "
+        f"{TRAININGS[training]} --engine {engine} --precision {given.precision} "
+        f"--train_batch_size {given.batch_size // given.processes} --max_seq_length 64 --learning_rate 1e-3 "
+        f"--clip_grad 1 --warmup_step 10 --max_steps {given.steps} --num_train_epochs 100 "
+        f"--valid_step {given.steps} --inspect_step 1 --seed 1 --overwrite --output_dir {folder}"
     )
     launcher = f"-m torch.distributed.run --standalone --nproc_per_node {given.processes} "
     return shlex.split((launcher if given.processes > 1 else "") + words)
@@ -148,14 +150,14 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         prog="python -m benchmarks.engines", description="The same trainings under each engine that this machine has."
     )
     shown = "default: %(default)s"
     parser.add_argument("--engines", nargs="+", choices=get_args(EngineName), help="default: all that can run here")
     parser.add_argument("--processes", type=int, default=1, help=f"one per GPU, or on a CPU any number ({shown})")
     parser.add_argument("--steps", type=int, default=60, help=shown)
-    parser.add_argument("--batch-size", type=int, default=32, help=f"rows per step, of all processes ({shown})")
+    parser.add_argument("--batch_size", type=int, default=32, help=f"rows per step, of all processes ({shown})")
     parser.add_argument("--precision", choices=get_args(AskedForward), default="auto", help=shown)
     parser.add_argument("--output", type=Path, default=Path("outputs/engines"), help=f"folder of the runs ({shown})")
     parser.add_argument("--page", type=Path, help="put the table into this Markdown page, between its markers")
@@ -172,7 +174,7 @@ def measure(given: argparse.Namespace) -> None:
     """
     if given.steps < 2 or given.batch_size % given.processes:
         raise UserError(
-            f"--steps must be at least 2 and --batch-size a multiple of --processes, found {given.steps} steps, "
+            f"--steps must be at least 2 and --batch_size a multiple of --processes, found {given.steps} steps, "
             f"{given.batch_size} rows, {given.processes} processes."
         )
     engines, reasons = available(given.processes)

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     flags.add_argument(
         "--grid", nargs="+", type=int, default=list(GRID), help="its sparsities in percent, rising (default: 50 … 95)"
     )
-    flags.add_argument("--memory-of", choices=SIDES, help="with --sandwich: only print the peak memory of one step")
+    flags.add_argument("--memory_of", choices=SIDES, help="with --sandwich: only print the peak memory of one step")
     given = flags.parse_args(arguments)
     settings = settings_from(given)
     sizes = sizes_from(given, BASE)

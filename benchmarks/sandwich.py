@@ -142,7 +142,7 @@ def _memory_in_fresh_process(side: Side, precision: str) -> int:
         "-m",
         "benchmarks.pruned_speed",
         *sys.argv[1:],
-        "--memory-of",
+        "--memory_of",
         side,
         "--precision",
         precision,

@@ -27,6 +27,7 @@ import httpx
 
 from benchmarks.serve_report import table, write_plot
 from dataset import get_task, read_glue
+from utils.arguments import ToolParser
 from utils.engine import environment, write_json
 from utils.engine.files import to_json
 from utils.errors import UserError, run_as_script
@@ -95,7 +96,7 @@ def server(given: argparse.Namespace, *more: str) -> Iterator[str]:
         UserError: it does not start, or does not end with exit code 0.
     """
     command = [sys.executable, "-m", "serving", "--model", given.model, "--task", given.task, "--port", "0", *more]
-    command += ["--plugins", *given.plugins, "--threads", str(given.threads), "--queue-rows", str(given.queue_rows)]
+    command += ["--plugins", *given.plugins, "--threads", str(given.threads), "--queue_rows", str(given.queue_rows)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -174,7 +175,7 @@ async def load(address: str, bodies: Sequence[Body], plan: Sequence[tuple[float,
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = ToolParser(
         prog="python -m benchmarks.serve_load",
         description="A fixed-ratio server against the dynamic one, under the same load in steps.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -186,11 +187,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument(
         "--steps", type=float, nargs="+", default=[0.3, 0.6, 1.3, 0.6, 0.3], help="shares of the capacity"
     )
-    made.add_argument("--step-seconds", type=float, default=15.0, help="length of a step")
-    made.add_argument("--rows-per-request", type=int, default=8, help="rows of a request")
-    made.add_argument("--target-factor", type=float, default=6.0, help="latency target over the latency of one alone")
-    made.add_argument("--latency-target-ms", type=float, help="instead of --target-factor")
-    made.add_argument("--queue-rows", type=int, default=512, help="of both servers")
+    made.add_argument("--step_seconds", type=float, default=15.0, help="length of a step")
+    made.add_argument("--rows_per_request", type=int, default=8, help="rows of a request")
+    made.add_argument("--target_factor", type=float, default=6.0, help="latency target over the latency of one alone")
+    made.add_argument("--latency_target_ms", type=float, help="instead of --target_factor")
+    made.add_argument("--queue_rows", type=int, default=512, help="of both servers")
     made.add_argument("--threads", type=int, default=1, help="of the model, in both servers")
     made.add_argument("--seed", type=int, default=1, help="of arrivals and rows")
     made.add_argument("--json", type=Path, help="write every sample to this file")
@@ -216,7 +217,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         )
         plan = schedule(given.steps, given.step_seconds, per_second, given.seed)
         samples = {"fixed": asyncio.run(load(address, bodies, plan))}
-    with server(given, "--latency-target-ms", f"{target_ms:.3f}") as address:
+    with server(given, "--latency_target_ms", f"{target_ms:.3f}") as address:
         samples["dynamic"] = asyncio.run(load(address, bodies, plan))
     return {
         "steps": given.steps,

@@ -57,7 +57,7 @@ class _Share:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise DataError(f"--batch-size {self.batch_size}: expected 1 or more")
+            raise DataError(f"--train_batch_size {self.batch_size}: expected 1 or more")
         if not 0 <= self.rank < self.world_size:
             raise DataError(f"rank {self.rank} does not exist among {self.world_size} processes")
 

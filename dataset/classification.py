@@ -59,7 +59,7 @@ def marks_of(tokenizer: Any, max_length: int) -> tuple[list[int], int]:
         DataError: the tokenizer has neither, or ``max_length`` leaves no room for text.
     """
     if max_length < 4:
-        raise DataError(f"--max-seq-length {max_length} leaves no room for text, expected at least 4")
+        raise DataError(f"--max_seq_length {max_length} leaves no room for text, expected at least 4")
     cls, sep, end = (getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "eos"))
     if cls is not None and sep is not None:
         return [cls], sep

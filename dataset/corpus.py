@@ -28,11 +28,11 @@ def find_corpus_files(data_path: str | Path, split: str) -> list[Path]:
     word = _WORDS[known_split(split)]
     root = Path(data_path)
     if not root.is_dir():
-        raise DataError(f"--data-path {root}: expected a folder with text files, {listing(root)}")
+        raise DataError(f"--data_dir {root}: expected a folder with text files, {listing(root)}")
     pattern = re.compile(rf"(?<![a-z])(?:{word})(?![a-z])", re.IGNORECASE)
     found = sorted(path for path in root.iterdir() if pattern.search(path.name) and _is_text(path))
     if not found:
-        raise DataError(f"--data-path {root}: no text file with the word {split!r} in its name; {listing(root)}")
+        raise DataError(f"--data_dir {root}: no text file with the word {split!r} in its name; {listing(root)}")
     return found
 
 

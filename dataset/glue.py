@@ -54,7 +54,7 @@ class GlueExample:
 
 
 def read_glue(
-    task: Task, data_path: str | Path, split: str, file: str | None = None, flag: str = "--data-path"
+    task: Task, data_path: str | Path, split: str, file: str | None = None, flag: str = "--data_dir"
 ) -> list[GlueExample]:
     """Every row of one split, in file order.
 
@@ -81,7 +81,7 @@ def read_glue(
 
 
 def find_glue(
-    task: Task, data_path: str | Path, split: Split, file: str | None = None, flag: str = "--data-path"
+    task: Task, data_path: str | Path, split: Split, file: str | None = None, flag: str = "--data_dir"
 ) -> Path:
     """The TSV file with a split, or the folder that ``save_to_disk`` wrote; the nearest of them.
 

@@ -141,7 +141,7 @@ def _shorten(encode: _PromptEncoder, texts: Sequence[str], budget: int) -> list[
         kept = _drop_longest([len(field) for field in fields], excess)
         if kept is None:
             raise DataError(
-                f"--max-input-length {budget + 1} is too short for {encode.task.name}: its template alone has "
+                f"--max_seq_length {budget + 1} is too short for {encode.task.name}: its template alone has "
                 f"{len(encode([[''] * len(texts)])[0]) + 1} tokens"
             )
         texts = [

@@ -135,7 +135,7 @@ def candidate_folders(root: Path, names: Iterable[str]) -> list[Path]:
     return [*folders, root / "data"]
 
 
-def not_found(root: Path, folders: list[Path], wanted: str, flag: str = "--data-path") -> str:
+def not_found(root: Path, folders: list[Path], wanted: str, flag: str = "--data_dir") -> str:
     """The message when none of ``folders`` (of ``candidate_folders``) has ``wanted``; ``flag`` named ``root``."""
     below = ", ".join(str(folder.relative_to(root)) for folder in folders if folder != root)
     there = [folder for folder in folders if folder.is_dir()] or [root]
@@ -181,6 +181,6 @@ def load_hub(repository: str, configuration: str | None, split: str) -> Any:
         return datasets.load_dataset(repository, configuration, split=split)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"--data-path hub: {repository} ({configuration or 'default'}, {split}) could not be loaded "
+            f"--data_dir hub: {repository} ({configuration or 'default'}, {split}) could not be loaded "
             f"({type(error).__name__}: {error}); a folder with the files works without a network"
         ) from error

@@ -122,14 +122,14 @@ class SpanCorruptionEncoder:
 
     def __post_init__(self) -> None:
         if self.max_length < 3:
-            raise DataError(f"--max-input-length {self.max_length} leaves no text, expected at least 3")
+            raise DataError(f"--max_seq_length {self.max_length} leaves no text, expected at least 3")
         needed = self._sentinels_for(self.max_length)
         sentinel_id(self.tokenizer, 0)  # tells a vocabulary without any
         if (there := num_sentinels(self.tokenizer, needed)) < needed:
             fits = next((n for n in range(self.max_length - 1, 2, -1) if self._sentinels_for(n) <= there), 2)
             most = f"the largest length possible is {fits}" if fits > 2 else "that is too few for any length"
             raise DataError(
-                f"--max-input-length {self.max_length} hides up to {needed - 1} spans, which needs {needed} sentinels, "
+                f"--max_seq_length {self.max_length} hides up to {needed - 1} spans, which needs {needed} sentinels, "
                 f"and the tokenizer has {there}: {most}"
             )
         self.sentinel_ids = [sentinel_id(self.tokenizer, i) for i in range(needed)]

@@ -22,7 +22,7 @@ class Task:
     """What the toolkit knows about one task.
 
     Attributes:
-        name: short name, as given to ``--dataset``.
+        name: short name, as given to ``--task_name``.
         kind: what is predicted.
         folder: name of the task's folder in the GLUE download, or as its data are usually called ("" where neither is).
         labels: class names in label-id order (the order of the Hugging Face hub); of tokens the tags, "O" first.

@@ -87,7 +87,7 @@ class TokenCollator:
 
 
 def read_tagged(
-    task: Task, data_path: str | Path, split: str, file: str | None = None, flag: str = "--data-dir"
+    task: Task, data_path: str | Path, split: str, file: str | None = None, flag: str = "--data_dir"
 ) -> list[TaggedSentence]:
     """Every sentence of one split, in file order.
 
@@ -118,7 +118,7 @@ def read_tagged(
 
 
 def find_tagged(
-    task: Task, data_path: str | Path, split: Split, file: str | None = None, flag: str = "--data-dir"
+    task: Task, data_path: str | Path, split: Split, file: str | None = None, flag: str = "--data_dir"
 ) -> Path:
     """The file with the sentences of a split; the nearest.
 

@@ -1,4 +1,4 @@
-"""LoRA on the query and value projections of self-attention: the original's `--delta-tuning`.
+"""LoRA on the query and value projections of self-attention: the original's `--delta_tuning`.
 
 Source: Hu et al. 2021 (arXiv:2106.09685); placement and sizes as in Variator's code: encoder and decoder
 self-attention, not cross-attention.

@@ -10,16 +10,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from serving.arguments import BATCH_TOKENS, ServingArguments, parse_arguments
+
 if __name__ == "__main__":
     from utils.startup import begin
 
-    begin()  # before the libraries load
+    begin(parse_arguments)  # before the libraries load
 
 import torch
 
 from serving.access import AllowedHosts, read_token
 from serving.app import AppSettings, create_app
-from serving.arguments import BATCH_TOKENS, ServingArguments, parse_arguments
 from serving.connections import ConnectionLimits, room_for_connections
 from serving.controller import ControllerSettings, RatioController, worthwhile
 from serving.engine import Engine, EngineSettings
@@ -86,7 +87,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if engine.is_broken:
         raise UserError("the model's thread ended by the error above: nothing could be answered any more.")
     if not done:
-        raise UserError(f"--drain-seconds {arguments.drain_seconds:g} was not enough to finish what waited.")
+        raise UserError(f"--drain_seconds {arguments.drain_seconds:g} was not enough to finish what waited.")
     print("ended: every request that was taken is answered", flush=True)
 
 
@@ -102,7 +103,7 @@ def _app_settings(arguments: ServingArguments) -> AppSettings:
         token, open_to_all = read_token(arguments.token_file)
         if open_to_all:
             print(
-                f"warning: --token-file {arguments.token_file} can be read by everyone here: chmod 600 it.",
+                f"warning: --token_file {arguments.token_file} can be read by everyone here: chmod 600 it.",
                 file=sys.stderr,
             )
     if arguments.access_log:
@@ -137,7 +138,7 @@ def _announce(arguments: ServingArguments, predictor: Predictor) -> None:
     print(f"edits: {edits}; {predictor.choice.precision} on {predictor.device}")
     print("\n".join(predictor.choice.lines), flush=True)
     if arguments.latency_target_ms is not None and len(predictor.ratios) == 1:
-        print("warning: --latency-target-ms has no effect: the model has ratio 1 only.", file=sys.stderr)
+        print("warning: --latency_target_ms has no effect: the model has ratio 1 only.", file=sys.stderr)
 
 
 if __name__ == "__main__":

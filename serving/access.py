@@ -37,7 +37,7 @@ class AllowedHosts:
 
     @classmethod
     def of(cls, names: Sequence[str], host: str) -> AllowedHosts:
-        """By `--allowed-hosts`; without one this machine's own names, and the address that is listened at."""
+        """By `--allowed_hosts`; without one this machine's own names, and the address that is listened at."""
         return cls(names) if names else cls((*LOOPBACK_NAMES, host), any_address=_is_everywhere(host))
 
     def __contains__(self, header: str) -> bool:
@@ -51,12 +51,12 @@ class AllowedHosts:
 
 
 def is_host_pattern(name: str) -> bool:
-    """Whether `--allowed-hosts` takes it: a name or an address without a port, `*.example.org` or `*`."""
+    """Whether `--allowed_hosts` takes it: a name or an address without a port, `*.example.org` or `*`."""
     return _PATTERN.fullmatch(name) is not None
 
 
 def read_token(path: Path) -> tuple[str, bool]:
-    """The token of `--token-file`, and whether everyone on this machine can read it.
+    """The token of `--token_file`, and whether everyone on this machine can read it.
 
     Raises:
         UserError: there is no such file, or no token in it.
@@ -66,11 +66,11 @@ def read_token(path: Path) -> tuple[str, bool]:
         lines = path.read_text("utf-8", "strict").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise UserError(f"--token-file {path}: cannot be read: {reason}.") from error
+        raise UserError(f"--token_file {path}: cannot be read: {reason}.") from error
     token = lines[0].strip() if len(lines) == 1 else ""
     if not _TOKEN.fullmatch(token):
         raise UserError(
-            f"--token-file {path}: expected a single line with a token of at least 8 printable ASCII characters and no "
+            f"--token_file {path}: expected a single line with a token of at least 8 printable ASCII characters and no "
             f"blanks, found {_what(lines)}: `openssl rand -hex 32` makes one."
         )
     return token, open_to_all

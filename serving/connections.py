@@ -70,7 +70,7 @@ def room_for_connections(asked: int | None, files: int | None = None) -> tuple[i
     """Most connections and the backlog that the limit of open files (`ulimit -n`) has room for.
 
     Args:
-        asked: `--max-connections`.
+        asked: `--max_connections`.
         files: that the process may open besides those that it has; default: as the system says.
 
     Raises:
@@ -81,7 +81,7 @@ def room_for_connections(asked: int | None, files: int | None = None) -> tuple[i
     backlog = min(_BACKLOG, free // 4)
     room = free - backlog
     if room < (asked or _FEWEST):
-        wanted = f"--max-connections {asked}" if asked is not None else "The server"
+        wanted = f"--max_connections {asked}" if asked is not None else "The server"
         least = asked or _FEWEST
         raise UserError(
             f"{wanted}: {limit} open files (ulimit -n) leave room for {room} connections, and {least} are the least: "

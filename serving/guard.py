@@ -131,7 +131,7 @@ class Guard:
         """The answer to who may not ask; health is everyone's to know."""
         if scope["path"] != HEALTH:
             if headers.get(b"host", b"").decode("latin-1") not in self._settings.hosts:
-                return JSONResponse({"detail": "this Host is not served here: see --allowed-hosts"}, 400)
+                return JSONResponse({"detail": "this Host is not served here: see --allowed_hosts"}, 400)
             if self._token is not None and not has_token(headers.get(b"authorization", b""), self._token):
                 return JSONResponse({"detail": "a token is needed"}, 401, {"WWW-Authenticate": "Bearer"})
         announced = headers.get(b"content-length", b"0")

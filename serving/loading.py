@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -30,8 +31,8 @@ from utils.loading import TASK_FILE, load_t5
 from utils.opening.files import family_in
 from utils.opening.places import delta_directory, model_directory
 from utils.opening.tokenizers import open_tokenizer
-from utils.tucker.data import is_tagged, task_for
 from utils.tucker.loading import check_length, load_classifier
+from utils.tucker.tasks import is_tagged, task_for
 
 #: Most tokens of a row where neither a flag nor the run that made the model says it; the scripts' own defaults.
 _T5_LENGTH, _BERT_LENGTH = 512, 128
@@ -70,11 +71,10 @@ def parse_plugins(given: Sequence[str]) -> list[Plugins]:
     """
     found = []
     for text in given:
-        name, equals, path = text.rpartition("=")
-        task = get_task(name).name if equals else ""
-        if not Path(path).exists():
-            raise UserError(f"--plugins {text}: {path or 'the part behind ='} does not exist.")
-        found.append(Plugins(task, delta_directory(Path(path), PluginConfig.kind)))
+        task, path = _split(text)
+        if not path.exists():
+            raise UserError(f"--plugins {text}: {path} does not exist.")
+        found.append(Plugins(task, delta_directory(path, PluginConfig.kind)))
     names = [plugins.task for plugins in found]
     if len(set(names)) < len(names) or ("" in names and len(names) > 1):
         raise UserError(
@@ -88,6 +88,16 @@ def _named(found: Sequence[Plugins]) -> str:
     """The flag with the tasks that the directories say they were made for."""
     pairs = [(one.task or _task_of(one.path) or "TASK", one.path) for one in found]
     return shlex.join(["--plugins", *(f"{task}={path}" for task, path in pairs)])
+
+
+def _split(text: str) -> tuple[str, Path]:
+    """Task, or "", and directory; a path may have = in it, as names of runs often do."""
+    name, equals, rest = text.partition("=")
+    if not equals or Path(text).exists() or os.sep in name:
+        return "", Path(text)
+    if not rest:
+        raise UserError(f"--plugins {text}: a directory is missing behind =.")
+    return get_task(name).name, Path(rest).expanduser()
 
 
 def _load_t5(

@@ -53,7 +53,7 @@ def test_missing_data_file(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_missing_data_folder(tiny: Tiny, tmp_path: Path) -> None:
     """A --data-path that does not exist is named together with the flag."""
-    with pytest.raises(DataError, match=r"--data-path .*nowhere.* does not exist"):
+    with pytest.raises(DataError, match=r"--data_dir .*nowhere.* does not exist"):
         run([*tiny.sst2(tmp_path / "run"), "--data-path", str(tmp_path / "nowhere")])
 
 
@@ -134,7 +134,7 @@ def test_published_plugin_for_another_depth(tiny: Tiny, goldens: Path, tmp_path:
 def test_ratio_that_the_plugin_file_lacks(tiny: Tiny, tmp_path: Path) -> None:
     """--mux-num with a ratio that --plugin-path does not hold names those that it holds."""
     plugin = plugin_directory(tiny.model, tmp_path / "plugin", (2, 4))
-    with pytest.raises(UserError, match=r"--mux-num 8: .* have the ratios 2, 4 only"):
+    with pytest.raises(UserError, match=r"--mux_num 8: .* have the ratios 2, 4 only"):
         run(tiny.sst2(tmp_path / "run", "--distil", "hidden", "--mux-num", 4, 8, "--plugin-path", plugin))
 
 
@@ -205,9 +205,9 @@ def test_state_dict_that_is_none(tmp_path: Path) -> None:
     [
         ("--checkpoint", "nowhere", r"--checkpoint .*nowhere does not exist"),
         ("--checkpoint", "empty", r"--checkpoint .*empty holds no model"),
-        ("--model-config", "empty", r"empty is a directory without config\.json"),
-        ("--plugin-path", "empty", r"--plugin-path .*empty holds no plugin"),
-        ("--plugin-path", "nowhere", r"--plugin-path .*nowhere"),
+        ("--model_config", "empty", r"empty is a directory without config\.json"),
+        ("--plugin_path", "empty", r"--plugin_path .*empty holds no plugin"),
+        ("--plugin_path", "nowhere", r"--plugin_path .*nowhere"),
     ],
 )
 def test_missing_model_or_plugin(tiny: Tiny, tmp_path: Path, flag: str, value: str, named: str) -> None:
@@ -221,7 +221,7 @@ def test_missing_model_or_plugin(tiny: Tiny, tmp_path: Path, flag: str, value: s
 def test_plugin_given_as_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     """A plugin directory as --checkpoint is refused with the flag that it belongs to."""
     plugin = plugin_directory(tiny.model, tmp_path / "plugin")
-    with pytest.raises(UserError, match=r"pass it as --plugin-path"):
+    with pytest.raises(UserError, match=r"pass it as --plugin_path"):
         run(tiny.sst2(tmp_path / "run", "--checkpoint", plugin))
 
 

@@ -52,8 +52,8 @@ def test_the_first_bad_step_is_the_end(bench: Bench, value: float) -> None:
     trainer = spoil(bench.trainer(TrainerConfig(save_step=2, accumulation=2, lr=0.1)), {4}, value)
     with pytest.raises(
         UserError,
-        match=r"^The (loss|gradient norm) became (nan|inf) at step 4: resume with a lower --lr; its batch is "
-        r"in .*bad_batches/step-00000004, the newest checkpoint is .*step-00000002\.$",
+        match=r"^The (loss|gradient norm) became (nan|inf) at step 4: resume with a lower --learning_rate; "
+        r"its batch is in .*bad_batches/step-00000004, the newest checkpoint is .*step-00000002\.$",
     ):
         trainer.fit()
     folder = bench.path / "bad_batches" / "step-00000004"
@@ -175,5 +175,5 @@ def test_every_process_saves_its_share(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_the_flag_reaches_the_loop(tiny: Tiny, tmp_path: Path) -> None:
     """A learning rate that blows the model up: --max-bad-steps 3 gives up at the third step that is not finite."""
-    with pytest.raises(UserError, match=r"\(3 such steps in a row\): resume with a lower --lr;"):
+    with pytest.raises(UserError, match=r"\(3 such steps in a row\): resume with a lower --learning_rate;"):
         run(tiny.sst2(tmp_path / "run", "--lr", "1e30", "--max-bad-steps", 3, "--epochs", 3))

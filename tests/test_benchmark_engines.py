@@ -38,7 +38,7 @@ def test_an_engine_that_was_asked_for_must_run() -> None:
     """Before anything is made."""
     with pytest.raises(UserError, match=r"^--engines bmtrain: --engine bmtrain needs an NVIDIA GPU"):
         engines.measure(parse(["--engines", "ddp", "bmtrain"]))
-    with pytest.raises(UserError, match=r"^--steps must be at least 2 and --batch-size a multiple of --processes"):
+    with pytest.raises(UserError, match=r"^--steps must be at least 2 and --batch_size a multiple of --processes"):
         engines.measure(parse(["--processes", "3"]))
 
 
@@ -46,8 +46,8 @@ def test_commands_have_the_same_rows_per_step() -> None:
     """Whatever the number of processes."""
     one = command_of("ddp", "all weights", parse([]), Path("out"))
     two = command_of("fsdp", "all weights", parse(["--processes", "2"]), Path("out"))
-    assert one[0] == "train_t5.py" and one[one.index("--batch-size") + 1] == "32"
-    assert "torch.distributed.run" in two and two[two.index("--batch-size") + 1] == "16"
+    assert one[0] == "train_t5.py" and one[one.index("--train_batch_size") + 1] == "32"
+    assert "torch.distributed.run" in two and two[two.index("--train_batch_size") + 1] == "16"
 
 
 def test_a_run_is_read(tmp_path: Path) -> None:

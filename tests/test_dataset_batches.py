@@ -94,7 +94,7 @@ def test_bad_settings_are_reported():
     """No rows, no batch size, no such rank."""
     with pytest.raises(DataError, match="no rows"):
         bucketed([])
-    with pytest.raises(DataError, match="--batch-size 0: expected 1 or more"):
+    with pytest.raises(DataError, match="--train_batch_size 0: expected 1 or more"):
         bucketed(features(1), batch_size=0)
     with pytest.raises(DataError, match="rank 2 does not exist among 2 processes"):
         bucketed(features(1), rank=2, world_size=2)

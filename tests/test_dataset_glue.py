@@ -296,7 +296,7 @@ def test_unreachable_hub_is_a_data_error(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(DataError, match=r"--data-path hub: nyu-mll/glue .* a folder with the files works"):
+    with pytest.raises(DataError, match=r"--data_dir hub: nyu-mll/glue .* a folder with the files works"):
         read_glue(get_task("rte"), dataset.sources.HUB, "valid")
 
 

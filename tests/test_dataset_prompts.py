@@ -80,7 +80,7 @@ def test_braces_in_a_text_are_text(tokenizer):
 
 def test_too_short_a_length_is_reported(tokenizer):
     """If the template alone is too long, the message says how long it is."""
-    with pytest.raises(DataError, match=r"--max-input-length 8 is too short for sst2: its template alone has \d+"):
+    with pytest.raises(DataError, match=r"--max_seq_length 8 is too short for sst2: its template alone has \d+"):
         encode_classification(get_task("sst2"), [GlueExample(0, "a good film")], tokenizer, 8)
 
 

@@ -192,7 +192,7 @@ def test_missing_files_are_reported_with_what_is_there(tmp_path: Path) -> None:
         read_tagged(CONLL, tmp_path, "valid")
     with pytest.raises(DataError, match="it does not exist"):
         read_tagged(CONLL, tmp_path / "nowhere", "train")
-    with pytest.raises(DataError, match="--data-dir hub: conll is read from a folder"):
+    with pytest.raises(DataError, match="--data_dir hub: conll is read from a folder"):
         read_tagged(CONLL, "hub", "train")
     with pytest.raises(DataError, match="sst2 is not a task of tagged words"):
         read_tagged(get_task("sst2"), tmp_path, "train")
@@ -260,7 +260,7 @@ def test_long_sentences_are_cut_and_short_ones_left_alone() -> None:
         (row,) = encode_tagged([sentence("a xyz film", "O B-PER O")], tokenizer, length)
         assert len(row.input_ids) == length and row.input_ids[-1] == tokenizer.sep_token_id
         assert list(row.starts) == starts
-    with pytest.raises(DataError, match="--max-seq-length 3 leaves no room"):
+    with pytest.raises(DataError, match="--max_seq_length 3 leaves no room"):
         next(encode_tagged([sentence("a", "O")], tokenizer, 3))
 
 

@@ -220,15 +220,15 @@ def test_the_rows_of_a_batch_must_stay(tmp_path: Path) -> None:
     RunDirectory(tmp_path / "run", arguments_of(), world_size=2)
     with pytest.raises(
         UserError,
-        match=r"began with batches of 8 rows \(2 processes of --batch-size 4\), now there are 4 \(1 of 4\) "
+        match=r"began with batches of 8 rows \(2 processes of --train_batch_size 4\), now there are 4 \(1 of 4\) "
         r"and its place in the data would be lost: take 2 processes, or --batch-size 8\.",
     ):
         RunDirectory(tmp_path / "run", arguments_of(), resume=True)
     with pytest.raises(UserError, match=r"now there are 12 \(3 of 4\) .*: take 2 processes\.$"):
         RunDirectory(tmp_path / "run", arguments_of(), resume=True, world_size=3)
-    with pytest.raises(UserError, match=r"--batch-size 2 \(was 4\)"):
+    with pytest.raises(UserError, match=r"--train_batch_size 2 \(was 4\)"):
         RunDirectory(tmp_path / "run", arguments_of(batch_size=2), resume=True, world_size=2)
-    with pytest.raises(UserError, match=r"--random-seed 9 \(was 1\)"):
+    with pytest.raises(UserError, match=r"--seed 9 \(was 1\)"):
         RunDirectory(tmp_path / "run", arguments_of(batch_size=8, random_seed=9), resume=True, world_size=1)
     for batch_size, world_size in ((8, 1), (2, 4), (4, 2)):
         RunDirectory(tmp_path / "run", arguments_of(batch_size=batch_size), resume=True, world_size=world_size)

@@ -19,8 +19,8 @@ from tests.helpers_minidisc import write_entities
 from tests.helpers_ranks import SCRIPTS, run_ranks, run_several
 from tests.tiny import Tiny, write_sst2
 from tests.tiny_bert import TinyBert, save_bert, tiny_word_pieces, write_epochs
-from utils.tucker.data import task_for
 from utils.tucker.loading import load_classifier
+from utils.tucker.tasks import task_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NO_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

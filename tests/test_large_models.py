@@ -121,7 +121,7 @@ def test_offloading_is_refused_where_nothing_is_divided(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: precision == "fp16")
     with pytest.raises(UserError, match=said) as caught:
         Runtime(precision, engine=engine, cpu_offload=True)  # type: ignore[arg-type]
-    assert str(caught.value).startswith("--cpu-offload ")
+    assert str(caught.value).startswith("--cpu_offload ")
 
 
 @pytest.mark.parametrize("flag", ["gradient-checkpointing", "cpu-offload"])

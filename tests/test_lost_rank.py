@@ -108,7 +108,7 @@ def test_a_killed_process_is_named_and_the_run_goes_on(tiny: Tiny, tmp_path: Pat
 @pytest.mark.parametrize(
     ("prepare", "lost", "told"),
     [
-        (second_sleeps, 1, r"rank 1 of 2 hangs, rank 0 has waited for it for 4 s \(--rank-timeout\)"),
+        (second_sleeps, 1, r"rank 1 of 2 hangs, rank 0 has waited for it for 4 s \(--rank_timeout\)"),
         (first_killed, 0, r"rank 0 (of 2 )?has died, so rank 1 ends too"),
         pytest.param(second_fails, 1, r"rank 1 of 2 has died, so rank 0 ends too", marks=pytest.mark.slow),
         pytest.param(first_sleeps, 0, r"rank 0 of 2 hangs, rank 1 has waited", marks=pytest.mark.slow),

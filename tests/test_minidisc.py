@@ -19,7 +19,7 @@ from tests.helpers_minidisc import Teachers, logits_of, read
 from tests.tiny import assert_same_tensors, result_of, rows_of, tensors_under
 from tests.tiny_bert import run_task
 from utils.minidisc.unsort import unsorted
-from utils.tucker.data import task_for
+from utils.tucker.tasks import task_for
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 SST2 = AutoModelForSequenceClassification

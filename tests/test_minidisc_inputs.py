@@ -84,7 +84,7 @@ def test_flags_that_are_missing_or_have_no_effect(flags: str, message: str) -> N
     [
         ("--mode minidisc --target_sparsity 93", "--target_sparsity 93 is not in --grid 10, 20, 30, 40, .*, 95"),
         ("--mode minidisc --target_sparsity 5 --grid 10,50", "--target_sparsity 5 is not in --grid 10, 50"),
-        ("--mode minidisc --target_sparsity 100", "--target_sparsity is a percentage from 0 to below 100, found 100"),
+        ("--mode minidisc --target_sparsity 100", "--target_sparsity must be at least 0 and below 100, found 100"),
         ("--mode minidisc --trunc_sparsity 95", "--trunc_sparsity 95 leaves no assistant before --target_sparsity 90"),
         ("--mode minidisc --grid 10,x,90", "--grid: 'x' in '10,x,90' is no scale"),
         (
@@ -92,8 +92,8 @@ def test_flags_that_are_missing_or_have_no_effect(flags: str, message: str) -> N
             "--grid: '100' in '90,100': a sparsity is from 0 to below 100 percent, found 100",
         ),
         ("--mode minidisc --target_iteration 0", "--target_iteration must be at least 1, found 0"),
-        ("--mode minidisc --lam -0.1", "--lam must be a number of at least 0, found -0.1"),
-        ("--mode minidisc --lam nan", "--lam must be a number of at least 0, found nan"),
+        ("--mode minidisc --lam -0.1", "--lam must be at least 0, found -0.1"),
+        ("--mode minidisc --lam nan", "--lam: expected a finite number, found 'nan'"),
         ("--mode minidisc --patience_epochs -1", "--patience_epochs must be at least 0, found -1"),
         ("--mode sparsify --round_to 0", "--round_to must be at least 1, found 0"),
         ("--mode minidisc --num_relation_heads 0", "--num_relation_heads must be at least 1, found 0"),

@@ -89,7 +89,8 @@ def test_any_number_of_an_evaluation_counts(tmp_path: Path) -> None:
         bench = Bench(tmp_path / str(number))
         trainer = bench.trainer(TrainerConfig(epochs=1))
         trainer.evaluate = evaluate
-        with pytest.raises(UserError, match=r"nan.*: resume with a lower --lr; there is no checkpoint yet\.$"):
+        lower = r"nan.*: resume with a lower --learning_rate; there is no checkpoint yet\.$"
+        with pytest.raises(UserError, match=lower):
             trainer.fit()
         assert not bench.saved and not (bench.path / "best").exists()
 
@@ -170,7 +171,7 @@ def test_a_t5_that_gives_no_numbers_is_refused(classifiers: dict[str, Path], tin
 def test_a_rate_that_blows_up_the_model_leaves_no_best(tiny_bert: TinyBert, tmp_path: Path) -> None:
     """The last step's weights are only seen by the evaluation: no best model, and the sentence of bad steps."""
     more = ("--mode", "finetune", "--teacher_model", tiny_bert.model, "--max_steps", 2, "--learning_rate", "1e30")
-    with pytest.raises(UserError, match=r"resume with a lower --lr.*; there is no checkpoint yet\.$"):
+    with pytest.raises(UserError, match=r"resume with a lower --learning_rate.*; there is no checkpoint yet\.$"):
         run_task(tiny_bert.task(tmp_path / "run", *more))
     assert not (tmp_path / "run" / "best").exists() and not (tmp_path / "run" / "checkpoints").exists()
     for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():

@@ -34,7 +34,7 @@ def test_output_directory_that_holds_another_run(tiny: Tiny, tmp_path: Path) -> 
     arguments = tiny.sst2(tmp_path / "run", "--training-step", 2)
     run(arguments)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
-    with pytest.raises(UserError, match=r"--output-path .*run holds another run: .*--resume.*--overwrite"):
+    with pytest.raises(UserError, match=r"--output_dir .*run holds another run: .*--resume.*--overwrite"):
         run(arguments)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
     run([*arguments, "--overwrite", "--random-seed", "2"])
@@ -48,7 +48,7 @@ def test_output_directory_with_other_files(tiny: Tiny, tmp_path: Path) -> None:
     for more in ([], ["--overwrite"], ["--resume"]):
         with pytest.raises(
             UserError,
-            match=r"--output-path .*run is not empty and holds no run of this toolkit \(there is thesis\.tex\)",
+            match=r"--output_dir .*run is not empty and holds no run of this toolkit \(there is thesis\.tex\)",
         ):
             run(tiny.sst2(tmp_path / "run", *more))
     assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
@@ -57,14 +57,14 @@ def test_output_directory_with_other_files(tiny: Tiny, tmp_path: Path) -> None:
 def test_output_path_that_is_a_file(tiny: Tiny, tmp_path: Path) -> None:
     """A file as --output-path is refused."""
     (tmp_path / "run").write_text("")
-    with pytest.raises(UserError, match=r"--output-path .*run is a file"):
+    with pytest.raises(UserError, match=r"--output_dir .*run is a file"):
         run(tiny.sst2(tmp_path / "run"))
 
 
 def test_output_path_that_cannot_be_made(tiny: Tiny, tmp_path: Path) -> None:
     """A directory below a file cannot be made: one sentence with the reason."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--output-path .*run"):
+    with pytest.raises(UserError, match=r"--output_dir .*run"):
         run(tiny.sst2(tmp_path / "file" / "run"))
 
 
@@ -80,7 +80,7 @@ def test_resume_with_other_flags(tiny: Tiny, tmp_path: Path) -> None:
     before = tensors_under(tmp_path / "run")
     with pytest.raises(UserError) as refused:
         run([*tiny.sst2(tmp_path / "run", "--resume", "--random-seed", 9), "--max-input-length", "31"])
-    assert "--random-seed 9 (was 1)" in str(refused.value) and "--max-input-length 31 (was " in str(refused.value)
+    assert "--seed 9 (was 1)" in str(refused.value) and "--max_seq_length 31 (was " in str(refused.value)
     assert_same_tensors(tensors_under(tmp_path / "run"), before)
 
 
@@ -125,7 +125,7 @@ def test_a_read_only_disk(more: tuple[str, ...], tiny: Tiny, small_disk: Callabl
     run(tiny.sst2(disk / "run", "--training-step", 2))
     before = tensors_under(disk / "run")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    with pytest.raises(UserError, match=r"--output-path .*run.*: Read-only file system\.$"):
+    with pytest.raises(UserError, match=r"--output_dir .*run.*: Read-only file system\.$"):
         run(tiny.sst2(disk / ("run" if more else "new-run"), *more))
     assert_same_tensors(tensors_under(disk / "run"), before)
 

@@ -335,7 +335,7 @@ def test_a_better_model_keeps_what_somebody_put_beside_it(tmp_path: Path) -> Non
 def test_names_at_the_edge(name: str, tmp_path: Path) -> None:
     """A name is taken as it is, or refused in one sentence."""
     if "x" * 256 in name:
-        with pytest.raises(UserError, match=r"^Cannot make --output-path .*: File name too long\.$"):
+        with pytest.raises(UserError, match=r"^Cannot make --output_dir .*: File name too long\.$"):
             claim(tmp_path / name)
     else:
         claim(tmp_path / name)

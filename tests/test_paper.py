@@ -14,6 +14,7 @@ from tests.tiny import Tiny
 from tests.tiny_bert import TinyBert
 from utils.paper import claims, minidisc, stages, tucker, variator
 from utils.paper.__main__ import main, parse, request_of, tables
+from utils.paper.arguments import GRIDS
 from utils.paper.stages import Stage, Work, plan
 from utils.tucker.task_arguments import parse_task_arguments
 
@@ -75,7 +76,9 @@ def test_length_beyond_the_positions_is_refused_in_a_dry_run(
         main([*words_of(paper, None, bert, tmp_path), "--dry-run", "--length", "4096", "--threads", "1"])  # type: ignore[arg-type]
     told = capsys.readouterr()
     assert stopped.value.code == 2 and "stages, about" not in told.out
-    assert re.search(r"--length: inputs of 4096 tokens are longer than the \d+ positions of --backbone", told.err)
+    assert re.search(
+        r"--max_seq_length: inputs of 4096 tokens are longer than the \d+ positions of --backbone", told.err
+    )
 
 
 def test_estimate_is_rows_times_the_time_of_a_row() -> None:
@@ -94,7 +97,7 @@ def test_estimate_is_rows_times_the_time_of_a_row() -> None:
 def test_recipe_of_variator_is_that_of_the_launchers() -> None:
     """scripts/settings.sh and the grid say the same for every stage and dataset."""
     for stage in ("plugin", "finetune", "adapt"):
-        for task in variator.TASKS:
+        for task in GRIDS["variator"].tasks:
             show = 'source scripts/settings.sh; stage_settings "$1" base "$2"; echo "$TOTAL_BATCH ${SETTINGS[*]}"'
             done = subprocess.run(["bash", "-c", show, "bash", stage, task], cwd=ROOT, capture_output=True, text=True)
             batch, *words = done.stdout.split()
@@ -175,7 +178,7 @@ def test_minidisc_is_compared_by_task_and_seed(tmp_path: Path) -> None:
         (["tucker", "--scales", "1/9", "--text", "t"], "--scales 1/9: expected some of 1/7, 1/48"),
         (["tucker", "--text", "t"], "nowhere: no model there"),
         (["minidisc", "--scales", "55"], "--scales 55: expected sparsities"),
-        (["minidisc", "--epochs", "0"], "--epochs must be at least 1, found 0"),
+        (["minidisc", "--epochs", "0"], "--num_train_epochs must be at least 1, found 0"),
     ],
 )
 def test_mistakes_are_told(words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

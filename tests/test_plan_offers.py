@@ -97,7 +97,7 @@ def test_a_classifier_of_an_unknown_task_is_told_which_flags_are_lacking(teacher
 def test_a_t5_is_offered_plugins_on_its_own_data(tiny: Tiny, plan, tmp_path) -> None:
     run_t5(tiny.sst2(tmp_path / "run"))
     _, found = plan("--model", tmp_path / "run", "--budget", "macs<=0.5x", code=1)
-    assert after(found[0], "--mux-num") == "2" and after(found[0], "--data-path") == str(tiny.glue)
+    assert after(found[0], "--mux_num") == "2" and after(found[0], "--data_dir") == str(tiny.glue)
 
 
 def test_a_chosen_cut_is_distilled_from_the_sorted_teacher_or_written(teachers, plan) -> None:

@@ -218,7 +218,9 @@ def test_commands_are_those_that_make_the_run_again(tmp_path: Path) -> None:
     assert as_json(*parse_general_arguments(words[1])) == recorded[1]
     again = parse_task_arguments(words[2])[1][0]
     assert {**recorded_arguments(again, "schedule"), "mode": "maxidisc"} == recorded[2]
-    assert "--weight-decay" not in (shown[0] or "") and "--epochs" not in (shown[2] or "")  # defaults are left out
+    assert "--weight_decay" not in (shown[0] or "") and "--num_train_epochs" not in (
+        shown[2] or ""
+    )  # defaults are left out
 
 
 #: Mode -> flags that train something in it.

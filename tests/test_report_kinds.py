@@ -55,7 +55,7 @@ def test_an_evaluation_elsewhere_is_a_part_of_the_run_that_made_the_model(walked
     lines = [shlex.split(line or "")[2:] for _, line in row.commands]
     stages = [parse_task_arguments(words)[0] for words in lines]
     assert [plan.stages for plan in stages] == [("intermediate",), ("prediction",), ()]
-    assert stages[2].evaluate and "--use-swap" in lines[0] and "--use-swap" not in lines[1]
+    assert stages[2].evaluate and "--use_swap" in lines[0] and "--use_swap" not in lines[1]
 
 
 def test_an_evaluation_alone_says_by_which_command_it_was_made(walked: Path) -> None:

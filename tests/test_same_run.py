@@ -90,7 +90,7 @@ def test_another_model_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{flag} '.*/b' \(was '.*/a'\)"):
         claim(tmp_path / "out", {name: str(other)})
     (model / "model.safetensors").write_text("changed")
-    with pytest.raises(UserError, match=rf"{flag} '.*/a', which holds other weights now \(--allow-changed-data"):
+    with pytest.raises(UserError, match=rf"{flag} '.*/a', which holds other weights now \(--allow_changed_data"):
         claim(tmp_path / "out", {name: str(model)})
     assert claim(tmp_path / "out", {name: str(model)}, allow_changed_data=True).remarks
     assert claim(tmp_path / "out", {name: str(model)}).remarks == []
@@ -101,7 +101,7 @@ def test_a_model_of_the_hub_is_compared_by_its_name(value: str | None, tmp_path:
     """There is nothing to look into."""
     claim(tmp_path / "out", {"teacher_model": value}, resume=False)
     claim(tmp_path / "out", {"teacher_model": value})
-    with pytest.raises(UserError, match="--teacher-model 'org/other'"):
+    with pytest.raises(UserError, match="--teacher_model 'org/other'"):
         claim(tmp_path / "out", {"teacher_model": "org/other"})
 
 

@@ -146,13 +146,13 @@ def test_a_process_needs_what_the_formula_says() -> None:
     [
         ("--gpus 0", "--gpus must be at least 1, found 0"),
         ("--tokens-per-second 10", "name it with --setup"),
-        ("--setup t5-large --tokens-per-second -1", "--tokens-per-second must be above 0, found -1"),
+        ("--setup t5-large --tokens_per_second -1", "--tokens_per_second must be above 0, found -1"),
         ("--setup t5-large --tokens-per-second 1 --measure", "give one of them"),
         ("--gmacs-per-second 5 --measure", "give one of them"),
         ("--recorded docs/results/pruned_speed.md --measure", "give one of them"),
         ("--recorded docs/nothing.md", "--recorded docs/nothing.md: there is no such page"),
         ("--recorded docs/scaling.md", "docs/scaling.md has no block <!-- measured sandwich -->"),
-        ("--link-between 0", "--link-between must be above 0, found 0"),
+        ("--link_between 0", "--link_between must be above 0, found 0"),
     ],
 )
 def test_mistakes_are_told(flags: str, said: str) -> None:

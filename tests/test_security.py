@@ -20,7 +20,7 @@ from tests.helpers_security import findings_in, findings_in_shell
 from tests.helpers_server import CONTENT, Server
 from tests.tiny import backbone
 from utils.download import fetch
-from utils.errors import USER_ERRORS, UserError
+from utils.errors import UserError, user_errors
 from utils.loading import load_t5
 from utils.tucker.loading import load_classifier
 
@@ -255,7 +255,7 @@ def test_a_model_directory_with_a_malicious_pickle(tmp_path: Path, family: str, 
         torch.save(evil, folder / "pytorch_model.bin")
     else:
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(evil))
-    with pytest.raises(USER_ERRORS):
+    with pytest.raises(user_errors()):
         if family == "t5":
             load_t5(str(folder), None, tokenizer=False)
         else:

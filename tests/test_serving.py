@@ -36,7 +36,7 @@ from serving.server import bind
 from tests.tiny import backbone
 from tests.tiny_bert import bert_config, tiny_word_pieces
 from tests.tiny_server import Server, body_of, predict
-from utils.errors import USER_ERRORS
+from utils.errors import user_errors
 from utils.loading import Loaded, load_t5, write_task_file
 
 RATIOS = (2, 4)
@@ -373,15 +373,15 @@ def test_a_batch_that_fails_ends_its_requests_alone(
     [
         ([], "--model is required"),
         (["--model", "d", "--ratio", "fast"], "--ratio is auto or a whole number of at least 1, found 'fast'"),
-        (["--model", "d", "--ratio", "2", "--latency-target-ms", "9"], "--latency-target-ms has no effect with"),
-        (["--model", "d", "--latency-target-ms", "nan"], "--latency-target-ms must be above 0, found nan"),
-        (["--model", "d", "--queue-rows", "9"], "--queue-rows 9 is less than --max-rows 64"),
-        (["--model", "d", "--port", "70000"], "--port must be at most 65535, found 70000"),
+        (["--model", "d", "--ratio", "2", "--latency_target_ms", "9"], "--latency_target_ms has no effect with"),
+        (["--model", "d", "--latency_target_ms", "nan"], "--latency_target_ms: expected a finite number, found .nan."),
+        (["--model", "d", "--queue-rows", "9"], "--queue_rows 9 is less than --max_rows 64"),
+        (["--model", "d", "--port", "70000"], "--port must be at least 0 and at most 65535, found 70000"),
         (["--model", "d", "--task", "sst"], "unknown dataset 'sst': did you mean sst2"),
     ],
 )
 def test_bad_flags_are_named(flags: list[str], text: str) -> None:
-    with pytest.raises(USER_ERRORS, match="(?s)" + text.replace("'", ".")):
+    with pytest.raises(user_errors(), match="(?s)" + text.replace("'", ".")):
         parse_arguments(flags)
 
 
@@ -395,11 +395,11 @@ def test_bad_directories_are_named(folder: Path, tmp_path: Path) -> None:
         (["--model", str(folder / "t5"), "--task", "squad"], "served for classification with a prompt"),
         (["--model", str(folder / "t5"), "--task", "rte", "--plugins", f"sst2={folder}/sst2"], "names sst2 only"),
     ):
-        with pytest.raises(USER_ERRORS, match=text):
+        with pytest.raises(user_errors(), match=text):
             load_predictor(parse_arguments(flags))
     taken = bind("127.0.0.1", 0)
     taken.listen()
-    with taken, pytest.raises(USER_ERRORS, match="cannot listen there"):
+    with taken, pytest.raises(user_errors(), match="cannot listen there"):
         bind("127.0.0.1", taken.getsockname()[1])
     given = ["--model", "d", "--plugins", f"sst2={folder}/sst2", "--plugins", f"rte={folder}/rte"]
     assert [one.task for one in parse_plugins(parse_arguments(given).plugins)] == ["sst2", "rte"]
@@ -418,7 +418,7 @@ def test_a_model_that_computes_no_numbers_is_refused_at_the_start(folder: Path) 
         weight = predictor.model.get_parameter(name)
         with torch.no_grad():
             weight.copy_(poison(weight))
-        with pytest.raises(USER_ERRORS, match=r"nan|inf"):
+        with pytest.raises(user_errors(), match=r"nan|inf"):
             predictor.check()
 
 

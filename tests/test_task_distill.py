@@ -313,14 +313,14 @@ def test_help_shows_the_defaults_of_all_tasks_or_of_one(capsys: pytest.CaptureFi
         parse_task_arguments(["--task_name", "cola", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "cola: 64 5 50 3" in shown and "Passes over the training data. (default: 50)" in shown
-    assert "--num_train_epochs" in shown and "--eval_step" in shown
+    assert "--num_train_epochs" in shown and "--valid_step" in shown
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (("--task_name", "mprc"), "unknown dataset 'mprc': did you mean mrpc"),
-        (("--task_name", "squad"), "--task-name squad is no GLUE task"),
+        (("--task_name", "squad"), "--task_name: squad is no GLUE task"),
         (("--task_name", "mnli-mm"), "use mnli"),
         (("--mode", "evaluate"), "--student_model is required"),
         (("--mode", "finetune"), "--mode finetune trains one model"),
@@ -333,7 +333,7 @@ def test_help_shows_the_defaults_of_all_tasks_or_of_one(capsys: pytest.CaptureFi
         (("--do_eval", "--student_model", "{model}", "--rank_dim", "4"), "--rank_dim needs --use_swap"),
         (("--student_modle", "s"), "did you mean --student_model"),
         (("--do_eval", "--student_model", "/nowhere"), "/nowhere"),
-        (("--max_seq_length", "3", "--do_eval", "--student_model", "s"), "--max-seq-length must be at least 4"),
+        (("--max_seq_length", "3", "--do_eval", "--student_model", "s"), "--max_seq_length must be at least 4"),
     ],
 )
 def test_mistakes_are_one_sentence(stages: Stages, tmp_path: Path, more: tuple[Any, ...], message: str) -> None:

@@ -28,10 +28,11 @@ from utils.engine import Runtime
 from utils.errors import UserError
 from utils.opening.tokenizers import open_tokenizer
 from utils.tucker import data as task_data
-from utils.tucker.data import DataRequest, LabelledSet, task_for, training_batches, validation_sets
+from utils.tucker.data import DataRequest, LabelledSet, training_batches, validation_sets
 from utils.tucker.evaluation import ClassifierEvaluator, TokenEvaluator, evaluator_for, predict_tags
 from utils.tucker.loading import load_classifier
 from utils.tucker.prediction import write_predictions
+from utils.tucker.tasks import task_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONLL = get_task("conll")
@@ -75,7 +76,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tagged_tasks_have_models_of_their_own() -> None:
     """conll and wnut17 are accepted beside GLUE's nine; the message for others names them."""
     assert task_for("CoNLL-2003") is CONLL and task_for("wnut17").num_labels == 13
-    with pytest.raises(DataError, match="--task-name squad is no GLUE task: expected one of the nine, conll or wnut17"):
+    with pytest.raises(DataError, match="--task_name squad is no GLUE task: expected one of the nine, conll or wnut17"):
         task_for("squad")
 
 

@@ -20,7 +20,7 @@ from tests.tiny import Tiny, original_checkpoint, result_of, rows_of, run, valid
 from utils import loading
 from utils.loading import load_t5
 from utils.variator import evaluation
-from utils.variator.arguments import Dataset, TaskArguments, choose_decoder_start
+from utils.variator.arguments import TaskArguments, choose_decoder_start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,7 +68,7 @@ def test_squad_answers_begin_with_the_decoder_start(
 def test_one_squad_file_is_for_validation_only(tiny: Tiny, tmp_path: Path) -> None:
     """Training on it would validate on the rows that were trained on."""
     file = tiny.squad / "dev-v1.1.json"
-    with pytest.raises(DataError, match=r"--data-path .*dev-v1\.1\.json is one file.*name the folder"):
+    with pytest.raises(DataError, match=r"--data_dir .*dev-v1\.1\.json is one file.*name the folder"):
         run([*tiny.qa(tmp_path / "run"), "--data-path", str(file)])
     assert not (tmp_path / "run").exists()
     run([*tiny.qa(tmp_path / "valid", "--mode", "valid", "--no-costs"), "--data-path", str(file)])
@@ -104,7 +104,7 @@ def test_squad_from_an_original_checkpoint_starts_as_the_original_did(tiny: Tiny
     """The original started answers with 0 and classification with 2; a start that is given wins."""
     path = tmp_path / "best_model.pt"
     path.touch()
-    cases: list[tuple[Dataset, int | None, int]] = [("squad", None, 0), ("sst2", None, 2), ("squad", 2, 2)]
+    cases: list[tuple[str, int | None, int]] = [("squad", None, 0), ("sst2", None, 2), ("squad", 2, 2)]
     for dataset, given, start in cases:
         task = TaskArguments(dataset=dataset, checkpoint=path, decoder_start=given)
         assert choose_decoder_start(task, ORIGINAL_DECODER_START) == start

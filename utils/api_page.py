@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from utils.arguments import ToolParser
 from utils.errors import run_as_script, writing
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
@@ -93,6 +94,7 @@ def _methods(cls: type) -> Iterator[str]:
 
 def main() -> None:
     """Write the page."""
+    ToolParser(prog="python -m utils.api_page", description="Writes the page of public names.").parse_args()
     with writing(PAGE):
         PAGE.write_text(page(), encoding="utf-8")
     print(f"made: {PAGE.relative_to(PAGE.parent.parent)}")

@@ -6,10 +6,18 @@ python -m utils.convert_t5 HF_DIR MODELCENTER_DIR --to modelcenter
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from utils.arguments.of_convert_t5 import parse
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse)  # before the libraries load
+
 
 import torch
 
@@ -55,14 +63,13 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m utils.convert_t5", description=str(__doc__).split("\n")[0])
-    parser.add_argument("source", type=Path, help="directory to read")
-    parser.add_argument("target", type=Path, help="directory to write; must not exist")
-    parser.add_argument("--to", choices=("hf", "modelcenter"), default="hf", help="default: %(default)s")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    given = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Convert one way or the other.
+
+    Raises:
+        UserError, ModelError: the source is no model, or the target is there already.
+    """
+    given = parse(arguments)
     guard("utils.convert_t5", given)
     if given.target.exists():
         raise UserError(f"{given.target} exists already: name a new directory.")

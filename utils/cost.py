@@ -6,13 +6,20 @@ python -m utils.cost --model DIR --ratios 1 4 --json cost.json
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
+
+from utils.arguments.of_cost import parse
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse)  # before the libraries load
+
 
 import torch
 from transformers import PreTrainedModel
@@ -21,7 +28,7 @@ from metric.cost import count_macs, latency_ms, parameter_counts, peak_memory_by
 from model import auto, available_ratios, edits_of, use_ratio
 from model.backbone import COMPRESSED_PREFIX, T5, family_of, spec_for
 from utils.engine.files import write_json
-from utils.engine.precision import AskedForward, PrecisionChoice, choose_precision
+from utils.engine.precision import PrecisionChoice, choose_precision
 from utils.errors import UserError, run_as_script
 from utils.opening.files import architecture, open_config
 from utils.opening.places import CONFIG, model_directory
@@ -200,36 +207,11 @@ def _bytes(parameters: Any) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    made = argparse.ArgumentParser(prog="python -m utils.cost", description=str(__doc__).split("\n")[0])
-    made.add_argument("--model", required=True, help="directory of a saved model, or of a run that made one")
-    made.add_argument("--batch", type=int, default=8, help="rows of a forward (default: %(default)s)")
-    made.add_argument("--length", type=int, default=128, help="tokens of a row (default: %(default)s)")
-    made.add_argument("--ratios", type=int, nargs="+", help="plugin ratios to measure (default: all that there are)")
-    made.add_argument("--repeats", type=int, default=20, help="timed forwards (default: %(default)s)")
-    made.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    made.add_argument(
-        "--precision",
-        choices=get_args(AskedForward),
-        default="auto",
-        help="of the products; auto: bf16 where this machine is fast at it, fp32 elsewhere (default: %(default)s)",
-    )
-    made.add_argument("--json", type=Path, help="write the costs to this file, a list with one entry per ratio")
-    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    given = made.parse_args(arguments)
-    for name in ("repeats", "threads"):
-        if getattr(given, name) is not None and getattr(given, name) < 1:
-            raise UserError(f"--{name} must be at least 1, found {getattr(given, name)}.")
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine has no GPU that torch can use.")
-    return given
-
-
 def main(arguments: Sequence[str] | None = None) -> list[ModelCost]:
     """Measure, print, and write what was asked for."""
     given = parse(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no GPU that torch can use.")
     guard("utils.cost", given)
     if given.threads is not None:
         torch.set_num_threads(given.threads)

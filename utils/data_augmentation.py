@@ -1,7 +1,7 @@
 """Makes more training rows by replacing words: `train_aug.tsv` beside a task's train.tsv.
 
     python -m utils.data_augmentation --pretrained_bert_model bert-base-uncased --glove_embs glove.42B.300d.txt \\
-        --glue_dir data/glue --task_name MRPC
+        --data_dir data/glue --task_name MRPC
 
 Words of a single piece get candidates from the masked language model, the others from word vectors; stop words,
 numbers and punctuation stay. docs/data_augmentation.md tells the details.
@@ -12,23 +12,26 @@ from __future__ import annotations
 import random
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
+
+from utils.augmentation.arguments import SAMPLES, AugmentationArguments, parse_arguments
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse_arguments)  # before the libraries load
 
 import torch
 from tqdm import tqdm
 
 from dataset.chunking import chunked
-from utils.arguments import flag, parse
 from utils.augmentation.augmenter import Augmenter, Pieces, new_rows
 from utils.augmentation.masked_lm import MaskedLm, candidate_words, load_masked_lm
 from utils.augmentation.neighbours import WordVectors, model_vectors, read_glove
 from utils.augmentation.output import GrowingFile
 from utils.augmentation.rows import Row, Source, find_source
-from utils.errors import Interrupted, UserError, run_as_script
+from utils.errors import Interrupted, run_as_script
 from utils.heartbeat import doing
 from utils.hints import next_lines
 from utils.opening.tokenizers import BERT_TOKENS, MASKED_TOKENS, check_fits, open_tokenizer
@@ -36,56 +39,13 @@ from utils.outputs import guard
 from utils.tool_steps import after_augmentation
 from utils.tucker.loading import load_encoder
 
-#: New rows per row; those of TinyBERT, and for the tasks it leaves out those of tasks of the same size.
-SAMPLES: Mapping[str, int] = MappingProxyType(
-    {
-        **{"cola": 30, "mnli": 10, "mnlimm": 10, "mrpc": 30, "qnli": 20, "qqp": 10, "rte": 20, "sst2": 20},
-        **{"stsb": 30, "wnli": 30, "conll": 10, "wnut17": 30},
-    }
-)
-#: Accepted because the other tools have it.
-_IGNORED = {"do-lower-case": "the tokenizer's own settings decide"}
-_PROG = "python -m utils.data_augmentation"
 #: Rows whose words go through the model together and are written together.
 _BLOCK = 256
 
 
-@dataclass
-class AugmentationArguments:
-    """Command line of the tool."""
-
-    _argument_group_name = "augmentation"
-
-    pretrained_bert_model: str = flag(MISSING, "Directory or hub id of a BERT with its masked-language-model head.")
-    glue_dir: Path = flag(
-        MISSING, "Directory of the tasks (a folder per task: GLUE's TSV files or a saved datasets folder), or of one."
-    )
-    task_name: str = flag(MISSING, "A GLUE task (CoLA, MRPC, …), conll or wnut17.")
-    glove_embs: Path | None = flag(
-        None, "GloVe text file for words of several pieces; left out: the model's own word embeddings."
-    )
-    M: int = flag(15, "Most candidates per word.")
-    p: float = flag(0.4, "Probability that a word with candidates is replaced.")
-    N: int | None = flag(
-        None, "New rows per row; default: " + ", ".join(f"{name} {count}" for name, count in SAMPLES.items()) + "."
-    )
-    candidates: Literal["mlm", "embeddings"] = flag(
-        "mlm", "embeddings: nearest word vectors for all words; needs no masked-language-model head."
-    )
-    seed: int = flag(42, "Seed of the draws.")
-    batch_size: int = flag(64, "Sentences that go through the model together.")
-    mask_share: float = flag(
-        0.15, "Largest share of a sentence that is masked at once, as in BERT's pre-training; 0: one word at a time."
-    )
-    output: Path | None = flag(None, "The file to write; default: train_aug.tsv in the task's folder.")
-    debug: bool = flag(False, "Show the traceback of an error.")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The tool: read the rows, find candidates, write rows and their new versions."""
-    args: AugmentationArguments
-    (args,) = parse([AugmentationArguments], str(__doc__).split("\n")[0], arguments, _IGNORED, prog=_PROG)
-    _check(args)
+    args = parse_arguments(arguments)
     source = find_source(args.task_name, args.glue_dir)
     total = sum(1 for _ in source.rows())  # also finds broken rows before the work begins
     num_samples = SAMPLES[source.task] if args.N is None else args.N
@@ -106,22 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"made: {target} ({file.counts['rows']:,} rows and {file.counts['new']:,} new ones)")
     if target == source.target and source.task != "mnlimm":
         print(next_lines(after_augmentation(source.task, args.glue_dir, args.pretrained_bert_model)))
-
-
-def _check(args: AugmentationArguments) -> None:
-    for problem, sentence in (
-        (args.M < 1, f"--M {args.M}: expected 1 or more."),
-        (args.N is not None and args.N < 0, f"--N {args.N}: expected 0 or more."),
-        (not 0 <= args.p <= 1, f"--p {args.p}: expected 0 to 1."),
-        (not 0 <= args.mask_share <= 1, f"--mask_share {args.mask_share}: expected 0 to 1."),
-        (args.batch_size < 1, f"--batch_size {args.batch_size}: expected 1 or more."),
-        (
-            args.glove_embs is not None and not args.glove_embs.is_file(),
-            f"--glove_embs {args.glove_embs}: there is no such file.",
-        ),
-    ):
-        if problem:
-            raise UserError(sentence)
 
 
 def _settings(args: AugmentationArguments, source: Source, num_samples: int) -> dict[str, Any]:

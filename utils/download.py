@@ -26,6 +26,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from utils.archives import unpack
+from utils.arguments import ToolParser
 from utils.errors import UserError, run_as_script, writing
 from utils.hints import next_lines
 from utils.tool_steps import after_bert, after_corpus, after_plugins
@@ -312,7 +313,7 @@ def fetch_bert(args: argparse.Namespace) -> None:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         prog="python -m utils.download",
         description="Fetches the plugins or the corpus of the original release, or a BERT.",
     )
@@ -324,8 +325,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     corpus.set_defaults(run=fetch_corpus)
     for command in (plugin, corpus):
         where = command.add_mutually_exclusive_group()
-        where.add_argument("--url", help="the file's address, if it has moved")
-        where.add_argument("--mirror", default=PUBLISHED, help=f"the release's address (default: {PUBLISHED})")
+        command.add_argument("--url", group=where, help="the file's address, if it has moved")
+        command.add_argument(
+            "--mirror", group=where, default=PUBLISHED, help=f"the release's address (default: {PUBLISHED})"
+        )
         command.add_argument("--sha256", metavar="HEX", help="refuse a file with another checksum")
     bert = commands.add_parser("bert", help="a pre-trained BERT of the Hugging Face hub, as a directory")
     bert.add_argument("--model", default=BERT, metavar="ID", help=f"its name on the hub (default: {BERT})")
@@ -333,7 +336,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     bert.set_defaults(run=fetch_bert)
     for command in (plugin, corpus, bert):
         command.add_argument(
-            "--output", type=Path, metavar="DIR", help="where to (default: where the launchers look; bert: models/NAME)"
+            "--output_dir",
+            dest="output",
+            type=Path,
+            metavar="DIR",
+            help="where to (default: where the launchers look; bert: models/NAME)",
         )
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)

@@ -13,7 +13,6 @@ from typing import Any, NoReturn, TypeVar
 
 from dataset.errors import DataError
 from metric.errors import MetricError
-from model.errors import ModelError
 from utils.heartbeat import listen
 from utils.streams import lost_output, protect
 from utils.warning_lines import show_warnings
@@ -42,7 +41,10 @@ class Interrupted(Exception):
         self.exit_code = 128 + signal_number
 
 
-USER_ERRORS: tuple[type[Exception], ...] = (UserError, DataError, ModelError, MetricError)
+def user_errors() -> tuple[type[Exception], ...]:
+    """The errors that are a user's mistake. `model` needs torch, and raises its own only where it has been imported."""
+    errors = sys.modules.get("model.errors")
+    return (UserError, DataError, MetricError, *([] if errors is None else [errors.ModelError]))
 
 
 #: What the operating system refuses because of a name, a permission or a full disk: the user's matter, not a bug.
@@ -116,9 +118,9 @@ def run_as_script(main: Callable[[], T], debug: bool) -> T:
     except SystemExit:
         _say_goodbye(wait=False)
         raise
-    except USER_ERRORS as error:
-        _end_with(error, str(error), debug)
     except Exception as error:
+        if isinstance(error, user_errors()):
+            _end_with(error, str(error), debug)
         if not debug and isinstance(error, RuntimeError) and (watch := _watch()) is not None:
             watch.end_if_lost(error)
         if (refusal := refusal_of(error)) is None:

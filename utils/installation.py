@@ -136,6 +136,11 @@ def load_bmtrain() -> Any:
 
 def main() -> None:
     """Command line."""
+    from utils.arguments import ToolParser
+
+    ToolParser(
+        prog="python -m utils.installation", description="Says what is wrong with this environment."
+    ).parse_args()
     import_torch()
     if conflict := nccl_conflict(installed(), torch_requirements()):
         print(f"error: {conflict}", file=sys.stderr)

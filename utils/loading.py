@@ -46,7 +46,7 @@ def load_t5(model_config: str, checkpoint: Path | None, tokenizer: bool = True) 
     """
     checkpoint = None if checkpoint is None else _checkpoint(checkpoint)
     directory = checkpoint if checkpoint is not None and (checkpoint / CONFIG).is_file() else None
-    # A whole model needs nothing of --model-config, which the hub would be asked for.
+    # A whole model needs nothing of --model_config, which the hub would be asked for.
     is_whole = directory is not None and has_tokenizer(directory)
     base = model_config if is_whole and is_hub_id(model_config) else model_directory(model_config)
     model = _base_model(base) if directory is None else _from_directory(str(directory))
@@ -101,7 +101,7 @@ def _checkpoint(given: Path) -> Path:
     directory = delta_directory(path, "lora")
     if not is_delta(directory, "lora"):
         hint = (
-            " It holds plugins: pass it as --plugin-path."
+            " It holds plugins: pass it as --plugin_path."
             if is_delta(delta_directory(path, "plugin"), "plugin")
             else ""
         )
@@ -117,7 +117,7 @@ def _base_model(source: str) -> Any:
     model = T5ForConditionalGeneration(config_from_modelcenter(values))
     weights = Path(source) / "pytorch_model.pt"
     if not weights.is_file():
-        raise UserError(f"--model-config {source} is a ModelCenter directory without pytorch_model.pt.")
+        raise UserError(f"--model_config {source} is a ModelCenter directory without pytorch_model.pt.")
     _load_original(model, read_torch_file(weights), weights)
     return model
 
@@ -138,14 +138,14 @@ def _load_original(model: Any, original: dict[str, Tensor], path: Path) -> None:
     else:
         expected.add(_HEAD)
     if missing := sorted(expected - set(state)):
-        why = explained(missing, state.keys()) or ": is --model-config right?"
+        why = explained(missing, state.keys()) or ": is --model_config right?"
         raise UserError(f"{path} lacks {len(missing)} tensors of this T5, {missing[0]} for one{why}")
     check_finite(state.items(), str(path))
     shapes = model.state_dict()
     for name, tensor in state.items():
         if name in shapes and shapes[name].shape != tensor.shape:
             raise UserError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, --model-config gives {tuple(shapes[name].shape)}."
+                f"{path}: {name} has shape {tuple(tensor.shape)}, --model_config gives {tuple(shapes[name].shape)}."
             )
     if _HEAD in state and model.lm_head.weight is model.shared.weight:  # loading would overwrite the embedding
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
@@ -153,7 +153,7 @@ def _load_original(model: Any, original: dict[str, Tensor], path: Path) -> None:
 
 
 def _load_original_lora(model: Any, original: dict[str, Tensor], path: Path) -> None:
-    """The LoRA matrices of a full original checkpoint that was trained with `--delta-tuning`, if it holds any."""
+    """The LoRA matrices of a full original checkpoint that was trained with `--delta_tuning`, if it holds any."""
     state = {k: v for k, v in original.items() if k.startswith("project_") and ".lora_" in k}
     if not state:
         return

@@ -1,16 +1,16 @@
-"""Cut plain text into the corpus that `--dataset wiki` reads: one span of about 128 words per line.
+"""Cut plain text into the corpus that `--task_name wiki` reads: one span of about 128 words per line.
 
 python -m utils.make_corpus wiki.txt more.txt --output data/wikicorpus_128/train.txt
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from utils.arguments import ToolParser
 from utils.embedded.corpus import SPAN_WORDS, cut
 from utils.errors import UserError, run_as_script, writing
 from utils.hints import next_lines
@@ -69,7 +69,7 @@ def make_corpus(files: list[Path], output: Path, span_words: int = SPAN_WORDS) -
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m utils.make_corpus", description=str(__doc__).split("\n")[0])
+    parser = ToolParser(prog="python -m utils.make_corpus", description=str(__doc__).split("\n")[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="plain text, one paragraph per line")
     parser.add_argument(
         "--output",
@@ -77,7 +77,7 @@ def main() -> None:
         required=True,
         help="the corpus file; its name must hold the word train or valid",
     )
-    parser.add_argument("--span-words", type=int, default=SPAN_WORDS, help="words per span (default: %(default)s)")
+    parser.add_argument("--span_words", type=int, default=SPAN_WORDS, help="words per span (default: %(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     arguments = parser.parse_args()

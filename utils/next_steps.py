@@ -13,6 +13,7 @@ from typing import Any
 from dataset import TASKS
 from model.weights import read_json
 from utils.arguments import RunArguments
+from utils.arguments.spellings import flag_named
 from utils.hints import beside, command
 from utils.tucker.arguments import BertArguments
 from utils.tucker.defaults import TASK_DEFAULTS
@@ -179,15 +180,15 @@ def after_t5(
     if task.mode == "valid":
         page = command("utils.report", output, "--output", beside(output, "report.html"))
         return [page, *_serve_t5(task, plugin.plugin_path)]
-    base = ["--dataset", task.dataset, "--data-path", task.data_path, "--model-config", task.model_config]
+    base = ["--task_name", task.dataset, "--data_dir", task.data_path, "--model_config", task.model_config]
     settings = _t5_settings(task, run, batch_size)
     if plugin.distil != "no":
         given = [*base, *(["--checkpoint", task.checkpoint] if task.checkpoint else [])]
-        place = ["--plugin-path", best, "--output-path", beside(output, "valid")]
+        place = ["--plugin_path", best, "--output_dir", beside(output, "valid")]
         valid = command("train_t5.py", "--mode", "valid", *given, *place, *settings)
         return [valid, *_serve_t5(task, str(best))]
-    steps = ["--training-step", training_step] if task.dataset == "wiki" else []  # a corpus may have no known end
-    learn = ["--checkpoint", best, "--distil", "hidden", "--mux-num", 4, "--output-path", beside(output, "plugins")]
+    steps = ["--max_steps", training_step] if task.dataset == "wiki" else []  # a corpus may have no known end
+    learn = ["--checkpoint", best, "--distil", "hidden", "--mux_num", 4, "--output_dir", beside(output, "plugins")]
     return [command("train_t5.py", *base, *learn, *steps, *settings)]
 
 
@@ -196,8 +197,8 @@ def _t5_settings(task: TaskArguments, run: RunArguments, batch_size: int) -> lis
     usual = {entry.name: entry.default for entry in fields(TaskArguments)}
     names = ("max_input_length", "decoder_start", "logit_scale")
     values = [(name, getattr(task, name)) for name in names if getattr(task, name) != usual[name]]
-    found = [word for name, value in values for word in (f"--{name.replace('_', '-')}", value)]
-    return [*found, "--batch-size", batch_size, *_precision(run)]
+    found = [word for name, value in values for word in (flag_named(name), value)]
+    return [*found, "--train_batch_size", batch_size, *_precision(run)]
 
 
 def _serve_t5(task: TaskArguments, plugins: str | None) -> list[str]:

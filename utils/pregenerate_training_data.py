@@ -15,13 +15,18 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from utils.pregenerate.arguments import PregenerateArguments, parse_arguments
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse_arguments)  # before the libraries load
 
 from tqdm import tqdm
 
-from utils.arguments import flag, parse
 from utils.engine.files import write_json
 from utils.errors import Interrupted, UserError, run_as_script
 from utils.heartbeat import doing
@@ -47,58 +52,14 @@ _DECISIVE = (
     "split_sentences",
     "seed",
 )
-_IGNORED = {
-    "reduce-memory": "the corpus is never held in memory, with or without this flag",
-    "multi-read": "--num_workers is the number of processes",
-    "data-url": "data lie in folders of this machine",
-    "train-url": "data lie in folders of this machine",
-    "init-method": "data lie in folders of this machine",
-    "remote-path": "data lie in folders of this machine",
-}
-_PROG = "python -m utils.pregenerate_training_data"
 _EPOCH_FILE = re.compile(r"epoch_\d+(_metrics)?\.json$")
 _INDEX = ".index.partial"
 _SIGINT = 2
 
 
-@dataclass
-class PregenerateArguments:
-    """Command line of the tool."""
-
-    _argument_group_name = "pre-generation"
-
-    train_corpus: Path = flag(
-        MISSING,
-        "Text file, or directory of them: plain text (one sentence or paragraph per line, blank lines between "
-        "documents), or what wikiextractor writes, with or without --json.",
-    )
-    bert_model: str = flag(MISSING, "Directory or hub id of a BERT; only its tokenizer is used.")
-    output_dir: Path = flag(MISSING, "Directory for epoch_N.json and epoch_N_metrics.json.")
-    do_lower_case: bool = flag(False, "Make all text lower case; left out: as the tokenizer was saved.")
-    epochs_to_generate: int = flag(3, "Epochs, each with other masks, lengths and pairs. Complete ones are kept.")
-    max_seq_len: int = flag(128, "Most tokens of an instance, special ones included.")
-    short_seq_prob: float = flag(0.1, "Share of instances that aim at a random shorter length.")
-    masked_lm_prob: float = flag(0.15, "Share of tokens to mask; 0 masks none.")
-    max_predictions_per_seq: int = flag(20, "Most masked tokens of an instance.")
-    do_whole_word_mask: bool = flag(False, "Mask all pieces of a word or none.")
-    one_seq: bool = flag(False, "One segment per instance, no next-sentence pairs.")
-    line_filter: Literal["drop", "keep", "off"] = flag(
-        "drop",
-        "Lines that are no English prose: drop them; keep them as they are and only clean the others (the original); "
-        "off: neither filter nor clean.",
-    )
-    split_sentences: bool = flag(False, "Cut lines into sentences, where they are paragraphs (as wikiextractor's are).")
-    num_workers: int = flag(0, "Processes; 0: one per core. The files are the same for any number.")
-    seed: int = flag(42, "Seed of everything random.")
-    overwrite: bool = flag(False, "Delete the epochs that --output_dir holds and start anew.")
-    debug: bool = flag(False, "Show the traceback of an error.")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The tool: index the corpus, then write every epoch that is not there yet."""
-    args: PregenerateArguments
-    (args,) = parse([PregenerateArguments], str(__doc__).split("\n")[0], arguments, _IGNORED, prog=_PROG)
-    _check(args)
+    args = parse_arguments(arguments)
     guard("utils.pregenerate_training_data", args)
     settings = InstanceSettings(
         max_seq_len=args.max_seq_len,
@@ -119,28 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _write_missing(args, Generator(corpus, pieces, settings, args.seed))
     if commands := after_pregeneration(args.output_dir, args.bert_model, args.max_seq_len):
         print(next_lines(commands))
-
-
-def _check(args: PregenerateArguments) -> None:
-    shortest = 4 if args.one_seq else 5
-    for problem, sentence in (
-        (args.epochs_to_generate < 1, f"--epochs_to_generate {args.epochs_to_generate}: expected 1 or more."),
-        (args.max_seq_len < shortest, f"--max_seq_len {args.max_seq_len}: expected {shortest} or more."),
-        (not 0 <= args.short_seq_prob <= 1, f"--short_seq_prob {args.short_seq_prob}: expected 0 to 1."),
-        (not 0 <= args.masked_lm_prob <= 1, f"--masked_lm_prob {args.masked_lm_prob}: expected 0 to 1."),
-        (
-            args.max_predictions_per_seq < 1,
-            f"--max_predictions_per_seq {args.max_predictions_per_seq}: expected 1 or more "
-            "(--masked_lm_prob 0 masks nothing).",
-        ),
-        (
-            args.do_whole_word_mask and args.masked_lm_prob == 0,
-            "--do_whole_word_mask has no effect with --masked_lm_prob 0: leave one of them out.",
-        ),
-        (args.num_workers < 0, f"--num_workers {args.num_workers}: expected 0 or more."),
-    ):
-        if problem:
-            raise UserError(sentence)
 
 
 def _report_corpus(corpus: Corpus, args: PregenerateArguments) -> None:

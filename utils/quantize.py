@@ -8,14 +8,18 @@ OUT loads with `AutoModel…` as any model of this toolkit; `python -m utils.cos
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import get_args
+
+from utils.arguments.of_quantize import parse
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse)  # before the libraries load
+
 
 from model import QuantizationConfig, apply_edit
-from model.quantization.layers import Activations
 from utils.cost import load_any
 from utils.engine import atomic_directory
 from utils.errors import UserError, run_as_script
@@ -24,21 +28,6 @@ from utils.loading import copy_task_file
 from utils.opening.tokenizers import carry_tokenizer
 from utils.outputs import guard
 from utils.tool_steps import after_model
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m utils.quantize", description=str(__doc__).split("\n")[0])
-    parser.add_argument("--model", required=True, help="a saved model or the directory of a run")
-    parser.add_argument("--output", type=Path, required=True, help="a new directory for the rounded model")
-    parser.add_argument(
-        "--activations",
-        choices=get_args(Activations),
-        default="float",
-        help="int8 rounds what the layers read too, with a scale per position (default: %(default)s)",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     guard("utils.quantize", given)
     if given.output.exists():
-        raise UserError(f"--output {given.output} exists already: name a new directory.")
+        raise UserError(f"--output_dir {given.output} exists already: name a new directory.")
     model, source = load_any(given.model)
     apply_edit(model, QuantizationConfig(given.activations))
     with atomic_directory(given.output) as folder:

@@ -1,6 +1,6 @@
 """Puts the evaluations of the quickstart together: a table, report.md and a plot of the metric against MACs.
 
-    python3 -m utils.quickstart_report --dataset sst2 [--output DIR] \\
+    python3 -m utils.quickstart_report --task_name sst2 [--output DIR] \\
         --group Variator adapted=DIR untrained=DIR --group Tucker teacher=DIR distilled=DIR
 
 A group is what was made of one dense model. Each DIR holds the result.json of `train_t5.py --mode valid` or the
@@ -16,6 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from utils.arguments.of_quickstart_report import parse
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse)  # before the libraries load
+
 
 from dataset import TASKS
 from utils.errors import UserError, run_as_script
@@ -262,25 +270,6 @@ def write_report(dataset: str, groups: Mapping[str, Mapping[str, Path]], output:
     temporary.write_text(markdown(dataset, metric, rows, plot), encoding="utf-8")
     os.replace(temporary, report)
     return plain_table(metric, rows)
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m utils.quickstart_report", description="Writes the quickstart's report."
-    )
-    parser.add_argument("--dataset", required=True, help="name of the task")
-    parser.add_argument(
-        "--group",
-        required=True,
-        nargs="+",
-        action="append",
-        metavar=("METHOD", "NAME=DIR"),
-        help="a method's name, then its evaluations: the folder of each with its result.json or evaluation.json",
-    )
-    parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="folder of the report")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

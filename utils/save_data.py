@@ -1,6 +1,6 @@
 """Saves the GLUE tasks and SQuAD from the Hugging Face hub, where the launchers look for them.
 
-    python3 utils/save_data.py [--only mnli squad] [--data-path data]
+    python3 utils/save_data.py [--only mnli squad] [--data_dir data]
 
 GLUE tasks go to DATA/glue/{name}, SQuAD to DATA/SQuAD, each as a folder made by `datasets`' `save_to_disk`.
 """
@@ -18,6 +18,7 @@ from typing import Any
 if __package__ in (None, ""):  # started as a file: the repository is the parent of this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from utils.arguments import ToolParser
 from utils.errors import UserError, run_as_script, writing
 from utils.hints import next_lines
 from utils.tool_steps import after_save_data
@@ -100,9 +101,11 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Saves GLUE and SQuAD from the Hugging Face hub to disk.")
+    parser = ToolParser(description="Saves GLUE and SQuAD from the Hugging Face hub to disk.")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"some of: {', '.join(NAMES)}")
-    parser.add_argument("--data-path", type=Path, default=Path("data"), help="where to (default: data)")
+    parser.add_argument(
+        "--data_dir", dest="data_path", type=Path, default=Path("data"), help="where to (default: data)"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)
 

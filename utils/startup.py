@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 
+from utils.errors import run_as_script
 from utils.installation import import_torch
 from utils.streams import protect
 
 
-def begin() -> None:
-    """Protect the standard streams; end quietly at Ctrl-C while the libraries load, and in one sentence without torch.
+def begin(parse: Callable[[], object]) -> None:
+    """Answer `--help` and flags that are refused, before the libraries load.
 
-    `utils.errors.run_as_script` takes over from here. A handler that somebody else has set stays.
+    Then protect the standard streams; end quietly at Ctrl-C while the libraries load, and in one sentence without
+    torch. `utils.errors.run_as_script` takes over from here. A handler that somebody else has set stays.
+
+    Args:
+        parse: reads the command line, as the script itself will do again; its warnings are left for that.
     """
     protect()
+    warnings = StringIO()
+
+    def quietly() -> None:
+        try:
+            with redirect_stderr(warnings):
+                parse()
+        except SystemExit:  # a tool's parser has told what is wrong
+            sys.stderr.write(warnings.getvalue())
+            raise
+
+    run_as_script(quietly, debug="--debug" in sys.argv)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     import_torch()

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset.submission import FILES, write_zip
+from utils.arguments import ToolParser
 from utils.errors import run_as_script
 from utils.outputs import guard
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m utils.submission", description=str(__doc__).split("\n")[0])
+    parser = ToolParser(prog="python -m utils.submission", description=str(__doc__).split("\n")[0])
     files = ", ".join(entry.file for entry in FILES.values())
     parser.add_argument("folder", type=Path, metavar="DIR", help=f"the folder that holds {files}")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the archive (default: DIR/submission.zip)")

@@ -32,21 +32,21 @@ def after_save_data(saved: list[tuple[str, Path]], data: Path) -> list[str]:
     name, place = next((one for one in saved if one[0] == _SMALL_TASK), saved[0])
     is_default = data == _DATA
     if name in _T5_TASKS:
-        return [command("scripts/glue/glue.sh", "base", name, *([] if is_default else ["--data-path", place]))]
+        return [command("scripts/glue/glue.sh", "base", name, *([] if is_default else ["--data_dir", place]))]
     more = [] if is_default else ["--data_dir", place]
     return [command("scripts/minidisc/finetuning.sh", "bert-base-uncased", name, *more)]
 
 
 def after_plugins(size: str, file: Path) -> list[str]:
     """Behind the download of published plugins: the backbone is fine-tuned, the plugins are adapted to a task."""
-    more = [] if file.parent == _PLUGINS else ["--plugin-path", file]
+    more = [] if file.parent == _PLUGINS else ["--plugin_path", file]
     tuned = command("scripts/glue/glue.sh", size, _SMALL_TASK)
     return [*_fetch(_SMALL_TASK), tuned, command("scripts/glue/glue-mux.sh", size, _SMALL_TASK, *more)]
 
 
 def after_corpus(folder: Path) -> list[str]:
     """Behind the download of the published corpus: plugins are pre-trained on it."""
-    return [command("scripts/wiki.sh", "base", *([] if folder == _CORPUS else ["--data-path", folder]))]
+    return [command("scripts/wiki.sh", "base", *([] if folder == _CORPUS else ["--data_dir", folder]))]
 
 
 def after_bert(folder: Path) -> list[str]:
@@ -59,18 +59,18 @@ def after_own_corpus(file: Path) -> list[str]:
     names = [path.name.lower() for path in file.parent.iterdir()]
     if not all(any(word in name for name in names) for word in ("train", "valid")):
         return []
-    place = ["--dataset", "wiki", "--data-path", file.parent, "--model-config", "t5-base", "--distil", "hidden"]
-    steps = ["--mux-num", 4, "--training-step", 60000]  # a streamed corpus needs an end; that of the paper
-    return [command("train_t5.py", *place, *steps, "--output-path", fresh(Path("checkpoints/wiki-plugins")))]
+    place = ["--task_name", "wiki", "--data_dir", file.parent, "--model_config", "t5-base", "--distil", "hidden"]
+    steps = ["--mux_num", 4, "--max_steps", 60000]  # a streamed corpus needs an end; that of the paper
+    return [command("train_t5.py", *place, *steps, "--output_dir", fresh(Path("checkpoints/wiki-plugins")))]
 
 
 def after_embedded(size: str, data: Path, backbone: Path, is_default: bool) -> list[str]:
     """Behind the embedded T5 and its data: the launcher goes on, or where they lie elsewhere a fine-tuning."""
     if is_default:
         return [command("scripts/wiki.sh", size)]
-    place = ["--dataset", "sst2", "--data-path", data / "glue", "--model-config", backbone]
-    loop = ["--lr", "1e-3", "--max-input-length", 96]
-    return [command("train_t5.py", *place, "--output-path", beside(backbone, "sst2"), *loop)]
+    place = ["--task_name", "sst2", "--data_dir", data / "glue", "--model_config", backbone]
+    loop = ["--learning_rate", "1e-3", "--max_seq_length", 96]
+    return [command("train_t5.py", *place, "--output_dir", beside(backbone, "sst2"), *loop)]
 
 
 def after_embedded_bert(size: str, data: Path, bert: Path, is_default: bool) -> list[str]:

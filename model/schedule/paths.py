@@ -12,6 +12,11 @@ from model.schedule.units import LETTERS, UNITS, Axis, Unit
 
 _STEP = re.compile(rf"([+-]?[\d.]+(?:e[+-]?\d+)?)\s*([{''.join(LETTERS)}]?)", re.IGNORECASE)
 
+#: More layers, or a larger ratio, than any model has.
+_MOST = 1e6
+#: Characters of a scale that a message repeats.
+_LONGEST = 20
+
 
 class Step(NamedTuple):
     """One student of a path.
@@ -68,7 +73,7 @@ def parse_grid(text: str, axis: Axis) -> tuple[Step, ...]:
     Raises:
         ModelError: one is no scale, or of another axis.
     """
-    steps = tuple(_step(piece, UNITS[axis].letter, text) for piece in text.split(","))
+    steps = tuple(_step(piece, UNITS[axis].letter, text, least=1) for piece in text.split(","))
     if other := [step for step in steps if step.axis != axis]:
         raise ModelError(f"{other[0].text} is none of the {UNITS[axis].plural}: expected {UNITS[axis].example}.")
     return tuple(dict.fromkeys(steps))
@@ -110,25 +115,28 @@ def parse_paths(text: str) -> tuple[tuple[Step, ...], ...]:
     return paths
 
 
-def _step(text: str, letter: str, path: str | None = None) -> Step:
-    """A step; `letter` is that of a step without one."""
+def _step(text: str, letter: str, path: str | None = None, least: int | None = None) -> Step:
+    """A step; `letter` is that of a step without one, `least` the smallest whole number instead of the unit's."""
     where = f" in {path!r}" if path is not None and path.strip() != text.strip() else ""
+    told = repr(text) if len(text) <= _LONGEST else f"{text[:8]!r}… ({len(text)} characters)"
     match = _STEP.fullmatch(text.strip())
     unit = LETTERS.get((match[2] or letter).upper()) if match else None
     if match is None or unit is None:
         *most, last = (known.example for known in UNITS.values())
-        raise ModelError(f"{text!r}{where} is no scale: expected {', '.join(most)} or {last}.")
+        raise ModelError(f"{told}{where} is no scale: expected {', '.join(most)} or {last}.")
     try:
         number = float(match[1])
     except ValueError:
-        raise ModelError(f"{text!r}{where} is no scale: {match[1]!r} is no number.") from None
-    what = f"{text!r}{where}: {unit.example.rsplit(' such as', 1)[0]}"
+        raise ModelError(f"{told}{where} is no scale: {match[1]!r} is no number.") from None
+    what = f"{told}{where}: {unit.example.rsplit(' such as', 1)[0]}"
     if unit.is_percent:
         if not 0 <= number < 100:
             verb = "is" if unit.axis == "sparsity" else "are"
             raise ModelError(f"{what} {verb} from 0 to below 100 percent, found {number:g}.")
         return Step(unit.axis, number / 100)
-    if number < 1 or number != int(number):
+    fewest = least or unit.least
+    if not fewest <= number <= _MOST or not number.is_integer():
         verb = "are" if unit.axis == "layers" else "is"
-        raise ModelError(f"{what} {verb} a whole number of at least 1, found {number:g}.")
+        bound = f"at most {_MOST:g}" if number > _MOST else f"at least {fewest}"
+        raise ModelError(f"{what} {verb} a whole number of {bound}, found {number:g}.")
     return Step(unit.axis, int(number))

@@ -21,7 +21,8 @@ class Unit:
         example: a scale with its article.
         smaller: what a smaller student has.
         label: of a plot's axis.
-        is_percent: the number is a percentage that is gone; else it is a whole one, of at least 1.
+        is_percent: the number is a percentage that is gone; else it is a whole one.
+        least: the smallest whole one of a student.
     """
 
     axis: Axis
@@ -31,6 +32,7 @@ class Unit:
     smaller: str
     label: str
     is_percent: bool = True
+    least: int = 1
 
     def gone(self, number: float, layers: int) -> float:
         """The fraction that is gone where `number` is what is written; of a model that had so many `layers`."""
@@ -50,7 +52,7 @@ UNITS: Mapping[Axis, Unit] = MappingProxyType(
         "sparsity": Unit("sparsity", "S", "sparsities", "a sparsity such as 90S", "a higher sparsity", "sparsity (%)"),
         "rank": Unit("rank", "R", "ranks", "removed ranks such as 60R", "fewer ranks", "ranks removed (%)"),
         "layers": Unit("layers", "L", "layers", "layers such as 4L", "fewer layers", "layers", False),
-        "ratio": Unit("ratio", "K", "ratios", "a plugin ratio such as 4K", "a higher ratio", "plugin ratio", False),
+        "ratio": Unit("ratio", "K", "ratios", "a plugin ratio such as 4K", "a higher ratio", "plugin ratio", False, 2),
     }
 )
 LETTERS: Mapping[str, Unit] = MappingProxyType({unit.letter: unit for unit in UNITS.values()})

@@ -20,7 +20,7 @@ from dataset.tsv import TsvFile, open_tsv
 from utils.augmentation.words import Sentence
 
 #: The option with the folder of the data.
-_FLAG = "--glue_dir"
+_FLAG = "--data_dir"
 #: The place of the text in rows that are written in the form of CoLA's file.
 _COLA_TEXT = 3
 _LOOKED_AT = 100

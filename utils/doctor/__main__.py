@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.arguments import ToolParser
 from utils.doctor.data import check_glue, check_places
 from utils.doctor.findings import Finding, as_json, as_text, is_healthy
 from utils.doctor.machine import (
@@ -36,7 +37,7 @@ _FOLDERS = ("outputs", "checkpoints", "data")
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = ToolParser(
         prog="python -m utils.doctor",
         description="Says what this machine has and lacks for the toolkit, and how to get it. Ends with exit code 0 "
         "where everything is there that the quickstart needs, and 1 otherwise.",

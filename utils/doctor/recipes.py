@@ -28,9 +28,9 @@ LAUNCHERS = (
     "minidisc/maxidisc.sh tiny sst2",
     "minidisc/minidisc.sh tiny sst2",
 )
-_T5 = "train_t5.py --model-config t5 --batch-size 4 --max-input-length 32"
-_T5_STEPS = "--epochs 1 --training-step 2 --inspect-step 1 --lr 1e-3"
-_SST2 = "--dataset sst2 --data-path glue"
+_T5 = "train_t5.py --model_config t5 --train_batch_size 4 --max_seq_length 32"
+_T5_STEPS = "--num_train_epochs 1 --max_steps 2 --inspect_step 1 --learning_rate 1e-3"
+_SST2 = "--task_name sst2 --data_dir glue"
 _TASK = "task_distill.py --task_name sst2 --data_dir glue --max_seq_length 32"
 _STEPS = "--max_steps 2 --train_batch_size 4 --inspect_step 1 --learning_rate 1e-3"
 #: Processes at a time; most of a recipe is the loading of libraries, on one core.
@@ -56,7 +56,7 @@ class Recipe:
 RECIPES = (
     Recipe(
         "T5: pre-train plugins",
-        f"{_T5} {_T5_STEPS} --dataset wiki --data-path corpus --distil hidden --mux-num 2 4 --output-path wiki",
+        f"{_T5} {_T5_STEPS} --task_name wiki --data_dir corpus --distil hidden --mux_num 2 4 --output_dir wiki",
         "wiki/result.json",
     ),
     Recipe(
@@ -65,7 +65,7 @@ RECIPES = (
         "--epochs_to_generate 1 --max_seq_len 32 --line_filter off --split_sentences",
         "text/epoch_0_metrics.json",
     ),
-    Recipe("T5: fine-tune", f"{_T5} {_T5_STEPS} {_SST2} --distil no --output-path tuned", "tuned/result.json"),
+    Recipe("T5: fine-tune", f"{_T5} {_T5_STEPS} {_SST2} --distil no --output_dir tuned", "tuned/result.json"),
     Recipe(
         "BERT: fine-tune",
         f"{_TASK} {_STEPS} --mode finetune --teacher_model bert --output_dir teacher",
@@ -73,8 +73,8 @@ RECIPES = (
     ),
     Recipe(
         "T5: adapt plugins",
-        f"{_T5} {_T5_STEPS} {_SST2} --distil hidden --checkpoint tuned/best --plugin-path wiki/best --mux-num 2 4 "
-        "--output-path adapted",
+        f"{_T5} {_T5_STEPS} {_SST2} --distil hidden --checkpoint tuned/best --plugin_path wiki/best --mux_num 2 4 "
+        "--output_dir adapted",
         "adapted/result.json",
         ("T5: pre-train plugins", "T5: fine-tune"),
     ),
@@ -93,8 +93,8 @@ RECIPES = (
     ),
     Recipe(
         "T5: validate",
-        f"{_T5} {_SST2} --mode valid --no-costs --distil no --checkpoint tuned/best --plugin-path adapted/best "
-        "--mux-num 2 4 --output-path valid",
+        f"{_T5} {_SST2} --mode valid --no_costs --distil no --checkpoint tuned/best --plugin_path adapted/best "
+        "--mux_num 2 4 --output_dir valid",
         "valid/result.json",
         ("T5: adapt plugins",),
     ),
@@ -130,7 +130,7 @@ RECIPES = (
     ),
     Recipe(
         "BERT: evaluate and predict",
-        f"{_TASK} --do_eval --do_predict --no-costs --student_model mini --output_dir evaluated",
+        f"{_TASK} --do_eval --do_predict --no_costs --student_model mini --output_dir evaluated",
         "evaluated/evaluation.json",
         ("BERT: minidisc",),
     ),

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.arguments import ToolParser
 from utils.embedded.build import build, default_paths
 from utils.embedded.sizes import BACKBONE_SIZES
 from utils.errors import run_as_script
@@ -15,7 +16,7 @@ from utils.tool_steps import after_embedded
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         prog="python -m utils.embedded",
         description="Makes the embedded default: a corpus, tasks in GLUE and SQuAD format, a tokenizer and "
         "an untrained T5. Nothing is downloaded; what is there already is used again.",
@@ -27,7 +28,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="the T5 goes to DIR/backbone/SIZE/init (default: checkpoints)",
     )  # fmt: skip
     parser.add_argument(
-        "--extra-text", type=Path, nargs="+", default=[], metavar="FILE",
+        "--extra_text", type=Path, nargs="+", default=[], metavar="FILE",
         help="more text for the tokenizer, one document per line",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="seed of text and weights (default: 1)")

@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.arguments import ToolParser
 from utils.embedded.build import EmbeddedPaths, Say, build_data, make_once
 from utils.errors import UserError, run_as_script
 from utils.hints import next_lines
@@ -96,7 +96,7 @@ def build_bert(size: str, paths: EmbeddedPaths, *, seed: int = 1, say: Say = pri
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         prog="python -m utils.embedded.bert",
         description="Makes the embedded default's data and an untrained BERT; what is there already is used again.",
     )

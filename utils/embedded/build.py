@@ -66,7 +66,7 @@ def build(size: str, paths: EmbeddedPaths, *, extra_text: Sequence[Path] = (), s
         raise UserError(f"--size {size}: unknown; known: {', '.join(BACKBONE_SIZES)}")
     for file in extra_text:
         if not file.is_file():
-            raise UserError(f"--extra-text {file}: no such file")
+            raise UserError(f"--extra_text {file}: no such file")
     data_settings = build_data(paths.data, seed, say)
     backbone_settings = {
         **data_settings,

@@ -35,7 +35,7 @@ def how_to_go_on(precision: str, newest: Path | None) -> tuple[str, str]:
     """What helps against numbers that are not finite, and where a run can be gone on from."""
     exact = "" if precision == "fp32" else " or use --precision fp32"
     kept = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
-    return f"resume with a lower --lr{exact}", kept
+    return f"resume with a lower --learning_rate{exact}", kept
 
 
 def save_batches(folder: Path, rank: int, group: Sequence[Mapping[str, Tensor]], told: Mapping[str, Any]) -> str | None:

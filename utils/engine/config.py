@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.engine.optimisation import OptimizerName, Schedule
-
-#: Value of `max_steps` that means: no limit.
-NO_STEP_LIMIT = 10_000_000
+from utils.engine.names import NO_STEP_LIMIT, OptimizerName, Schedule
 
 
 @dataclass(frozen=True)

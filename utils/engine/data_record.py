@@ -50,7 +50,7 @@ def check_data(directory: Path, found: Fingerprints, resumed: bool, allow_change
     if changed is not None and not allow_changes:
         raise UserError(
             f"--resume in {directory}: the data are not those that the run began with ({changed}): put them back, or "
-            "go on with --allow-changed-data."
+            "go on with --allow_changed_data."
         )
     write_json(file, {"format_version": FORMAT_VERSION, "data": {name: dict(part) for name, part in found.items()}})
     return None if changed is None else f"the data have changed since the run began ({changed})."

@@ -10,7 +10,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -19,9 +19,9 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, 
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from utils.engine.optimisation import OptimizerName, build_optimizer
+from utils.engine.names import EngineName, OptimizerName
+from utils.engine.optimisation import build_optimizer
 
-EngineName = Literal["ddp", "fsdp", "bmtrain"]
 #: Attribute of a parameter that is divided by other means than a DTensor: its `Division`.
 _DIVISION = "_division"
 
@@ -275,4 +275,4 @@ def divided_like(tensor: Tensor, parameter: Tensor) -> Tensor:
         return tensor.to(parameter.device)
     mesh = parameter.device_mesh
     divided = distribute_tensor(tensor.to(mesh.device_type), mesh, parameter.placements, src_data_rank=None)
-    return divided.to(parameter.device)  # with `--cpu-offload`, shares of a GPU's tensors lie elsewhere
+    return divided.to(parameter.device)  # with `--cpu_offload`, shares of a GPU's tensors lie elsewhere

@@ -25,7 +25,7 @@ _MPI: Mapping[str, tuple[str, str, str, str]] = {
 }
 #: Variables that are the same for all processes of one job and differ between two of them.
 _JOB_NAMES = ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_JOBID")
-#: What `accelerate config` may have switched on and `--engine` and `--grad-accumulation` say here.
+#: What `accelerate config` may have switched on and `--engine` and `--gradient_accumulation_steps` say here.
 _OVERRULED = (
     "ACCELERATE_USE_FSDP",
     "ACCELERATE_USE_DEEPSPEED",

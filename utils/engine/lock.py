@@ -35,7 +35,7 @@ def lock_directory(directory: Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"Could not write --output-path {directory}: {error.strerror}.") from error
+        raise UserError(f"Could not write --output_dir {directory}: {error.strerror}.") from error
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -45,7 +45,7 @@ def lock_directory(directory: Path) -> None:
         owner = os.read(descriptor, 200).decode(errors="replace").strip()
         os.close(descriptor)
         raise UserError(
-            f"--output-path {directory} is in use by another run ({owner or 'which just began'}): wait for its end, "
+            f"--output_dir {directory} is in use by another run ({owner or 'which just began'}): wait for its end, "
             "stop it, or name another directory."
         ) from None
     _held[path] = descriptor

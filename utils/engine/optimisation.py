@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import nn
 
 from utils.engine.bertadam import BertAdam
-
-Schedule = Literal["linear", "constant"]
-OptimizerName = Literal["adamw", "bertadam"]
+from utils.engine.names import OptimizerName, Schedule
 
 #: Devices with a fused AdamW.
 _FUSED = ("cpu", "cuda")

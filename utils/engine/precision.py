@@ -10,17 +10,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from utils.engine.names import AskedPrecision, Precision
 from utils.errors import UserError
-
-Precision = Literal["fp32", "bf16", "fp16"]
-#: What `--precision` takes.
-AskedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
-#: The same where models only run forward.
-AskedForward = Literal["auto", "fp32", "bf16"]
 
 #: `auto` takes bf16 from this gain over fp32 on: less would not pay for the digits that are lost.
 LEAST_GAIN = 1.5

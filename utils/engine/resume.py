@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 
 from model.errors import ModelError
 from model.weights import read_json
 from utils.engine.checkpoint import TENSOR_FILES, list_checkpoints, read_trainer_file
+from utils.engine.names import Resume
 from utils.errors import UserError, writing
-
-#: `False`: a new run; `True`: at the newest checkpoint; `"auto"`: at the newest that is whole, or a new run.
-Resume = Literal[False, True, "auto"]
 
 #: Behind the name of a checkpoint that could not be used: it stays, and nothing counts it among the others.
 SET_ASIDE = ".unusable"

@@ -26,7 +26,7 @@ _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "n
 
 
 class RunDirectory:
-    """`--output-path`. Holds arguments.json, metrics.jsonl, log.log, tensorboard/, checkpoints/, best/, result.json.
+    """`--output_dir`. Holds arguments.json, metrics.jsonl, log.log, tensorboard/, checkpoints/, best/, result.json.
 
     Args:
         path: the directory; made if it is not there.
@@ -92,16 +92,16 @@ class RunDirectory:
                 self._check_free()
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"Cannot make --output-path {self.path}: {error.strerror}.") from error
+            raise UserError(f"Cannot make --output_dir {self.path}: {error.strerror}.") from error
         if is_there:
             self._check_run()
         lock_directory(self.path)
         if is_there and overwrite:
-            with writing(f"--output-path {self.path}"):
+            with writing(f"--output_dir {self.path}"):
                 self._empty()
         elif is_there and not resume:
             raise UserError(
-                f"--output-path {self.path} holds another run: go on with --resume, or replace it with --overwrite."
+                f"--output_dir {self.path} holds another run: go on with --resume, or replace it with --overwrite."
             )
         elif is_there:
             self._check_same(read_json(recorded), arguments)
@@ -120,13 +120,13 @@ class RunDirectory:
     def _check_free(self) -> None:
         """Before anything is written: a directory without a run has to be empty, but for what others leave there."""
         if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--output-path {self.path} is a file, expected a directory.")
+            raise UserError(f"--output_dir {self.path} is a file, expected a directory.")
         own = (f".{ARGUMENTS_FILE}", LOCK_FILE)
         found = sorted(self.path.iterdir()) if self.path.is_dir() else []
         others = [path.name for path in found if not path.name.startswith(own) and not is_left_by_others(path.name)]
         if others:
             raise UserError(
-                f"--output-path {self.path} is not empty and holds no run of this toolkit (there is {others[0]}): "
+                f"--output_dir {self.path} is not empty and holds no run of this toolkit (there is {others[0]}): "
                 "name another one."
             )
 
@@ -134,7 +134,7 @@ class RunDirectory:
         """Refuse the model or the checkpoint of a run, which have its arguments too."""
         if not is_run(self.path):
             raise UserError(
-                f"--output-path {self.path} holds a model or a checkpoint, not a run: name another directory."
+                f"--output_dir {self.path} holds a model or a checkpoint, not a run: name another directory."
             )
 
     def _empty(self) -> None:
@@ -144,7 +144,7 @@ class RunDirectory:
             if path.is_dir() and (foreign := foreign_below(path)) is not None:
                 raise UserError(
                     f"--overwrite would delete {foreign}, which no run has written: move it away, or name another "
-                    "--output-path."
+                    "--output_dir."
                 )
         for path in own:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -169,7 +169,7 @@ class RunDirectory:
         found = list(differences(before, now, known, models_in(now), has_fingerprints))
         refused = [one for one in found if not one.may_be and not (one.contents and self._allow_changed_data)]
         if refused:
-            hint = "" if any(not one.contents for one in refused) else " (--allow-changed-data goes on with these)"
+            hint = "" if any(not one.contents for one in refused) else " (--allow_changed_data goes on with these)"
             told = ", ".join(one.text for one in refused)
             raise UserError(f"--resume in {self.path} with other flags than the run began with: {told}{hint}.")
         self.remarks += [f"the run goes on with {one.text}" for one in found]
@@ -180,10 +180,10 @@ class RunDirectory:
             return
         rows, rows_now = before["batch_size"] * processes, now["batch_size"] * self._world_size
         if rows != rows_now:
-            fitting = f", or --batch-size {rows // self._world_size}" if rows % self._world_size == 0 else ""
+            fitting = f", or --train_batch_size {rows // self._world_size}" if rows % self._world_size == 0 else ""
             raise UserError(
                 f"--resume in {self.path}: the run began with batches of {rows} rows ({processes} processes of "
-                f"--batch-size {before['batch_size']}), now there are {rows_now} ({self._world_size} of "
+                f"--train_batch_size {before['batch_size']}), now there are {rows_now} ({self._world_size} of "
                 f"{now['batch_size']}) and its place in the data would be lost: take {processes} processes{fitting}."
             )
 

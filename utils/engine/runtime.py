@@ -14,9 +14,9 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, parse_flag_from_env
 from torch import Tensor
 
-from utils.engine.engines import EngineName
 from utils.engine.launch import adopt_ranks
-from utils.engine.precision import AskedPrecision, Precision, PrecisionChoice, choose_precision
+from utils.engine.names import AskedPrecision, EngineName, Precision
+from utils.engine.precision import PrecisionChoice, choose_precision
 from utils.engine.watch import DEFAULT_TIMEOUT_S, group_timeout, watch_ranks
 from utils.errors import USER_ERROR_CODE, UserError, mark_own
 from utils.installation import load_bmtrain
@@ -215,15 +215,15 @@ def _check_engine(engine: EngineName, family: str) -> None:
 
 
 def _check_offload(engine: EngineName, several: bool, precision: AskedPrecision) -> None:
-    """Refuse what `--cpu-offload` cannot work with."""
+    """Refuse what `--cpu_offload` cannot work with."""
     if engine == "bmtrain":
         return
     if engine != "fsdp" or not several:
         found = f"--engine {engine} in {'several processes' if several else 'one process'}"
-        raise UserError(f"--cpu-offload needs --engine fsdp in several processes, or --engine bmtrain; found {found}.")
+        raise UserError(f"--cpu_offload needs --engine fsdp in several processes, or --engine bmtrain; found {found}.")
     if precision == "fp16":
         raise UserError(
-            "--cpu-offload is refused with fp16, whose loss scaling needs gradients on the GPU: use --precision bf16."
+            "--cpu_offload is refused with fp16, whose loss scaling needs gradients on the GPU: use --precision bf16."
         )
 
 

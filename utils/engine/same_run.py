@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dataset.fingerprint import of_files
+from utils.arguments.spellings import flag_named
 
 #: free: changes nothing that is trained. told: may differ, as a run whose loss became infinite or whose memory was not
 #: enough goes on with others; the user is told. data: a place whose contents data.json compares. model: a place whose
@@ -85,14 +86,12 @@ def differences(
         rule, old = RULES.get(name, "fixed"), before.get(name, value)
         if rule == "free" or (rule == "data" and has_fingerprints):
             continue
-        text = f"--{name.replace('_', '-')} {value!r} (was {old!r})"
+        text = f"{flag_named(name)} {value!r} (was {old!r})"
         if rule == "model":
             one, other = models_before.get(name), models_now.get(name)
             if isinstance(one, dict) and isinstance(other, dict):
                 if one.get("contents") != other["contents"]:
-                    text = (
-                        text if value != old else f"--{name.replace('_', '-')} {value!r}, which holds other weights now"
-                    )
+                    text = text if value != old else f"{flag_named(name)} {value!r}, which holds other weights now"
                     yield Difference(text, False, True)
                 continue
         if value != old and not (rule in ("data", "model") and _is_same_place(value, old)):

@@ -92,7 +92,7 @@ class Trainer:
         if config.schedule == "linear" and math.isinf(self._total_steps()):
             self.log.line(
                 "warning: the linear schedule cannot fall, as the length of a streamed corpus is not known: "
-                "the learning rate stays constant behind the warm-up unless --training-step says where the run ends."
+                "the learning rate stays constant behind the warm-up unless --max_steps says where the run ends."
             )
         self._factor = schedule_factor(config.schedule, config.warmup_steps, self._total_steps())
         self._signals = StopSignals()

@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 #: Exit code of a process that waited for one that is dead or hangs.
 LOST_PROCESS_CODE = 3
-#: Longest wait for another process, unless `--rank-timeout` says otherwise.
+#: Longest wait for another process, unless `--rank_timeout` says otherwise.
 DEFAULT_TIMEOUT_S = 1800.0
 #: Signs of life that fail to come before a process is taken for dead when a connection broke.
 _MISSED = 4
@@ -193,7 +193,7 @@ class RankWatch:
         if lost := sorted({*silent, *behind}):
             dumb = all(now - self._signs[r][1] > _MISSED * self.interval_s for r in lost)
             what = "gives no sign of life" if dumb else "hangs"
-            waited = f"{self._self()} has waited for it for {self.timeout_s:g} s (--rank-timeout)"
+            waited = f"{self._self()} has waited for it for {self.timeout_s:g} s (--rank_timeout)"
             end(f"{self._named(lost)} {what}, {waited}: {_ADVICE}")
 
     def _self(self) -> str:

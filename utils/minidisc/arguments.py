@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from dataset import Task
-from model import ModelError
-from model.schedule import UNITS, Axis, Step, parse_grid, parse_paths, parse_step
-from model.variants import ModelType, get_model_type
+from dataset.tasks import Task
 from utils.arguments import flag
 from utils.errors import UserError
 from utils.tucker.arguments import DecompositionArguments
+
+if TYPE_CHECKING:
+    from model.schedule import Axis, Step
+    from model.variants import ModelType
+
+# Scales and model types are read by `model`, which needs torch: functions that read them import it.
 
 #: Modes of `task_distill.py` that belong to schedules whatever else is given; `distill` does with --layer_or_sparsity.
 SCHEDULE_MODES = ("sparsify", "maxidisc", "minidisc")
@@ -42,15 +46,15 @@ class ScheduleArguments:
     data_type: str | None = flag(
         None, "The original's name of how rows are encoded, which the task decides: bert_cls, enct5_ner, … (checked)."
     )
-    axis: Axis | None = flag(
+    axis: Literal["sparsity", "rank", "layers", "ratio"] | None = flag(
         None,
         "What --mode minidisc scales: sparsity (default), rank (components of a decomposed student), layers or ratio "
         "(of plugins). In the other modes the letter of a scale says it.",
     )
     layer_or_sparsity: str | None = flag(
         None,
-        "The student of --mode distill, and of --mode sparsify: 90S (90 %% pruned), 4L (its first 4 layers), 60R "
-        "(decomposed, without 60 %% of each rank) or 4K (plugins of ratio 4); in distill also the folder of a model.",
+        "The student of --mode distill, and of --mode sparsify: 90S (90 % pruned), 4L (its first 4 layers), 60R "
+        "(decomposed, without 60 % of each rank) or 4K (plugins of ratio 4); in distill also the folder of a model.",
     )
     layer_or_sparsity_path: str | None = flag(
         None,
@@ -59,20 +63,24 @@ class ScheduleArguments:
     )
     target: str | None = flag(None, "The student of --mode minidisc with another --axis than sparsity: 60R, 4L or 4K.")
     trunc: str | None = flag(None, "Larger assistants than this are not tried there (default: all of --grid are).")
-    target_sparsity: float = flag(90.0, "The student of --mode minidisc, in percent.")
-    target_iteration: int = flag(2, "Distillations of --mode minidisc: all but the last choose an assistant.")
-    lam: float = flag(0.2, "Weight of an assistant's sparsity (0 to 1) against its metric, when it is chosen.")
-    trunc_sparsity: float = flag(50.0, "Assistants below this sparsity, in percent, are not tried.")
+    target_sparsity: float = flag(90.0, "The student of --mode minidisc, in percent.", least=0, below=100)
+    target_iteration: int = flag(2, "Distillations of --mode minidisc: all but the last choose an assistant.", least=1)
+    lam: float = flag(0.2, "Weight of an assistant's sparsity (0 to 1) against its metric, when it is chosen.", least=0)
+    trunc_sparsity: float = flag(50.0, "Assistants below this sparsity, in percent, are not tried.", least=0, below=100)
     grid: str = flag(
         _GRID,
         "Scales that are tried: sparsities or removed ranks in percent, numbers of layers (default: all), or ratios.",
     )
     selection_metric: str | None = flag(None, "Metric that selects models and assistants (default: the task's).")
-    patience_epochs: int = flag(0, "Stop a distillation after this many epochs without a gain; 0 never does.")
+    patience_epochs: int = flag(0, "Stop a distillation after this many epochs without a gain; 0 never does.", least=0)
     num_relation_heads: int | None = flag(
-        None, "Add MiniLM's loss: relations of the last layers' queries, keys and values, split into this many heads."
+        None,
+        "Add MiniLM's loss: relations of the last layers' queries, keys and values, split into this many heads.",
+        least=1,
     )
-    round_to: int = flag(8, "Kept neurons are a multiple of this away from all of them; fewer than this are none.")
+    round_to: int = flag(
+        8, "Kept neurons are a multiple of this away from all of them; fewer than this are none.", least=1
+    )
 
 
 def asks_for_schedule(mode: str | None, flags: ScheduleArguments) -> bool:
@@ -86,7 +94,7 @@ def schedule_problems(mode: str, flags: ScheduleArguments) -> list[str]:
     Raises:
         UserError: a scale, path or model type is not one.
     """
-    problems = _range_problems(flags)
+    problems = []
     if mode == "maxidisc" and flags.layer_or_sparsity_path is None:
         problems.append("--mode maxidisc needs --layer_or_sparsity_path, such as 80,90S")
     for name, modes in (("layer_or_sparsity", ("distill", "sparsify")), ("layer_or_sparsity_path", ("maxidisc",))):
@@ -139,28 +147,14 @@ def unused_in(mode: str, flags: ScheduleArguments) -> list[str]:
     return problems
 
 
-def _range_problems(flags: ScheduleArguments) -> list[str]:
-    problems = []
-    for name in ("target_sparsity", "trunc_sparsity"):
-        if not 0 <= getattr(flags, name) < 100:
-            problems.append(f"--{name} is a percentage from 0 to below 100, found {getattr(flags, name):g}")
-    for name in ("target_iteration", "round_to", "num_relation_heads"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            problems.append(f"--{name} must be at least 1, found {value}")
-    if flags.patience_epochs < 0:
-        problems.append(f"--patience_epochs must be at least 0, found {flags.patience_epochs}")
-    if not 0 <= flags.lam < math.inf:
-        problems.append(f"--lam must be a number of at least 0, found {flags.lam}")
-    return problems
-
-
 def _given(flags: ScheduleArguments, names: Sequence[str]) -> list[str]:
     """Those of the flags that do not have their default value."""
     return [name for name in names if getattr(flags, name) != getattr(ScheduleArguments(), name)]
 
 
 def _minidisc_problems(flags: ScheduleArguments) -> list[str]:
+    from model.schedule import UNITS
+
     axis = flags.axis or "sparsity"
     if axis == "sparsity":
         problems = [f"--{name} is for another --axis: give --{name}_sparsity" for name in _given(flags, _TARGETS)]
@@ -195,6 +189,8 @@ def target_of(flags: ScheduleArguments) -> Step:
     Raises:
         UserError: it is no scale of the axis.
     """
+    from model.schedule import Step
+
     if flags.axis in (None, "sparsity") or flags.target is None:
         return Step("sparsity", flags.target_sparsity / 100)
     return _scale_of(flags.target, flags.axis, "--target")
@@ -206,12 +202,16 @@ def trunc_of(flags: ScheduleArguments) -> Step | None:
     Raises:
         UserError: it is no scale of the axis.
     """
+    from model.schedule import Step
+
     if flags.axis in (None, "sparsity"):
         return Step("sparsity", flags.trunc_sparsity / 100)
     return None if flags.trunc is None else _scale_of(flags.trunc, flags.axis, "--trunc")
 
 
 def _scale_of(text: str, axis: Axis | None, flag_name: str) -> Step:
+    from model.schedule import parse_grid
+
     assert axis is not None
     with naming(flag_name):
         return parse_grid(text, axis)[-1]
@@ -223,6 +223,8 @@ def grid_of(flags: ScheduleArguments, axis: Axis) -> tuple[Step, ...] | None:
     Raises:
         UserError: one is no scale of the axis.
     """
+    from model.schedule import UNITS, parse_grid
+
     if flags.grid == _GRID and not UNITS[axis].is_percent:
         return None
     with naming("--grid"):
@@ -249,6 +251,8 @@ def known_type(name: str, suffix: str) -> ModelType:
     Raises:
         UserError: there is none.
     """
+    from model.variants import get_model_type
+
     with naming("--model_type"):
         return get_model_type(name if "_" in name else f"{name}_{suffix}")
 
@@ -278,6 +282,8 @@ def steps_of(flags: ScheduleArguments, mode: str) -> list[tuple[Step, ...]]:
     Raises:
         UserError: one is no path.
     """
+    from model.schedule import parse_paths, parse_step
+
     with naming("--layer_or_sparsity_path" if mode == "maxidisc" else "--layer_or_sparsity"):
         if mode == "maxidisc" and flags.layer_or_sparsity_path is not None:
             return list(parse_paths(flags.layer_or_sparsity_path))
@@ -292,20 +298,17 @@ def student_folder(flags: ScheduleArguments, mode: str) -> str | None:
     Raises:
         UserError: it is a path, but not of a model.
     """
+    given = flags.layer_or_sparsity
+    if mode != "distill" or given is None or not ("/" in given or os.path.isdir(given)):
+        return None
     from utils.opening.places import model_directory  # takes the libraries with it, and most calls name a scale
 
-    given = flags.layer_or_sparsity
-    if mode != "distill" or given is None:
-        return None
-    is_folder = Path(given).expanduser().is_dir()
-    if is_folder and (Path(model_directory(given)) / "config.json").is_file():
+    if os.path.isdir(given) and (Path(model_directory(given)) / "config.json").is_file():
         return given
-    if is_folder or "/" in given:
-        raise UserError(
-            f"--layer_or_sparsity {given}: there is no model in this folder (no config.json); expected one that has "
-            "its weights, or a scale such as 90S or 4L."
-        )
-    return None
+    raise UserError(
+        f"--layer_or_sparsity {given}: there is no model in this folder (no config.json); expected one that has "
+        "its weights, or a scale such as 90S or 4L."
+    )
 
 
 def data_type_problems(flags: ScheduleArguments, task: Task) -> list[str]:
@@ -327,6 +330,8 @@ def axes_of(flags: ScheduleArguments, mode: str) -> tuple[Axis, ...]:
     Raises:
         UserError: a scale or path is not one, or of another axis than --axis.
     """
+    from model.schedule import UNITS
+
     steps = [step for path in steps_of(flags, mode) for step in path]
     if not steps:
         return (flags.axis or "sparsity",)
@@ -340,6 +345,8 @@ def axes_of(flags: ScheduleArguments, mode: str) -> tuple[Axis, ...]:
 @contextmanager
 def naming(flag_name: str) -> Iterator[None]:
     """Puts the flag in front of what is said of its value."""
+    from model.errors import ModelError
+
     try:
         yield
     except (ModelError, UserError) as error:

@@ -40,11 +40,11 @@ from utils.minidisc.axes import AxisKind, kinds_for
 from utils.minidisc.record import Record, read_choice, write_choice
 from utils.minidisc.stages import Stages
 from utils.opening.tokenizers import check_fits, check_one_vocabulary, open_tokenizer
-from utils.tucker.arguments import bert_trainer_config
 from utils.tucker.data import training_batches, validation_sets
 from utils.tucker.evaluation import evaluator_for
 from utils.tucker.loading import check_length, load_classifier
 from utils.tucker.report import encoder_params
+from utils.tucker.settings import bert_trainer_config
 from utils.tucker.training import Fit, fit, with_patience
 
 #: Folder of the stage that trains a student which is given.

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from utils.errors import USER_ERRORS, UserError
+from utils.errors import UserError, user_errors
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def loading_errors(source: str, what: str = "model") -> Iterator[None]:
     """
     try:
         yield
-    except USER_ERRORS:
+    except user_errors():
         raise
     except SafetensorError as error:
         sizes = ", ".join(f"{p.name} ({p.stat().st_size} bytes)" for p in sorted(Path(source).glob("*.safetensors")))

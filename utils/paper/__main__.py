@@ -2,7 +2,7 @@
 
     python -m utils.paper variator --data GLUE_DIR --backbone T5_DIR --text CORPUS_DIR
     python -m utils.paper tucker --data GLUE_DIR --backbone BERT_DIR --text PREGENERATED_DIR
-    python -m utils.paper minidisc --data GLUE_DIR --backbone BERT_DIR --tasks mrpc --dry-run
+    python -m utils.paper minidisc --data GLUE_DIR --backbone BERT_DIR --tasks mrpc --dry_run
 
 Every stage is a call of an entry script; one that has its result is not run again, and one that was interrupted is
 resumed. docs/paper_tables.md has the recipes.
@@ -13,48 +13,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 
+from utils.paper.arguments import CHANGED, parse
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse)  # before the libraries load
+
+from utils.arguments.spellings import flag_named
 from utils.errors import UserError, run_as_script
 from utils.paper import claims, minidisc, results, tucker, variator
-from utils.paper.stages import Request, plan, run
+from utils.paper.stages import Request, flags, plan, run
 from utils.studies.runner import Runner
 
 PAPERS: dict[str, ModuleType] = {"variator": variator, "tucker": tucker, "minidisc": minidisc}
-#: Flags that replace the recipe's in every training stage.
-_CHANGED = {
-    "epochs": "epochs of every training stage",
-    "training-step": "end every training stage after this many optimizer steps",
-    "batch-size": "rows per optimizer step and process",
-    "length": "longest input in tokens",
-}
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m utils.paper", description=(__doc__ or "").split("\n")[0])
-    papers = parser.add_subparsers(dest="paper", required=True, metavar="variator|tucker|minidisc")
-    for name, paper in PAPERS.items():
-        one = papers.add_parser(name, help=(paper.__doc__ or "").split("\n")[0])
-        one.add_argument("--data", required=True, help="folder of the tasks, as --data-path of the entry scripts")
-        one.add_argument("--backbone", required=True, help="directory or hub id of the pre-trained model")
-        one.add_argument("--tasks", nargs="+", choices=paper.TASKS, default=list(paper.TASKS), help="(default: all)")
-        one.add_argument("--scales", nargs="+", default=list(paper.SCALES), help="(default: %(default)s)")
-        one.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default: %(default)s)")
-        if paper.NEEDS_TEXT:
-            one.add_argument("--text", help=paper.TEXT_HELP)
-        if name == "variator":
-            one.add_argument("--plugins", help="pre-trained plugins (a run's best/ or a .pkl), instead of --text")
-        one.add_argument("--output", type=Path, default=Path("outputs/paper") / name, help="(default: %(default)s)")
-        one.add_argument("--threads", type=int, default=2, help="CPU threads of a stage (default: %(default)s)")
-        one.add_argument("--dry-run", action="store_true", help="list the stages and about how long they take here")
-        one.add_argument("--report", action="store_true", help="only print the tables of what is there")
-        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        recipe = one.add_argument_group("instead of the recipe's (the table is then no longer the paper's)")
-        for flag, text in _CHANGED.items():
-            recipe.add_argument(f"--{flag}", type=int, help=text)
-    return parser.parse_args(arguments)
 
 
 def request_of(given: argparse.Namespace) -> Request:
@@ -63,10 +37,10 @@ def request_of(given: argparse.Namespace) -> Request:
     Raises:
         UserError: a number cannot be.
     """
-    changed = {flag: getattr(given, flag.replace("-", "_")) for flag in _CHANGED}
+    changed = {flag: getattr(given, flag.replace("-", "_")) for flag in CHANGED}
     for flag, value in {**changed, "threads": given.threads}.items():
         if value is not None and value < 1:
-            raise UserError(f"--{flag} must be at least 1, found {value}.")
+            raise UserError(f"{flag_named(flag.replace('-', '_'))} must be at least 1, found {value}.")
     return Request(
         given.data,
         given.backbone,
@@ -87,7 +61,7 @@ def tables(name: str, request: Request) -> list[str]:
     if not found:
         return ["nothing of this grid is there yet"]
     changed = {flag: value for flag, value in (request.changed or {}).items() if value is not None}
-    note = [f"not the paper's recipe: {', '.join(f'--{flag} {value}' for flag, value in changed.items())}"]
+    note = [f"not the paper's recipe: {' '.join(flags(changed))}"]
     return [
         *_table(results.HEAD, results.table(found)),
         "",

@@ -16,8 +16,6 @@ from utils.paper.stages import Request, Stage, Work, flags, rows_of, time_traini
 from utils.tucker.defaults import Stage as StageName
 from utils.tucker.defaults import stage_defaults
 
-#: The tasks of both papers; WNLI is left out, as it is by them.
-TASKS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
 _DONE = "evaluation.json"
 
 
@@ -87,8 +85,8 @@ def timer(backbone: str, threads: int) -> Callable[[int], float]:
     def seconds(length: int) -> float:
         if length > config.max_position_embeddings:
             raise UserError(
-                f"--length: inputs of {length} tokens are longer than the {config.max_position_embeddings} positions "
-                f"of --backbone {backbone}: give at most as many."
+                f"--max_seq_length: inputs of {length} tokens are longer than the {config.max_position_embeddings} "
+                f"positions of --backbone {backbone}: give at most as many."
             )
         return timed(length)
 

@@ -14,10 +14,7 @@ from utils.paper import bert
 from utils.paper.results import Reached, pair, read_model
 from utils.paper.stages import FORWARD, TRAINED, Request, Stage
 
-TASKS, timer = bert.TASKS, bert.timer
-SCALES = ("90",)
-NEEDS_TEXT = False
-TEXT_HELP = "not used by this paper"
+timer = bert.timer
 #: Sparsities of assistants, in percent.
 _GRID = (50, 60, 70, 80, 85, 90, 95)
 _SCHEDULES = ("conventional", "MaxiDisc", "MiniDisc")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from metric.cost import latency_ms
+from utils.arguments.spellings import flag_named
 from utils.engine.precision import choose_precision
 from utils.errors import UserError
 from utils.studies.runner import Runner
@@ -99,11 +100,12 @@ class Request:
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:
-    """`{"lr": 1e-3, "use_swap": True}` -> `--lr 0.001 --use_swap`."""
+    """`{"lr": 1e-3, "use_swap": True}` -> `--learning_rate 0.001 --use_swap`."""
     words: list[str] = []
     for name, value in settings.items():
         values = value if isinstance(value, list | tuple) else [value]
-        words += [f"--{name}"] if value is True else [f"--{name}", *map(str, values)]
+        flag = flag_named(name.replace("-", "_"))
+        words += [flag] if value is True else [flag, *map(str, values)]
     return words
 
 
@@ -141,7 +143,7 @@ def run(runner: Runner, stages: Sequence[Stage]) -> None:
 
 
 def plan(stages: Sequence[Stage], seconds_per_row: Callable[[int], float]) -> list[str]:
-    """What `--dry-run` prints: every stage with its estimate, and their sum.
+    """What `--dry_run` prints: every stage with its estimate, and their sum.
 
     Args:
         seconds_per_row: of training the backbone, by length.

@@ -13,16 +13,14 @@ from dataset import DataError
 from dataset.pregenerated import find_epochs
 from utils.errors import UserError
 from utils.paper import bert
+from utils.paper.arguments import GRIDS
 from utils.paper.results import Reached, kept, over, pair, read_model, times
 from utils.paper.stages import FORWARD, TRAINED, Request, Stage, Work, flags, rows_of
 
-TASKS, timer = bert.TASKS, bert.timer
+timer = bert.timer
 #: Size -> ranks as shares: of the number of blocks, and of the width. Of BERT-base 72-384-384, as published, and
 #: 36-200-200, which give 1/48 here (docs/tucker.md); its published ranks are not known.
 RANKS: Mapping[str, tuple[float, float]] = {"1/7": (1 / 2, 1 / 2), "1/48": (1 / 4, 200 / 768)}
-SCALES = tuple(RANKS)
-NEEDS_TEXT = True
-TEXT_HELP = "folder of pre-generated text (python -m utils.pregenerate_training_data)"
 _GENERAL: Mapping[str, Any] = {"epochs": 3, "batch-size": 256, "max_seq_length": 128}
 
 
@@ -36,7 +34,7 @@ def stages(request: Request) -> list[Stage]:
     if unknown:
         raise UserError(f"--scales {unknown[0]}: expected some of {', '.join(RANKS)}.")
     if request.text is None:
-        raise UserError(f"--text is required: {TEXT_HELP}.")
+        raise UserError(f"--text is required: {GRIDS['tucker'].corpus}.")
     ranks = {scale: ranks_of(request.backbone, scale) for scale in request.scales}
     found: list[Stage] = []
     for seed in request.seeds:

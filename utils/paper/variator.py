@@ -18,11 +18,6 @@ from utils.loading import load_t5
 from utils.paper.results import Reached, kept, over, pair, read_model
 from utils.paper.stages import FORWARD, TRAINED, Request, Stage, Work, flags, rows_of, time_training
 
-TASKS = ("mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "squad")
-SCALES = ("4",)
-NEEDS_TEXT = True
-TEXT_HELP = "folder of the corpus that plugins are pre-trained on"
-
 _LENGTH = {"mnli": 256, "qqp": 256, "rte": 256, "sst2": 96, "mrpc": 96, "qnli": 356, "squad": 512}
 _VALID_STEP = {"mnli": 2000, "rte": -1, "squad": 100}
 _SHARED: Mapping[str, Any] = {"weight-decay": 1e-5, "clip-grad": 10}

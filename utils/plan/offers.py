@@ -105,9 +105,9 @@ def ways_to_sizes(point: Point, origin: Origin, words: Sequence[str], axis: str 
         return {}
     found: dict[str, str] = {}
     if origin.is_known and family_in(directory) == T5.family:
-        learn = ["--checkpoint", directory, "--distil", "hidden", "--mux-num", *_RATIOS]
-        base = ["--dataset", origin.task, "--data-path", origin.data, "--model-config", directory]
-        found["ratio"] = command("train_t5.py", *base, *learn, "--output-path", beside(origin.place, "plugins"))
+        learn = ["--checkpoint", directory, "--distil", "hidden", "--mux_num", *_RATIOS]
+        base = ["--task_name", origin.task, "--data_dir", origin.data, "--model_config", directory]
+        found["ratio"] = command("train_t5.py", *base, *learn, "--output_dir", beside(origin.place, "plugins"))
     elif origin.is_known and _is_classifier(directory):
         teacher = ["--teacher_model", origin.place, "--output_dir"]
         sort = ["--mode", "sparsify", *_kind(directory), *teacher, beside(origin.place, "sparsified")]

@@ -87,7 +87,7 @@ def read_table(file: Path, key: Mapping[str, Any]) -> Rows | None:
         name = differing[0]
         detail = "" if name == "points" else f" ({found.get(name)!r} there, {key[name]!r} now)"
         raise UserError(
-            f"--cost-table {file} was measured with other {' and '.join(differing)}{detail}: name another file, or "
+            f"--cost_table {file} was measured with other {' and '.join(differing)}{detail}: name another file, or "
             "measure again with --remeasure."
         )
     if not all(_is_row(rows.get(point)) for point in key["points"]):

@@ -68,7 +68,9 @@ def load_pieces(source: str, lower_case: bool, max_seq_len: int) -> Pieces:
         )
     check_special(tokenizer, Path(model_directory(source)), MASKED_TOKENS)
     if max_seq_len > tokenizer.model_max_length:
-        raise UserError(f"--max_seq_len {max_seq_len}: this model reads at most {tokenizer.model_max_length} tokens.")
+        raise UserError(
+            f"--max_seq_length {max_seq_len}: this model reads at most {tokenizer.model_max_length} tokens."
+        )
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     not_ordinary = set(tokenizer.all_special_tokens)
     ordinary = [token for token, _ in by_id if token not in not_ordinary]

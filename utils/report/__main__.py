@@ -2,7 +2,7 @@
 
     python -m utils.report RUN_DIR… [--output report.html]
 
-A RUN_DIR is what `train_t5.py`, `general_distill.py` or `task_distill.py` was given as --output-path, or a folder with
+A RUN_DIR is what `train_t5.py`, `general_distill.py` or `task_distill.py` was given as --output_dir, or a folder with
 such folders in it. docs/report.md says what is read and how rows are made.
 """
 
@@ -14,37 +14,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.report.arguments import parse
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse)  # before the libraries load
+
+
 from utils.errors import UserError, run_as_script, writing
 from utils.outputs import guard
-from utils.report.html import AXES, page
+from utils.report.html import page
 from utils.report.markdown import markdown
 from utils.report.reading import find_runs
 from utils.report.rows import build_rows
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.report",
-        description="Puts runs side by side, as an HTML page and as Markdown (docs/report.md).",
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="a run's folder, or one of such folders")
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="(default: %(default)s)")
-    parser.add_argument("--title", default="Runs side by side", help="(default: %(default)s)")
-    parser.add_argument("--metric", help="shown where it was measured (default: the one that selects)")
-    parser.add_argument(
-        "--x", choices=list(AXES), default="macs", help="first axis of the chart (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--dense",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="RUN_DIR",
-        help="runs of the dense models that retention is against (default: the model's own teacher)",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser.parse_args(arguments)
 
 
 def write_report(given: argparse.Namespace) -> list[Path]:

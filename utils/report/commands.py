@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments
+from utils.arguments.spellings import flag_named
 from utils.minidisc.arguments import ScheduleArguments
 from utils.report.reading import Run
 from utils.tucker import general_arguments, task_arguments
@@ -94,11 +95,11 @@ def _defaults(script: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flag(name: str, value: Any) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
+    flag = flag_named(name)
     if value is True:
         return [flag]
     if value is False:
-        return [f"--no-{flag[2:]}"]
+        return [f"--no_{flag[2:]}"]
     if isinstance(value, list):
         return [flag, *map(str, value)]
     return [flag, str(value)]

@@ -11,16 +11,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from utils.report.arguments import AXES
 from utils.report.columns import COLUMNS, MISSING, Column, cells, remarks, spread_text
 from utils.report.rows import Row
 
 _HERE = Path(__file__).parent
-#: What the chart can show the metric against: column -> title and unit of the axis.
-AXES = {
-    "macs": ("MACs per example (M)", 1e6),
-    "latency_ms": ("latency (ms)", 1.0),
-    "num_params": ("parameters (M)", 1e6),
-}
 _BY_KEY = {column.key: column for column in COLUMNS}
 #: What a point tells.
 _TIP = ("name", "task", "edits", "metric", "retention", "num_params", "macs", "latency_ms")

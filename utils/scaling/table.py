@@ -84,7 +84,7 @@ def _row(worked: Worked, gpus: int, engine: EngineName, offload: bool, rate: Rat
     traces = worked.plain, worked.checkpointing
     plain, again = (memory(worked.sizes, t.activation_bytes, engine, gpus, offload) for t in traces)
     sent = sent_bytes(worked.sizes, worked.plain, engine, gpus) if gpus > 1 else 0.0
-    name = "none" if gpus == 1 else f"{engine}, --cpu-offload" if offload else engine
+    name = "none" if gpus == 1 else f"{engine}, --cpu_offload" if offload else engine
     cells = [
         *(str(gpus), name, _gib(plain.frozen + plain.trained), _gib(plain.gradients + plain.optimizer)),
         *(_gib(plain.gathered), _both(plain.activations, again.activations), _both(plain.total, again.total)),

@@ -67,7 +67,7 @@ class AxisStudy(Study):
             epochs = EPOCHS[task] * (2 if "twice" in row else 1)
             trained = "" if "not distilled" in row else f"--num_train_epochs {epochs} --learning_rate {RATE[self.axis]}"
             made = self.call(task, seed, row, f"{ROWS[self.axis][row]} --teacher_model {teacher} {trained}")
-            self.evaluate(task, seed, made, "evaluation", "--no-costs")
+            self.evaluate(task, seed, made, "evaluation", "--no_costs")
 
 
 def write_page(studies: Sequence[AxisStudy], tasks: Sequence[str], seeds: Sequence[int], page: Path) -> None:

@@ -32,7 +32,7 @@ NAMES = tuple(STUDENTS)
 _NOT_ROUNDED = ("decomposed to 1/7",)
 #: Chosen once, before anything was run: as many steps for every student.
 _PLUGINS = "--mode adapt --mux_num 2 4"
-ADAPTATION = f"{_PLUGINS} --max_steps 300 --eval_step 100 --learning_rate 1e-3"
+ADAPTATION = f"{_PLUGINS} --max_steps 300 --valid_step 100 --learning_rate 1e-3"
 #: The control: plugins as they are drawn, but for a step too small to be seen.
 UNTRAINED = f"{_PLUGINS} --max_steps 1 --learning_rate 1e-9"
 #: Part of a stack -> what its rows are called behind the student's name.
@@ -77,7 +77,7 @@ class Study:
             command = f"-m utils.quantize --model {folder / 'plugins'} --output {rounded}"
             self.runner.run(folder / "int8", command, "model/config.json")
         for part, model in self.models(name).items():
-            self.evaluate(folder / part, model, "evaluation", "--no-costs")
+            self.evaluate(folder / part, model, "evaluation", "--no_costs")
 
     def models(self, name: str) -> dict[str, Path]:
         """What is measured of a student: with its plugins, with untrained ones, and the first with int8 weights."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.arguments import ToolParser
 from utils.errors import run_as_script
 from utils.pages import write_measured
 from utils.studies import tucker
@@ -33,7 +34,7 @@ TEACHER = {
 _TEACHER_SEED = 1
 DISTIL = {
     "mrpc": "--num_train_epochs 3 --learning_rate 2e-4",
-    "sst2": "--max_steps 400 --eval_step 100 --learning_rate 2e-4",
+    "sst2": "--max_steps 400 --valid_step 100 --learning_rate 2e-4",
     "wnut17": "--num_train_epochs 4 --learning_rate 2e-4",
 }
 #: The selection metric, and what else tells rows apart: the F1 of MRPC's larger class alone is 0.812.
@@ -81,7 +82,7 @@ class Study:
 
     def teacher(self, task: str) -> Path:
         """The fine-tuned teacher of a task; gives its folder."""
-        tuned = f"--mode finetune --teacher_model {self.backbone} {TEACHER[task]} --do_eval --no-costs"
+        tuned = f"--mode finetune --teacher_model {self.backbone} {TEACHER[task]} --do_eval --no_costs"
         return self.call(task, _TEACHER_SEED, "teacher", tuned, done="evaluation.json")
 
     def run(self, task: str, seed: int, rows: Sequence[str]) -> None:
@@ -90,7 +91,7 @@ class Study:
         sparse = self.call(task, seed, "sparsification", f"--mode sparsify --teacher_model {teacher} --grid {GRID}")
         for row in rows:
             made = self.call(task, seed, row, f"{ROWS[row]} --teacher_model {sparse} {DISTIL[task]}")
-            self.evaluate(task, seed, made, "evaluation", "--no-costs")
+            self.evaluate(task, seed, made, "evaluation", "--no_costs")
 
     def evaluate(self, task: str, seed: int, made: Path, name: str, flags: str = "") -> None:
         """All metrics of the model in a row's folder, as it reloads, into `name`/evaluation.json there."""
@@ -211,9 +212,7 @@ def summary_of(study: Study, tasks: Sequence[str], seeds: Sequence[int]) -> list
     return rows
 
 
-def add_flags(
-    parser: argparse.ArgumentParser, tasks: Sequence[str], default_tasks: Sequence[str], rows: Sequence[str]
-) -> None:
+def add_flags(parser: ToolParser, tasks: Sequence[str], default_tasks: Sequence[str], rows: Sequence[str]) -> None:
     """The flags of studies whose students come from one fine-tuned BERT."""
     shown = "(default: %(default)s)"
     parser.add_argument("--data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, SST-2)")

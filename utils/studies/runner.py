@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -13,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from utils.arguments import ToolParser
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Runner:
     threads: int
 
     def run(self, folder: Path, command: str, done: str = "result.json") -> None:
-        """Run `command` (a script and its flags, `--output_path folder` included) unless `folder`/`done` is there.
+        """Run `command` (a script and its flags, `--output_dir folder` included) unless `folder`/`done` is there.
 
         Raises:
             subprocess.CalledProcessError: the stage failed; it has said why.
@@ -51,7 +52,7 @@ class Runner:
         return list({_folder(line): line for line in lines if "--resume" not in line}.values())
 
 
-def study_parser(name: str, description: str, summary: bool = True) -> argparse.ArgumentParser:
+def study_parser(name: str, description: str, summary: bool = True) -> ToolParser:
     """A study's command line with the flags that all have.
 
     Args:
@@ -59,7 +60,7 @@ def study_parser(name: str, description: str, summary: bool = True) -> argparse.
         description: the module's docstring, whose first line is shown.
         summary: whether it also writes a few rows into the README.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m utils.studies.{name}", description=description.split("\n")[0])
+    parser = ToolParser(prog=f"python -m utils.studies.{name}", description=description.split("\n")[0])
     shown = "(default: %(default)s)"
     output, page = Path("outputs/results") / name, Path("docs/results") / f"{name}.md"
     parser.add_argument("--threads", type=int, default=2, help=f"CPU threads of a stage {shown}")
@@ -73,7 +74,7 @@ def study_parser(name: str, description: str, summary: bool = True) -> argparse.
     return parser
 
 
-def add_rows_flag(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+def add_rows_flag(parser: ToolParser, names: Sequence[str]) -> None:
     """`--rows`, numbers of rows of the table; all by default."""
     numbers = list(range(len(names)))
     told = ", ".join(f"{number} {name}" for number, name in enumerate(names))
@@ -108,5 +109,5 @@ def spread(values: Sequence[float]) -> str:
 
 def _folder(command: str) -> str:
     words = shlex.split(command)
-    flags = ("--output-path", "--output_path", "--output_dir")
+    flags = ("--output_dir", "--output_path", "--output-path")
     return next((words[i + 1] for i, word in enumerate(words[:-1]) if word in flags), command)

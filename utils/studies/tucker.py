@@ -29,13 +29,13 @@ RANKS: Mapping[str, Mapping[str, str]] = {
 TEACHER = {
     "mrpc": "--num_train_epochs 5",
     "stsb": "--num_train_epochs 3",
-    "sst2": "--max_steps 1000 --learning_rate 5e-5 --eval_step 250",
+    "sst2": "--max_steps 1000 --learning_rate 5e-5 --valid_step 250",
 }
-GENERAL = "--distill_layers all --learning_rate 1e-3 --max_steps 150 --eval_step 75 --valid_batches 2"
+GENERAL = "--distill_layers all --learning_rate 1e-3 --max_steps 150 --valid_step 75 --valid_batches 2"
 STUDENT = {
-    "mrpc": "--max_steps 150 --eval_step 50 --distill_layers all --learning_rate 5e-4",
-    "stsb": "--max_steps 180 --eval_step 60 --distill_layers all --learning_rate 1e-4",
-    "sst2": "--max_steps 400 --eval_step 100 --distill_layers all --learning_rate 5e-4",
+    "mrpc": "--max_steps 150 --valid_step 50 --distill_layers all --learning_rate 5e-4",
+    "stsb": "--max_steps 180 --valid_step 60 --distill_layers all --learning_rate 1e-4",
+    "sst2": "--max_steps 400 --valid_step 100 --distill_layers all --learning_rate 5e-4",
 }
 AUGMENTED = STUDENT["mrpc"]
 LENGTH = {"mrpc": 128, "stsb": 128, "sst2": 64}
@@ -87,7 +87,7 @@ class Study:
         """The fine-tuned BERT."""
         folder = self.output / "teacher" / task
         command = f"--mode finetune --teacher_model {self.backbone} {TEACHER[task]}"
-        self.task_call(folder, task, f"{command} --do_eval --no-costs")
+        self.task_call(folder, task, f"{command} --do_eval --no_costs")
         return folder / "best"
 
     def general(self, size: str, variant: Variant) -> Path:
@@ -106,13 +106,13 @@ class Study:
         folder = self.row(task, size, variant)
         teacher = self.teacher(task)
         if not variant.distilled:
-            self.task_call(folder, task, f"--do_eval --no-costs --student_model {teacher} {_ranks(size, variant)}")
+            self.task_call(folder, task, f"--do_eval --no_costs --student_model {teacher} {_ranks(size, variant)}")
             return
         start = self.general(size, variant)
         budget = AUGMENTED if variant.augmented else STUDENT[task]
         data = "--aug_train " if variant.augmented else ""
         command = f"--stage both --teacher_model {teacher} --student_model {start} {data}{budget}"
-        self.task_call(folder, task, f"{command} --do_eval --no-costs")
+        self.task_call(folder, task, f"{command} --do_eval --no_costs")
 
     def costs(self, task: str, size: str | None, variant: Variant | None) -> None:
         """MACs and latency of a row, on a machine that does nothing else."""

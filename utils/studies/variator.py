@@ -25,14 +25,18 @@ from utils.studies.summary import SummaryRow, write_summary
 RATIOS = (2, 4, 8)
 #: Flags of the stages by task; `wiki` is the plugins' pre-training. Chosen on seed 1.
 FINETUNE = {
-    "sst2": "--lr 3e-4 --warmup-step 50 --clip-grad 1 --batch-size 64 --epochs 2 --valid-step 300",
-    "mrpc": "--lr 3e-4 --warmup-step 50 --clip-grad 1 --batch-size 32 --epochs 4",
+    "sst2": "--learning_rate 3e-4 --warmup_step 50 --clip_grad 1 --train_batch_size 64 --num_train_epochs 2 "
+    "--valid_step 300",
+    "mrpc": "--learning_rate 3e-4 --warmup_step 50 --clip_grad 1 --train_batch_size 32 --num_train_epochs 4",
 }
 ADAPT = {
-    "sst2": "--lr 1e-3 --warmup-step 50 --batch-size 64 --epochs 1 --training-step 300 --valid-step 100",
-    "mrpc": "--lr 1e-3 --warmup-step 20 --batch-size 32 --epochs 2",
+    "sst2": "--learning_rate 1e-3 --warmup_step 50 --train_batch_size 64 --num_train_epochs 1 --max_steps 300 "
+    "--valid_step 100",
+    "mrpc": "--learning_rate 1e-3 --warmup_step 20 --train_batch_size 32 --num_train_epochs 2",
 }
-PRETRAIN = "--lr 1e-3 --warmup-step 20 --batch-size 32 --epochs 20 --training-step 150 --valid-step 150"
+PRETRAIN = (
+    "--learning_rate 1e-3 --warmup_step 20 --train_batch_size 32 --num_train_epochs 20 --max_steps 150 --valid_step 150"
+)
 LENGTH = {"sst2": 96, "mrpc": 128, "wiki": 128}
 #: Of the README's rows.
 _SUMMARY_RATIOS = (4, 8)
@@ -56,7 +60,7 @@ class Study:
 
     def call(self, output: Path, arguments: str) -> None:
         """One stage."""
-        common = f"--schedule linear --inspect-step 50 --keep-checkpoints 1 --output-path {output}"
+        common = f"--schedule linear --inspect_step 50 --keep_checkpoints 1 --output_dir {output}"
         self.runner.run(output, f"train_t5.py {arguments} {common}")
 
     def wiki(self, seed: int) -> Path:
@@ -65,9 +69,9 @@ class Study:
         ratios = " ".join(map(str, RATIOS))
         self.call(
             output,
-            f"--dataset wiki --data-path {self.corpus} --model-config {self.backbone} --distil hidden "
-            f"--mux-num {ratios} --residual-scale {self.scale:g} "
-            f"--max-input-length {LENGTH['wiki']} --random-seed {seed} {PRETRAIN}",
+            f"--task_name wiki --data_dir {self.corpus} --model_config {self.backbone} --distil hidden "
+            f"--mux_num {ratios} --residual_scale {self.scale:g} "
+            f"--max_seq_length {LENGTH['wiki']} --seed {seed} {PRETRAIN}",
         )
         return output / "best"
 
@@ -76,18 +80,18 @@ class Study:
         ratios = " ".join(map(str, RATIOS))
         root = self.output / f"{dataset}-{seed}"
         base = (
-            f"--dataset {dataset} --data-path {self.data} --model-config {self.backbone} "
-            f"--max-input-length {LENGTH[dataset]} --random-seed {seed}"
+            f"--task_name {dataset} --data_dir {self.data} --model_config {self.backbone} "
+            f"--max_seq_length {LENGTH[dataset]} --seed {seed}"
         )
         self.call(root / "finetune", f"{base} {FINETUNE[dataset]}")
         best = self.best(dataset, seed)
         tuned = f"{base} --checkpoint {best}"
         pretrained = self.wiki(seed)
-        untrained = f"none --residual-scale {self.scale:g}"
+        untrained = f"none --residual_scale {self.scale:g}"
         for name, start in (("adapted", pretrained), ("adapted-only", untrained)):
             self.call(
                 root / name,
-                f"{tuned} --distil hidden --mux-num {ratios} --plugin-path {start} {ADAPT[dataset]}",
+                f"{tuned} --distil hidden --mux_num {ratios} --plugin_path {start} {ADAPT[dataset]}",
             )
         plugins = {
             "untrained": untrained,
@@ -96,7 +100,7 @@ class Study:
             "adapted": root / "adapted" / "best",
         }
         for name, path in plugins.items():
-            valid = f"{tuned} --mode valid --no-costs --mux-num {ratios} --plugin-path {path}"
+            valid = f"{tuned} --mode valid --no_costs --mux_num {ratios} --plugin_path {path}"
             self.call(root / f"valid-{name}", valid)
 
     def best(self, dataset: str, seed: int) -> Path:
@@ -108,9 +112,9 @@ class Study:
         root = self.output / f"{dataset}-{seed}"
         self.call(
             root / "costs",
-            f"--dataset {dataset} --data-path {self.data} --model-config {self.backbone} --mode valid "
-            f"--max-input-length {LENGTH[dataset]} --random-seed {seed} --mux-num {' '.join(map(str, RATIOS))} "
-            f"--checkpoint {self.best(dataset, seed)} --plugin-path {root / 'adapted' / 'best'}",
+            f"--task_name {dataset} --data_dir {self.data} --model_config {self.backbone} --mode valid "
+            f"--max_seq_length {LENGTH[dataset]} --seed {seed} --mux_num {' '.join(map(str, RATIOS))} "
+            f"--checkpoint {self.best(dataset, seed)} --plugin_path {root / 'adapted' / 'best'}",
         )
 
 
@@ -185,7 +189,7 @@ def write_page(study: Study, datasets: list[str], seeds: list[int], page: Path) 
         for metric in ["accuracy"] + (["f1"] if dataset == "mrpc" else []):
             costs = read_costs(study.output, dataset, seeds)
             parts += [f"### {dataset.upper()}, {metric}, {count} seed(s)", "", *table(found, costs, metric), ""]
-    first = f"--random-seed {seeds[0]} "
+    first = f"--seed {seeds[0]} "
     commands = commands_block(
         study.runner, "Commands (first seed)", {study.data: "GLUE_DIR"}, lambda call: first in call
     )
@@ -226,7 +230,7 @@ def main() -> None:
     parser.add_argument("--backbone", required=True, help="pre-trained T5 directory")
     parser.add_argument("--datasets", nargs="+", default=["sst2", "mrpc"], help="default: sst2 mrpc")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: 1 2 3")
-    parser.add_argument("--residual-scale", type=float, default=10.0, help="default: %(default)s")
+    parser.add_argument("--residual_scale", type=float, default=10.0, help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     given = parser.parse_args()
     study = Study(given.data, given.corpus, given.backbone, Runner(given.output, given.threads), given.residual_scale)

@@ -5,36 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from utils.arguments import HIDDEN, EvaluationArguments, OptimisationArguments, RunArguments, flag, trainer_config
-from utils.engine import TrainerConfig
-from utils.engine.precision import AskedPrecision
+from utils.arguments import HIDDEN, EvaluationArguments, OptimisationArguments, RunArguments, flag
+from utils.arguments.spellings import ALIASES
+from utils.arguments.values import whole_number
+from utils.engine.names import AskedPrecision
 from utils.errors import UserError
 
-#: The originals' names of flags that the toolkit has already.
-ALIASES: Mapping[str, Sequence[str]] = {
-    "output_path": ("output_dir", "output"),
-    "random_seed": ("seed",),
-    "epochs": ("num_train_epochs",),
-    "batch_size": ("train_batch_size", "per_device_train_batch_size"),
-    "eval_batch_size": ("per_device_eval_batch_size",),
-    "grad_accumulation": ("gradient_accumulation_steps", "num_grad_accum_steps"),
-    "clip_grad": ("max_grad_norm",),
-    "lr": ("learning_rate",),
-    "weight_decay": ("wd",),
-    "schedule": ("lr_scheduler_type",),
-    "training_step": ("max_steps",),
-    "valid_step": ("eval_step", "eval_stlsep", "log_interval"),
-    "save_step": ("save_steps",),
-    "keep_checkpoints": ("save_total_limit",),
-    "max_seq_length": ("max_length",),
-    "resume": ("continue_train",),
-    "overwrite": ("overwrite_output_dir",),
-    "fp16": ("use_fp16",),
-    "no_cuda": ("use_cpu",),
-}
 #: What `--help` says of shared flags here, where T5 has other settings.
 TEXTS: Mapping[str, str] = {
     "schedule": "Learning rate after the warm-up.",
@@ -42,7 +21,7 @@ TEXTS: Mapping[str, str] = {
     "elsewhere.",
     "training_step": "End after this many optimizer steps even if epochs are left (the default never does).",
     "batch_size": "Rows per process and optimizer step.",
-    "grad_accumulation": "Forward passes that --batch_size is divided into.",
+    "grad_accumulation": "Forward passes that --train_batch_size is divided into.",
     "valid_batches": "Batches of the fixed sample that is evaluated.",
     "num_workers": HIDDEN,
 }
@@ -63,10 +42,10 @@ class BertArguments:
 
     _argument_group_name = "BERT"
 
-    max_seq_length: int = flag(128, "Longest input in tokens; batches are padded to their own longest row.")
+    max_seq_length: int = flag(128, "Longest input in tokens; batches are padded to their own longest row.", least=4)
     do_lower_case: bool = flag(False, "Lower the text's case; without it, the model's tokenizer decides.")
-    eval_batch_size: int = flag(32, "Rows of an evaluation batch per process.")
-    warmup_proportion: float = flag(0.1, "Share of the steps that warm up, if --warmup-step is 0.")
+    eval_batch_size: int = flag(32, "Rows of an evaluation batch per process.", least=1)
+    warmup_proportion: float = flag(0.1, "Share of the steps that warm up, if --warmup_step is 0.", least=0, below=1)
     distill_layers: Literal["last", "all"] = flag(
         "last",
         "Whose hidden states and attention scores are compared: last layers (the original), or every student layer i "
@@ -109,25 +88,21 @@ class DecompositionArguments:
 def in_our_words(arguments: Sequence[str] | None) -> list[str]:
     """The command line, with what the originals write in another way as it is written here.
 
-    `-use_swap` is `--use_swap`. `--per_device_train_batch_size` counts the rows of one forward pass, where ours counts
-    those of an optimizer step.
+    `--per_device_train_batch_size` counts the rows of one forward pass, where ours counts those of an optimizer step.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    given = ["--use_swap" if word in ("-use_swap", "-use-swap") else word for word in given]
+    given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for field_name, names in (
-        ("rows", ["per_device_train_batch_size"]),
-        ("passes", ["grad_accumulation", *ALIASES["grad_accumulation"]]),
-    ):
+    passes = "gradient_accumulation_steps"
+    for field_name, names in (("rows", ["per_device_train_batch_size"]), ("passes", [passes, *ALIASES[passes]])):
         spellings = dict.fromkeys(f"--{s}" for name in names for s in (name, name.replace("_", "-")))
-        parser.add_argument(*spellings, dest=field_name, type=int)
+        parser.add_argument(*spellings, dest=field_name, type=whole_number)
     try:
         found, rest = parser.parse_known_args(given)
     except argparse.ArgumentError:
         return given  # the real parser tells what is wrong
     if found.rows is None or found.passes is None:
         return given
-    return [*rest, "--grad_accumulation", str(found.passes), "--batch_size", str(found.rows * found.passes)]
+    return [*rest, f"--{passes}", str(found.passes), "--train_batch_size", str(found.rows * found.passes)]
 
 
 def precision_of(run: RunArguments, bert: BertArguments) -> AskedPrecision:
@@ -141,48 +116,26 @@ def precision_of(run: RunArguments, bert: BertArguments) -> AskedPrecision:
     return "fp16" if bert.fp16 else run.precision
 
 
-def range_problems(bert: BertArguments, optimisation: OptimisationArguments) -> list[str]:
-    """What `utils.arguments.too_small` cannot see."""
-    problems = []
-    if not 0 <= bert.warmup_proportion < 1:
-        problems.append(f"--warmup-proportion must be at least 0 and below 1, found {bert.warmup_proportion}")
+def range_problems(optimisation: OptimisationArguments) -> list[str]:
+    """What `utils.arguments.out_of_range` cannot see."""
     if optimisation.grad_accumulation > 0 and optimisation.batch_size % optimisation.grad_accumulation:
-        problems.append(
-            f"--train-batch-size {optimisation.batch_size} is the rows of one optimizer step per process: it must be "
-            f"a multiple of --gradient-accumulation-steps {optimisation.grad_accumulation}"
-        )
-    return problems
+        return [
+            f"--train_batch_size {optimisation.batch_size} is the rows of one optimizer step per process: it must be "
+            f"a multiple of --gradient_accumulation_steps {optimisation.grad_accumulation}"
+        ]
+    return []
 
 
 def unused_problems(run: RunArguments, evaluation: EvaluationArguments | None = None) -> list[str]:
     """Shared flags that were given and have no effect here; with `evaluation` those of scripts without a corpus too."""
     problems = []
     if run.num_workers:
-        problems.append("--num-workers is for streamed corpora, which BERT does not read: leave it out")
+        problems.append("--num_workers is for streamed corpora, which BERT does not read: leave it out")
     if evaluation is not None and evaluation.valid_batches:
-        problems.append("--valid-batches is for text; on tasks the whole development set is evaluated: leave it out")
+        problems.append("--valid_batches is for text; on tasks the whole development set is evaluated: leave it out")
     return problems
 
 
 def micro_batch(optimisation: OptimisationArguments) -> int:
     """Rows of one forward pass: the original divides the batch by the accumulation steps."""
     return optimisation.batch_size // optimisation.grad_accumulation
-
-
-def bert_trainer_config(
-    bert: BertArguments,
-    optimisation: OptimisationArguments,
-    evaluation: EvaluationArguments,
-    batches_per_epoch: int | None,
-) -> TrainerConfig:
-    """The loop's settings; the warm-up's share becomes steps.
-
-    Args:
-        batches_per_epoch: micro-batches; None where it is not known, which needs `--max_steps` for a warm-up.
-    """
-    accumulation = optimisation.grad_accumulation
-    total = float(optimisation.training_step)
-    if batches_per_epoch is not None:
-        total = min(total, optimisation.epochs * -(-batches_per_epoch // accumulation))
-    shared = trainer_config(optimisation, evaluation, "linear")
-    return replace(shared, warmup_steps=optimisation.warmup_step or bert.warmup_proportion * total)

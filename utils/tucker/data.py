@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dataset import (
-    TASKS,
     BucketedBatches,
     Collator,
     DataError,
@@ -31,6 +30,7 @@ from dataset.remarks import warn_cut, warn_few_rows, warn_little_told
 from dataset.sources import HUB
 from dataset.tokens import OUTSIDE
 from utils.engine import Runtime
+from utils.tucker.tasks import is_tagged
 
 logger = logging.getLogger(__name__)
 
@@ -74,26 +74,6 @@ class DataRequest:
     max_length: int
     batch_size: int
     eval_batch_size: int
-
-
-def task_for(name: str) -> Task:
-    """The task that a model is made for: one of GLUE's, or one of tagged words.
-
-    Raises:
-        DataError: it is unknown, neither of these, or one that is only evaluated (mnli-mm).
-    """
-    task = get_task(name)
-    if task.name == "mnlimm":
-        raise DataError(f"--task-name {name} has no model of its own: use mnli, which evaluates and predicts it too")
-    if not task.hub_name and not is_tagged(task):
-        tagged = " or ".join(known.name for known in TASKS.values() if is_tagged(known))
-        raise DataError(f"--task-name {name} is no GLUE task: expected one of the nine, {tagged}")
-    return task
-
-
-def is_tagged(task: Task) -> bool:
-    """Whether each word has a label of its own."""
-    return task.kind == "token_classification"
 
 
 def training_batches(

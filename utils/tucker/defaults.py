@@ -8,6 +8,8 @@ layers that are compared, of the studies in docs/results, by which they learn (d
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from dataset.tasks import TASKS
-from model.weights import read_json
 
 #: What one call of `task_distill.py` trains: a classifier on labels, one of the two stages of distillation into a
 #: decomposed student, the distillations of a schedule of teacher assistants, or plugins on a student.
@@ -101,7 +102,7 @@ def what_is_trained(given: Mapping[str, Any]) -> Trained:
     student = given.get("student_model") or (given.get("teacher_model") if given.get("mode") == "finetune" else None)
     if given.get("mode") in ("sparsify", "maxidisc", "minidisc") or given.get("layer_or_sparsity"):
         scales = str(given.get("layer_or_sparsity_path") or given.get("layer_or_sparsity") or "").rstrip()
-        if not Path(scales or "/dev/null").is_dir():
+        if not os.path.isdir(scales):
             return _OF_LETTER.get(scales[-1:].upper()) or _OF_AXIS.get(str(given.get("axis")), "pruned")
         student = scales
     if given.get("use_swap"):
@@ -110,12 +111,14 @@ def what_is_trained(given: Mapping[str, Any]) -> Trained:
 
 
 def _edited(source: str) -> Trained:
-    if not Path(source).is_dir():
+    folders = (source, f"{source}/best", f"{source}/prediction/best")
+    file = next((file for folder in folders if os.path.isfile(file := f"{folder}/config.json")), None)
+    try:
+        values = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    except (OSError, ValueError):
+        values = {}  # whoever opens the model tells
+    if not isinstance(values, dict):
         return "dense"
-    from utils.tucker.loading import model_directory  # takes the libraries with it
-
-    file = Path(model_directory(source)) / "config.json"
-    values = read_json(file) if file.is_file() else {}
     edits = values.get("compression") or []
     kinds = {edit.get("kind") for edit in edits if isinstance(edit, dict)}
     if "decomposition" in kinds or (values.get("load_compressed_model") and not edits):

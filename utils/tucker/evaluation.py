@@ -18,7 +18,8 @@ from model.distillation import IntermediateDistillation, classify
 from model.finite import check_outputs, check_rows, check_weights
 from utils.engine import Runtime
 from utils.heartbeat import tracked
-from utils.tucker.data import LabelledSet, is_tagged
+from utils.tucker.data import LabelledSet
+from utils.tucker.tasks import is_tagged
 
 #: Selection metric of the stages without labels: the loss with its sign changed, as larger is better.
 NEGATIVE_LOSS = "negative_loss"

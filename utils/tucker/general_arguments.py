@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from utils.arguments import AT_LEAST, EvaluationArguments, OptimisationArguments, RunArguments, flag, parse, too_small
+from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments, flag, out_of_range, parse
 from utils.errors import UserError
 from utils.tucker.arguments import (
-    ALIASES,
     IGNORED,
     TEXTS,
     BertArguments,
@@ -22,8 +20,9 @@ from utils.tucker.arguments import (
 )
 from utils.tucker.defaults import general_defaults, what_is_trained
 
-_IGNORED = {**IGNORED, "do_eval": "the loss on a fixed sample is evaluated at every --eval_step anyway"}
-_AT_LEAST = {**AT_LEAST, "max_seq_length": 3, "eval_batch_size": 1, "valid_batches": 1}
+_IGNORED = {**IGNORED, "do_eval": "the loss on a fixed sample is evaluated at every --valid_step anyway"}
+#: Least values where they are others than those of the shared flags.
+_LEAST = {"max_seq_length": 3, "valid_batches": 1}
 
 
 @dataclass
@@ -62,13 +61,9 @@ def parse_general_arguments(arguments: Sequence[str] | None = None) -> GeneralCo
         UserError: with every problem found.
     """
     given = in_our_words(arguments)
-    peeked = _peek(given)
-    defaults = general_defaults(what_is_trained(vars(peeked)), peeked.optimizer)
     types = [GeneralArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
     description = "Decompose a BERT and distil it on text from a pre-trained teacher."
-    parsed = parse(
-        [*types, RunArguments], description, given, _IGNORED, aliases=ALIASES, defaults=defaults, texts=TEXTS
-    )
+    parsed = parse([*types, RunArguments], description, given, _IGNORED, defaults=_defaults, texts=TEXTS)
     command = GeneralCommand(*parsed)
     general, run = command.general, command.run
     problems = [
@@ -78,16 +73,12 @@ def parse_general_arguments(arguments: Sequence[str] | None = None) -> GeneralCo
         problems.append("--output_dir is required")
     if general.init_from_teacher == (general.student_model is not None):
         problems.append("give either --student_model or --init_from_teacher")
-    problems += too_small(command, _AT_LEAST) + range_problems(command.bert, command.optimisation)
+    problems += out_of_range(command, _LEAST) + range_problems(command.optimisation)
     problems += unused_problems(run)
     if problems:
         raise UserError("; ".join(problems) + ".")
     return command
 
 
-def _peek(given: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("optimizer", "student_model"):
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", nargs="?", default="")
-    parser.add_argument("--use_swap", "--use-swap", nargs="?", const=True, default=False)
-    return parser.parse_known_args(given)[0]
+def _defaults(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    return general_defaults(what_is_trained(given), str(given.get("optimizer", "adamw")))

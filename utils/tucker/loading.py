@@ -26,7 +26,7 @@ from utils.opening.files import check_files, open_config
 from utils.opening.places import model_directory
 from utils.opening.weights import Loaded, check_complete, load_weights
 from utils.telling import tell
-from utils.tucker.data import is_tagged
+from utils.tucker.tasks import is_tagged
 
 #: Families that can classify; a plain T5 becomes an EncT5.
 _CLASSIFIERS = (BERT.family, ENCT5.family, T5.family)

@@ -15,8 +15,9 @@ from utils.engine import Runtime
 from utils.engine.run_files import RUN_FOLDERS, first_other
 from utils.errors import UserError
 from utils.outputs import holds
-from utils.tucker.data import DataRequest, is_tagged, test_batches, test_sentences, test_sets
+from utils.tucker.data import DataRequest, test_batches, test_sentences, test_sets
 from utils.tucker.evaluation import predict, predict_tags
+from utils.tucker.tasks import is_tagged
 
 
 def write_predictions(runtime: Runtime, model: Any, request: DataRequest, tokenizer: Any, folder: Path) -> list[str]:

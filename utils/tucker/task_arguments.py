@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from utils.arguments import (
-    AT_LEAST,
     HIDDEN,
     EvaluationArguments,
     OptimisationArguments,
@@ -17,8 +15,8 @@ from utils.arguments import (
     as_json,
     flag,
     for_training_only,
+    out_of_range,
     parse,
-    too_small,
 )
 from utils.errors import UserError
 from utils.minidisc.arguments import (
@@ -32,9 +30,8 @@ from utils.minidisc.arguments import (
     type_of,
     unused_in,
 )
-from utils.tucker.adaptation import AdaptationArguments, adaptation_problems
+from utils.tucker.adaptation_arguments import AdaptationArguments, adaptation_problems
 from utils.tucker.arguments import (
-    ALIASES,
     IGNORED,
     TEXTS,
     BertArguments,
@@ -43,17 +40,9 @@ from utils.tucker.arguments import (
     range_problems,
     unused_problems,
 )
-from utils.tucker.data import task_for
 from utils.tucker.defaults import Stage, defaults_table, stage_defaults, what_is_trained
+from utils.tucker.tasks import name_of_task, task_for
 
-_ALIASES = {
-    **ALIASES,
-    "data_dir": ("data_path",),
-    "teacher_model": ("teacher_model_path",),
-    "student_model": ("model_name_or_path",),
-    "do_predict": ("do_infer",),
-    "patience_epochs": ("num_patience_epochs",),
-}
 _TEXTS = {**TEXTS, "valid_batches": HIDDEN}
 _IGNORED = {
     **IGNORED,
@@ -63,7 +52,6 @@ _IGNORED = {
     "template": "encoders have no prompts",
     "verbalizer": "encoders have no prompts",
 }
-_AT_LEAST = {**AT_LEAST, "max_seq_length": 4, "eval_batch_size": 1}
 
 
 @dataclass
@@ -74,7 +62,9 @@ class TaskArguments:
 
     data_dir: str | None = flag(None, "Folder of the task: GLUE's TSV files or a saved datasets folder; or hub.")
     task_name: str | None = flag(
-        None, "One of GLUE's nine tasks (mnli is evaluated and predicted on both its sets), conll or wnut17."
+        None,
+        "One of GLUE's nine tasks (mnli is evaluated and predicted on both its sets), conll or wnut17.",
+        convert=name_of_task,
     )
     teacher_model: str | None = flag(
         None, "The fine-tuned teacher: a hub id, a directory or a run's; with --mode finetune, what is fine-tuned."
@@ -103,8 +93,8 @@ class TaskArguments:
     aug_train: bool = flag(
         False, "Train on the train_aug.tsv that python -m utils.data_augmentation made in the task's folder."
     )
-    temperature: float = flag(1.0, "Divides teacher's and student's scores in --stage prediction.")
-    costs: bool = flag(True, "Measure parameters, MACs and latency in evaluation (--no-costs: metrics only).")
+    temperature: float = flag(1.0, "Divides teacher's and student's scores in --stage prediction.", above=0)
+    costs: bool = flag(True, "Measure parameters, MACs and latency in evaluation (--no_costs: metrics only).")
 
 
 class TaskCommand(NamedTuple):
@@ -145,10 +135,10 @@ def parse_task_arguments(arguments: Sequence[str] | None = None) -> tuple[Plan, 
         UserError, DataError: with every problem found.
     """
     given = in_our_words(arguments)
-    first = _parse_stage(given, _first_stage(given), quiet=False)
+    first = _parse_stage(given, None)
     plan = plan_of(first.task, first.run.output_path or Path(), first.schedule)
     _check(first, plan)
-    commands = [first, *(_parse_stage(given, stage, quiet=True) for stage in plan.stages[1:])]
+    commands = [first, *(_parse_stage(given, stage) for stage in plan.stages[1:])]
     if len(plan.stages) > 1:
         commands = [_in_folder(command, stage) for command, stage in zip(commands, plan.stages, strict=True)]
     return plan, commands
@@ -205,40 +195,31 @@ def evaluation_arguments(command: TaskCommand) -> dict[str, Any]:
     return as_json(command.task, command.bert, command.decomposition, command.run)
 
 
-def _first_stage(given: Sequence[str]) -> Stage:
-    """The stage whose defaults the command line gets; a wrong one is told by the real parser."""
-    peeked = _peek(given)
-    if peeked.mode in ("finetune", "adapt"):
-        return "finetune" if peeked.mode == "finetune" else "adapt"
-    if peeked.mode in SCHEDULE_MODES or peeked.layer_or_sparsity:
+def _first_stage(given: Mapping[str, Any]) -> Stage:
+    """The stage whose defaults the command line gets, by the flags that are given."""
+    mode: str | None = given.get("mode")
+    if mode in ("finetune", "adapt"):
+        return "finetune" if mode == "finetune" else "adapt"
+    if mode in SCHEDULE_MODES or "layer_or_sparsity" in given:
         return "schedule"
-    return "prediction" if peeked.stage == "prediction" or peeked.pred_distill else "intermediate"
+    return "prediction" if given.get("stage") == "prediction" or given.get("pred_distill") else "intermediate"
 
 
-def _peek(given: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    texts = ("task_name", "mode", "stage", "optimizer", "axis", "layer_or_sparsity", "layer_or_sparsity_path")
-    for name in (*texts, "teacher_model", "student_model"):
-        names = [name, *_ALIASES.get(name, ())]
-        spellings = dict.fromkeys(f"--{s}" for n in names for s in (n, n.replace("_", "-")))
-        parser.add_argument(*spellings, dest=name, nargs="?", default="")
-    for name in ("pred_distill", "use_swap"):
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", nargs="?", const=True, default=False)
-    return parser.parse_known_args(given)[0]
+def _parse_stage(arguments: Sequence[str], stage: Stage | None) -> TaskCommand:
+    """The command line with the defaults of a stage; without one, of the first that it asks for."""
 
+    def defaults(given: Mapping[str, Any]) -> Mapping[str, Any]:
+        name, optimizer = given.get("task_name", ""), given.get("optimizer", "adamw")
+        return stage_defaults(name, stage or _first_stage(given), optimizer, what_is_trained(given))
 
-def _parse_stage(given: Sequence[str], stage: Stage, quiet: bool) -> TaskCommand:
-    peeked = _peek(given)
-    task_name = task_for(peeked.task_name).name if peeked.task_name else ""
     types = [TaskArguments, BertArguments, DecompositionArguments, OptimisationArguments, EvaluationArguments]
     parsed = parse(
         [*types, RunArguments, ScheduleArguments, AdaptationArguments],
         "Fine-tune, distil, prune, add plugins, evaluate and predict: BERT (or EncT5) on GLUE and on named entities.",
-        given,
+        arguments,
         ignored=_IGNORED,
-        warn=not quiet,
-        aliases=_ALIASES,
-        defaults=stage_defaults(task_name, stage, peeked.optimizer, what_is_trained(vars(peeked))),
+        warn=stage is None,
+        defaults=defaults,
         epilog=defaults_table(),
         texts=_TEXTS,
     )
@@ -273,9 +254,7 @@ def _check(command: TaskCommand, plan: Plan) -> None:
             "--do_eval and --do_predict need a classifier, which --stage intermediate does not train: "
             "go on with --pred_distill, or use --stage both"
         )
-    if not task.temperature > 0:
-        problems.append(f"--temperature must be above 0, found {task.temperature}")
-    problems += too_small(command, _AT_LEAST) + range_problems(command.bert, command.optimisation)
+    problems += out_of_range(command) + range_problems(command.optimisation)
     problems += unused_problems(run, command.evaluation)
     if not plan.stages and plan.schedule in (None, "sparsify"):
         problems += for_training_only(run, f"--mode {plan.schedule or _mode_of(plan)}")

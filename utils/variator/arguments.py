@@ -7,24 +7,21 @@ from pathlib import Path
 from typing import Literal
 
 from utils.arguments import (
-    AT_LEAST,
     EvaluationArguments,
     OptimisationArguments,
     RunArguments,
     flag,
     for_training_only,
+    out_of_range,
     parse,
-    too_small,
 )
+from utils.arguments.values import task_among
 from utils.errors import UserError
 
-Dataset = Literal["mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "squad", "wiki"]
+DATASETS = ("mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "squad", "wiki")
 
 #: Flags of the original that never had an effect.
-IGNORED = ("model", "student-config", "ctx-length", "target-length", "local-rank")
-
-#: Smallest values that make sense.
-_AT_LEAST = {**AT_LEAST, "max_input_length": 1, "task_ratio": 0}
+IGNORED = ("model", "student_config", "ctx_length", "target_length", "local_rank")
 
 
 @dataclass
@@ -33,28 +30,44 @@ class TaskArguments:
 
     _argument_group_name = "task"
 
-    dataset: Dataset | None = flag(None, "The task; wiki is span corruption on a text corpus.")
+    dataset: str | None = flag(
+        None,
+        "The task; wiki is span corruption on a text corpus.",
+        name="task_name",
+        convert=task_among(DATASETS),
+        metavar="{" + ",".join(DATASETS) + "}",
+    )
     data_path: str | None = flag(
         None,
         "Folder of the data (a saved datasets directory, GLUE TSV files, SQuAD JSON or text files), or hub.",
+        name="data_dir",
     )
-    model_config: str | None = flag(None, "The backbone: a Hugging Face id or directory, or a ModelCenter directory.")
+    model_config: str | None = flag(
+        None,
+        "The backbone: a Hugging Face id or directory, or a ModelCenter directory.",
+    )
     mode: Literal["train", "valid"] = flag("train", "Train, or evaluate at every ratio and report the costs.")
     checkpoint: Path | None = flag(
         None,
         "Weights to start from: a Hugging Face directory, a LoRA directory or an original .pt checkpoint.",
     )
-    costs: bool = flag(True, "Measure MACs, latency and memory in --mode valid (--no-costs: metrics only).")
+    costs: bool = flag(True, "Measure MACs, latency and memory in --mode valid (--no_costs: metrics only).")
     max_input_length: int = flag(
-        512, "Longest encoder input in tokens; longer contexts are cut, the answer slot stays."
+        512,
+        "Longest encoder input in tokens; longer contexts are cut, the answer slot stays.",
+        name="max_seq_length",
+        least=1,
     )
     decoder_start: int | None = flag(
         None,
         "Token that starts the decoder in tasks: 0 (<pad>, as T5 was pre-trained) or 2 (<unk>, as the original "
         "fine-tuned its classifiers). Default: what the checkpoint was trained with, 2 for an original .pt (0 in "
         "squad), else 0.",
+        least=0,
     )
-    dropout: float = flag(0.0, "Dropout while the T5 itself is trained (--distil no); the original has none.")
+    dropout: float = flag(
+        0.0, "Dropout while the T5 itself is trained (--distil no); the original has none.", least=0, below=1
+    )
     logit_scale: Literal["hf", "original"] = flag(
         "hf",
         "Temperature of the task loss: hf, or the original's raw logits (times sqrt(d)/100 for tied T5).",
@@ -72,12 +85,12 @@ class PluginArguments:
         "What plugins learn from: hidden states of the model without plugins, the task, or both; no trains the T5.",
     )
     mux_num: list[int] = flag(
-        [], "Ratios k of the plugins (default with --distil or --plugin-path: what the file has, or 4)."
+        [], "Ratios k of the plugins (default with --distil or --plugin_path: what the file has, or 4).", least=1
     )
     plugin_path: str | None = flag(
         None, "Plugins to start from: a run's best/ directory, a published .pkl, or none for untrained ones."
     )
-    task_ratio: float = flag(1.0, "Weight of the task loss in --distil task-hidden.")
+    task_ratio: float = flag(1.0, "Weight of the task loss in --distil task-hidden.", least=0)
     delta_tuning: bool = flag(False, "LoRA (r=16, alpha=32) on q and v of self-attention instead of the whole T5.")
     compat: Literal["native", "grouping", "original"] | None = flag(
         None,
@@ -87,6 +100,7 @@ class PluginArguments:
     residual_scale: float | None = flag(
         None,
         "Units of new plugins: 100 as published (default), less for a T5 with a smaller residual stream.",
+        above=0,
     )
 
 
@@ -100,21 +114,24 @@ def parse_arguments(
     """
     types = (TaskArguments, PluginArguments, OptimisationArguments, EvaluationArguments, RunArguments)
     description = "Fine-tune, pre-train, adapt and validate a T5 with compression plugins."
-    parsed = parse(types, description, arguments, IGNORED, both_spellings=True)
+    parsed = parse(types, description, arguments, IGNORED)
     task, plugin, *_, run = parsed
     problems = [
-        f"--{name.replace('_', '-')} is required"
-        for name in ("dataset", "data_path", "model_config")
-        if getattr(task, name) is None
+        f"{name} is required"
+        for name, value in (
+            ("--task_name", task.dataset),
+            ("--data_dir", task.data_path),
+            ("--model_config", task.model_config),
+            ("--output_dir", run.output_path),
+        )
+        if value is None
     ]
-    if run.output_path is None:
-        problems.append("--output-path is required")
     if task.mode == "train" and plugin.distil == "no" and wants_plugins(plugin):
         problems.append(
-            "--distil no trains the T5 without plugins, so --mux-num and --plugin-path would be ignored: "
+            "--distil no trains the T5 without plugins, so --mux_num and --plugin_path would be ignored: "
             "name a loss (--distil hidden), or use --mode valid"
         )
-    problems += _without_effect(task, plugin) + _out_of_range(*parsed)
+    problems += _without_effect(task, plugin) + _out_of_range(plugin, *parsed)
     if task.mode == "valid":
         problems += for_training_only(run, "--mode valid")
     if problems:
@@ -128,35 +145,28 @@ def _without_effect(task: TaskArguments, plugin: PluginArguments) -> list[str]:
     if task.dropout and plugin.distil != "no":
         problems.append("--dropout is for training the T5 (--distil no): a teacher needs its exact hidden states")
     if task.mode == "train" and plugin.distil != "no" and plugin.mux_num == [1]:
-        problems.append("--mux-num 1 leaves no plugin to train: name a ratio of at least 2")
+        problems.append("--mux_num 1 leaves no plugin to train: name a ratio of at least 2")
     if task.dataset == "wiki" and task.decoder_start not in (None, 0):
-        problems.append("--decoder-start is for tasks: span corruption (--dataset wiki) always starts with 0")
+        problems.append("--decoder_start is for tasks: span corruption (--task_name wiki) always starts with 0")
     if task.dataset == "wiki" and task.logit_scale != "hf":
-        problems.append(f"--logit-scale {task.logit_scale} is for tasks and has no effect with --dataset wiki")
+        problems.append(f"--logit_scale {task.logit_scale} is for tasks and has no effect with --task_name wiki")
     if plugin.task_ratio != 1.0 and plugin.distil != "task-hidden":
-        problems.append(f"--task-ratio has no effect with --distil {plugin.distil}, only with task-hidden")
+        problems.append(f"--task_ratio has no effect with --distil {plugin.distil}, only with task-hidden")
     if plugin.plugin_path not in (None, "none") and plugin.residual_scale is not None:
-        problems.append("--residual-scale is for new plugins: those of --plugin-path bring their own")
+        problems.append("--residual_scale is for new plugins: those of --plugin_path bring their own")
     return problems
 
 
-def _out_of_range(*groups: object) -> list[str]:
+def _out_of_range(plugin: PluginArguments, *groups: object) -> list[str]:
     """Numbers that cannot work, each with what was found."""
-    values = {name: value for group in groups for name, value in vars(group).items()}
-    problems = too_small(groups, _AT_LEAST)
-    if not 0 <= values["dropout"] < 1:
-        problems.append(f"--dropout must be at least 0 and below 1, found {values['dropout']}")
-    if any(k < 1 for k in values["mux_num"]):
-        problems.append(f"--mux-num takes whole numbers of at least 1, found {values['mux_num']}")
-    if len(set(values["mux_num"])) < len(values["mux_num"]):
-        problems.append(f"--mux-num takes each ratio once, found {values['mux_num']}")
-    if values["residual_scale"] is not None and not values["residual_scale"] > 0:
-        problems.append(f"--residual-scale must be above 0, found {values['residual_scale']}")
+    problems = out_of_range(groups)
+    if len(set(plugin.mux_num)) < len(plugin.mux_num):
+        problems.append(f"--mux_num takes each ratio once, found {' '.join(map(str, plugin.mux_num))}")
     return problems
 
 
 def choose_decoder_start(task: TaskArguments, trained_with: int | None) -> int:
-    """`--decoder-start`, or else what the checkpoint was trained with; the original started SQuAD's answers with 0."""
+    """`--decoder_start`, or else what the checkpoint was trained with; the original started SQuAD's answers with 0."""
     if task.decoder_start is not None:
         return task.decoder_start
     original = task.checkpoint is not None and task.checkpoint.is_file()

@@ -97,7 +97,7 @@ def _bucketed(
 
 def _told(request: DataRequest, split: str, features: list[Feature]) -> list[Feature]:
     """The features themselves; those that are cut are counted in a warning."""
-    warn_cut(features, f"{request.dataset}, {split}", "--max-input-length", request.max_length)
+    warn_cut(features, f"{request.dataset}, {split}", "--max_seq_length", request.max_length)
     return features
 
 
@@ -113,8 +113,8 @@ def _classification(
     train = make(encode("train"), True) if request.train else None  # first, as its faults are told first
     valid = encode("valid")
     if any(feature.label is None for feature in valid):
-        raise DataError(f"--data-path {request.data_path}: the validation rows of {task.name} have no labels")
-    warn_little_told(task, [feature.label for feature in valid], f"--data-path {request.data_path}")
+        raise DataError(f"--data_dir {request.data_path}: the validation rows of {task.name} have no labels")
+    warn_little_told(task, [feature.label for feature in valid], f"--data_dir {request.data_path}")
     head = VerbalizerHead(verbalizer_ids(task, tokenizer), sentinel_id(tokenizer, 0), request.decoder_start, scale)
     return TaskData(task, train, make(valid, False), head, valid)
 
@@ -124,7 +124,7 @@ def _squad(
 ) -> TaskData:
     if request.train and Path(request.data_path).is_file():
         raise DataError(
-            f"--data-path {request.data_path} is one file, and would be trained on and validated on: name the folder "
+            f"--data_dir {request.data_path} is one file, and would be trained on and validated on: name the folder "
             "that holds train-v1.1.json and dev-v1.1.json (one file is enough for --mode valid)"
         )
     make = _bucketed(request, collate, runtime)
@@ -135,7 +135,7 @@ def _squad(
 
     train = make(encode(read_squad(request.data_path, "train"), "train"), True) if request.train else None
     examples = read_squad(request.data_path, "valid")
-    warn_few_rows(task, len(examples), f"--data-path {request.data_path}")
+    warn_few_rows(task, len(examples), f"--data_dir {request.data_path}")
     valid = encode(examples, "valid")
     return TaskData(task, train, make(valid, False), Seq2SeqHead(scale), valid, examples, request.decoder_start)
 

@@ -1,4 +1,4 @@
-"""From `--mux-num` and `--plugin-path` to a model with plugins."""
+"""From `--mux_num` and `--plugin_path` to a model with plugins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_RATIO = 4
 def attach_plugins(model: Any, arguments: PluginArguments, path: Path | None) -> tuple[int, ...]:
     """Attach the plugins that the flags ask for, and return the ratios to work with (never 1).
 
-    A ratio that `--mux-num` names must be in the file of `--plugin-path`; without `--plugin-path` the plugins
+    A ratio that `--mux_num` names must be in the file of `--plugin_path`; without `--plugin_path` the plugins
     start untrained.
 
     Args:
@@ -51,21 +51,21 @@ def attach_plugins(model: Any, arguments: PluginArguments, path: Path | None) ->
 def _check_ratios(asked: tuple[int, ...], there: tuple[int, ...], source: Path | str) -> None:
     if missing := sorted(set(asked) - set(there)):
         raise UserError(
-            f"--mux-num {' '.join(map(str, missing))}: the plugins of {source} have the ratios "
+            f"--mux_num {' '.join(map(str, missing))}: the plugins of {source} have the ratios "
             f"{', '.join(map(str, there))} only."
         )
 
 
 def plugin_source(arguments: PluginArguments, checkpoint: Path | None) -> Path | None:
-    """Where the plugins come from: `--plugin-path`, or an original checkpoint that holds some; None if untrained.
+    """Where the plugins come from: `--plugin_path`, or an original checkpoint that holds some; None if untrained.
 
     Raises:
-        UserError: `--plugin-path` is not there.
+        UserError: `--plugin_path` is not there.
     """
     if arguments.plugin_path not in (None, "none"):
         path = Path(str(arguments.plugin_path)).expanduser()
         if not path.exists():
-            raise UserError(f"--plugin-path {arguments.plugin_path} does not exist.")
+            raise UserError(f"--plugin_path {arguments.plugin_path} does not exist.")
         return delta_directory(path, PluginConfig.kind)
     checkpoint = None if checkpoint is None else checkpoint.expanduser()
     return checkpoint if checkpoint is not None and checkpoint.is_file() and _holds_plugins(checkpoint) else None
@@ -80,7 +80,7 @@ def saved_ratios(path: Path) -> tuple[int, ...]:
     if path.is_file():
         return (read_published_plugin(path)[0],)
     if not is_delta(path, "plugin"):
-        raise UserError(f"--plugin-path {path} holds no plugin (no plugin-k*.json), nor is it a published .pkl.")
+        raise UserError(f"--plugin_path {path} holds no plugin (no plugin-k*.json), nor is it a published .pkl.")
     edit = read_delta_edit(path, "plugin")
     assert isinstance(edit, PluginConfig)
     return edit.ratios

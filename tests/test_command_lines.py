@@ -1,0 +1,151 @@
+"""Every script and tool: help and mistakes are answered at once, and flags are understood in all their spellings."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ENTRY_SCRIPTS = ("train_t5.py", "general_distill.py", "task_distill.py")
+#: Libraries that take seconds to load.
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn", "scipy", "numpy", "tokenizers", "model")
+#: Called by another one, never by a user.
+INTERNAL = ("utils.export.probe",)
+#: Run in a process of its own: what each command line of standard input answers, and what is loaded in the end.
+ASK = """
+import contextlib, io, json, runpy, sys, warnings
+warnings.simplefilter("ignore")  # of modules that another tool has loaded already
+found, heavy = [], sys.argv[1:]
+for tool, words in json.load(sys.stdin):
+    out, err, sys.argv = io.StringIO(), io.StringIO(), [tool, *words]
+    code = None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            (runpy.run_path if tool.endswith(".py") else runpy.run_module)(tool, run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+    found.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps([found, [name for name in heavy if name in sys.modules]]))
+"""
+
+
+def tools() -> list[str]:
+    """The entry scripts and every module that can be called by `python -m`."""
+    found = sorted(file.name for file in ROOT.glob("*.py"))
+    for folder in ("utils", "serving"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            if '\nif __name__ == "__main__":\n' in file.read_text(encoding="utf-8"):
+                parts = file.relative_to(ROOT).with_suffix("").parts
+                found.append(".".join(parts[:-1] if parts[-1] == "__main__" else parts))
+    return [name for name in found if name not in INTERNAL]
+
+
+def ask(commands: list[tuple[str, list[str]]]) -> tuple[list[tuple[int, str, str]], list[str]]:
+    """Exit code, output and errors of each command, and the heavy libraries that were loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, *HEAVY],
+        input=json.dumps(commands),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers: Any
+    answers, loaded = json.loads(done.stdout.splitlines()[-1])
+    return [tuple(answer) for answer in answers], loaded
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """What `--help` of each tool prints; nothing heavy is loaded for it."""
+    names = tools()
+    answers, loaded = ask([(name, ["--help"]) for name in names])
+    assert loaded == []
+    for name, (code, text, errors) in zip(names, answers, strict=True):
+        assert code == 0 and text.startswith("usage: ") and errors == "", (name, code, errors)
+    return {name: text for name, (_, text, _) in zip(names, answers, strict=True)}
+
+
+def flags_in(text: str) -> list[str]:
+    """The flags that a help text lists."""
+    return [flag for flag in re.findall(r"^  (?:-h, )?(--\w[\w-]*)", text, re.MULTILINE) if flag != "--help"]
+
+
+def test_help_shows_each_flag_once_and_with_underscores(helps: dict[str, str]) -> None:
+    """One canonical spelling per flag, in every tool."""
+    assert len(helps) > 25
+    for name, text in helps.items():
+        flags = flags_in(text)
+        assert len(set(flags)) == len(flags) and not [flag for flag in flags if "-" in flag[2:]], name
+
+
+def test_a_wrong_flag_is_one_sentence_without_the_libraries(helps: dict[str, str]) -> None:
+    """Exit code 2 and one line on standard error, in every tool."""
+    answers, loaded = ask([(name, ["--no-such-flag", "3"]) for name in helps])
+    for name, (code, text, errors) in zip(helps, answers, strict=True):
+        assert code == 2 and text == "" and errors.count("\n") == 1, (name, code, errors)
+        assert errors.startswith("error: Not understood: --no-such-flag"), (name, errors)
+    assert loaded == []
+
+
+def test_hyphens_are_understood_in_every_flag_of_every_tool(helps: dict[str, str]) -> None:
+    """What `--help` shows with underscores works with hyphens, and no tool takes parts of names."""
+    commands = [
+        (name, [flag.replace("_", "-"), "--help"])
+        for name, text in helps.items()
+        for flag in flags_in(text)
+        if "_" in flag
+    ]
+    answers, loaded = ask(commands)
+    for command, (code, _, errors) in zip(commands, answers, strict=True):
+        assert code in (0, 2) and "Not understood" not in errors, (command, errors)
+    assert loaded == []
+
+
+#: Canonical flag -> spellings that users know from the original releases, from Transformers, and by habit.
+KNOWN = {
+    "--output_dir": ("--output-dir", "--output-path", "--output_path", "--output"),
+    "--data_dir": ("--data-dir", "--data-path", "--data_path", "--data"),
+    "--task_name": ("--task-name", "--dataset", "--task"),
+    "--max_seq_length": ("--max-seq-length", "--max-input-length", "--max_length", "--length"),
+    "--seed": ("--random-seed", "--random_seed"),
+    "--num_train_epochs": ("--num-train-epochs", "--epochs"),
+    "--learning_rate": ("--learning-rate", "--lr"),
+    "--train_batch_size": ("--train-batch-size", "--batch-size", "--per_device_train_batch_size"),
+    "--eval_batch_size": ("--per_device_eval_batch_size",),
+    "--gradient_accumulation_steps": ("--grad-accumulation", "--gradient-accumulation-steps"),
+    "--max_steps": ("--training-step", "--max-steps"),
+    "--keep_checkpoints": ("--save_total_limit",),
+    "--clip_grad": ("--max_grad_norm",),
+    "--model": ("--model_name_or_path",),
+    "--model_config": ("--model_name_or_path", "--model-config"),
+}
+
+
+def test_the_usual_names_of_a_flag_are_understood_wherever_it_is(helps: dict[str, str]) -> None:
+    """The originals' names, those of Transformers' scripts and the canonical ones, in every tool that has the flag."""
+    commands = [
+        (name, [spelling, "--help"])
+        for name, text in helps.items()
+        for flag in flags_in(text)
+        for spelling in KNOWN.get(flag, ())
+    ]
+    assert len({name for name, _ in commands}) > 10
+    for command, (_, _, errors) in zip(commands, ask(commands)[0], strict=True):
+        assert "Not understood" not in errors, (command, errors)
+
+
+@pytest.mark.parametrize("script", ENTRY_SCRIPTS)
+def test_entry_scripts_show_the_canonical_names(script: str, helps: dict[str, str]) -> None:
+    """The same words for the same things in all of them."""
+    flags = flags_in(helps[script])
+    canonical = {"--output_dir", "--max_seq_length", "--seed", "--num_train_epochs", "--learning_rate", "--max_steps"}
+    assert canonical <= set(flags)
+    assert not {"--output_path", "--random_seed", "--lr", "--epochs", "--dataset", "--data_path"} & set(flags)
