@@ -194,6 +194,8 @@ def test_tools_take_the_same_values(capsys: pytest.CaptureFixture[str]) -> None:
     parser.add_argument("--rows", type=int, nargs="+")
     parser.add_argument("--tolerance", type=float, default=0.1, help="50 % of what is usual (default: %(default)s)")
     parser.add_argument("--over-write", action="store_true")
+    parser.add_argument("--label", default="")
+    assert parser.parse_args([]).label == ""
     given = parser.parse_args(["--output-path", "~", "--rows", "1.0", "2", "--no-over_write", "--tolerance", "-1e-5"])
     assert given.output_dir == Path.home() and given.rows == [1, 2] and not given.over_write
     assert given.tolerance == -1e-5 and "50 % of what is usual (default: 0.1)" in " ".join(parser.format_help().split())

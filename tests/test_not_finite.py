@@ -76,8 +76,8 @@ def test_an_evaluation_that_is_not_finite_ends_the_run(bad: float, tmp_path: Pat
     """The best and the checkpoint of before stay; one sentence says what became what, and where to go on."""
     bench = Bench(tmp_path / "run")
     trainer = bench.trainer(TrainerConfig(epochs=3, lr=0.1, valid_step=4), scores=(0.5, bad, 0.9))
-    told = rf"^The evaluation's accuracy became {bad}, at step 8: resume with a lower --lr; the newest checkpoint is "
-    with pytest.raises(UserError, match=told + r".*step-00000004\.$"):
+    told = rf"^The evaluation's accuracy became {bad}, at step 8: resume with a lower --learning_rate; the newest "
+    with pytest.raises(UserError, match=told + r"checkpoint is .*step-00000004\.$"):
         trainer.fit()
     assert bench.saved == [4] and (tmp_path / "run" / "best" / "config.json").read_text() == "4"
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]

@@ -65,7 +65,8 @@ def scripts() -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
         if '__name__ == "__main__"' in text:
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
-            found[name] = text
+            flags = path.parent / "arguments.py"
+            found[name] = text + (flags.read_text(encoding="utf-8") if flags.is_file() else "")
     return found
 
 

@@ -126,7 +126,7 @@ def test_few_questions_are_told(caplog: pytest.LogCaptureFixture) -> None:
     """Of tasks without classes only the number of rows is looked at."""
     warn_few_rows(get_task("squad"), 4, "--data-path x")
     warn_few_rows(get_task("squad"), 5, "--data-path x")
-    assert caplog.messages == ["--data_dir x: the development set of squad tells little: it has 4 rows"]
+    assert caplog.messages == ["--data-path x: the development set of squad tells little: it has 4 rows"]
 
 
 def test_runs_say_it_of_both_sets_of_mnli(tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:

@@ -73,7 +73,7 @@ def test_saved_tasks_are_fine_tuned_on_where_they_lie(names: list[str], script: 
 def test_published_plugins_are_adapted_from_where_they_were_put(folder: str) -> None:
     lines = next_lines(tool_steps.after_plugins("large", Path(folder) / "plugin-t5_large-mux_4.pkl"), "then")
     *_, tune, adapt = proposals(lines)
-    assert tune[1:] == ["scripts/glue/glue.sh", "large", "mrpc"] and "--task_name mrpc" in plan_of(tune)
+    assert tune[1:] == ["scripts/glue/glue.sh", "large", "mrpc"] and "--dataset mrpc" in plan_of(tune)
     assert "my\\ plugins" in plan_of(adapt) or folder != "my plugins"
 
 

@@ -128,7 +128,7 @@ def request_to(host: str, port: int, task: str, columns: Sequence[str], token_fi
     """A request that a server answers, for a look at it; the token is read when it is sent."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     row = dict.fromkeys(columns, "an honest and moving film")
-    body = json.dumps({"task": task, "rows": [row]})
+    body = json.dumps({"task": task, "rows": [row]}, allow_nan=False)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1/predict"
     token = [] if token_file is None else [f'-H "Authorization: Bearer $(cat {quoted(token_file)})"']
     return " ".join([shlex.join(["curl", "-s", address, "-H", "content-type: application/json", "-d", body]), *token])

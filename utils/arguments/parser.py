@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
             options["help"] = _PERCENT.sub("%%", options["help"])
         if kind in ("store", "extend", "append"):
             wanted = options.get("type")
-            options["type"] = _CONVERTERS.get(wanted, wanted)
+            options["type"] = _but(options.get("default"), _CONVERTERS.get(wanted, wanted or text))
             if "choices" in options and wanted is None:
                 del options["type"]
         add: Callable[..., argparse.Action] = super().add_argument if group is None else group.add_argument
@@ -160,6 +160,11 @@ class Parser(argparse.ArgumentParser):
             names = message.removeprefix(_REQUIRED).split(", ")
             message = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} required"
         raise UserError(f"{message.removeprefix('argument ')} (--help lists all flags).")
+
+
+def _but(default: Any, convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A conversion that leaves the default as it is: argparse converts defaults that are texts, too."""
+    return lambda word: default if word is default else convert(word)
 
 
 def _is_number(word: str) -> bool:
