@@ -51,7 +51,7 @@ from utils.tucker.loading import check_length, load_classifier
 from utils.tucker.prediction import check_place, write_predictions
 from utils.tucker.report import costs, format_values
 from utils.tucker.settings import bert_trainer_config
-from utils.tucker.student import build_student, unused_request
+from utils.tucker.student import build_student, check_differs, unused_request
 from utils.tucker.tasks import task_for
 from utils.tucker.training import Fit, describe, finish, fit, make_directory, open_run, record_call, with_patience
 
@@ -136,6 +136,7 @@ class TaskJob:
         arguments, bert = self.arguments, self.command.bert
         assert arguments.teacher_model is not None and arguments.student_model is not None
         unused_request(arguments.student_model, self.command.decomposition, learns=True)
+        check_differs(arguments.teacher_model, arguments.student_model, self.command.decomposition)
         teacher = load_classifier(arguments.teacher_model, self.task, trained=True)
         student, how = build_student(arguments.student_model, self.command.decomposition, self.task)
         self.say(f"student ({describe(student)}): {how}; teacher ({describe(teacher)}): {arguments.teacher_model}")

@@ -11,7 +11,9 @@ from tests.helpers_hints import check, proposals, run
 from tests.tiny import Tiny
 from tests.tiny import run as run_t5
 from tests.tiny_bert import TinyBert, run_general, run_task
+from utils.errors import UserError
 from utils.hints import ROOT, beside, command, fresh, next_lines
+from utils.tucker.task_arguments import parse_task_arguments
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -169,3 +171,16 @@ def test_text_and_questions_are_not_served(tiny: Tiny, tmp_path: Path, walk, dat
     assert valid[2:4] == ["--mode", "valid"]
     if dataset == "wiki":
         walk(valid)
+
+
+@pytest.mark.parametrize("stage", ["intermediate", "prediction", "both"])
+def test_a_teacher_is_not_distilled_into_itself(tiny_own: TinyBert, tmp_path: Path, stage: str) -> None:
+    """The refusal names flags that make a student of it, and with them the call is understood."""
+    run_task(words(tiny_own, tmp_path / "t", "--mode", "finetune", "--teacher_model", tiny_own.model))
+    given = words(tiny_own, tmp_path / "s", "--stage", stage, "--teacher_model", tmp_path / "t")
+    for student in (tmp_path / "t", tmp_path / "t" / "best", f"{tmp_path}/x/../t/"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match="is the --teacher_model itself") as refused:
+            run_task([*given, "--student_model", str(student)])
+    flags = str(refused.value).split("make one of it with ")[1].rstrip(".").split()
+    assert parse_task_arguments([*given, "--student_model", "s", *flags])[1][0].decomposition.rank_dim == 16

@@ -19,6 +19,10 @@ _HEADS = {
 }
 
 
+#: So many names are a number.
+_MANY = 4
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that was found out.
@@ -123,7 +127,8 @@ def _notes(plan: Plan) -> list[str]:
         notes.append("metric, on the development set: " + ", ".join(origins))
     unknown = [point.name for point in points if point.metric is None]
     if unknown:
-        notes.append(f"metric not measured: {', '.join(unknown)} (--task and --data measure it)")
+        which = ", ".join(unknown) if len(unknown) < _MANY else f"{len(unknown)} of {len(points)} points"
+        notes.append(f"metric not measured: {which} (--task and --data measure it)")
     if plan.front:
         limited = ", ".join(plan.bounds)
         notes.append(f"front: no other point of known metric is at least as good and as cheap in {limited}")

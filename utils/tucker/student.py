@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoModel, PreTrainedModel
 
 from dataset import Task
 from model import DecompositionConfig, EditConfig, apply_edit, find_edit, relative_errors
-from model.backbone import T5, family_of, spec_for
+from model.backbone import BERT, T5, family_of, spec_for
 from model.decomposition import asked_in_config
 from model.decomposition.config import RANKS
 from model.decomposition.embeddings import EmbeddingConfig
@@ -17,9 +19,10 @@ from utils.errors import UserError
 from utils.heartbeat import doing
 from utils.opening.files import has_weights
 from utils.opening.places import model_directory
+from utils.outputs import is_same
 from utils.tucker.arguments import DecompositionArguments
 from utils.tucker.loading import classifier_class, load_classifier, load_encoder, read_config, set_classes
-from utils.tucker.ranks import advice, check_ranks
+from utils.tucker.ranks import advice, check_ranks, flags_for
 
 #: Keys of the original's config that say how a student is to be decomposed; a decomposed one says it in `compression`.
 _REQUEST = (
@@ -113,6 +116,23 @@ def _requested_embedding(config: Any, flags: DecompositionArguments) -> Embeddin
         return None
     asked = {name: v for name in ("order", "rank") if (v := getattr(config, f"embedding_{name}", None)) is not None}
     return EmbeddingConfig.from_dict({"embedding_type": kind, **asked, **given})
+
+
+def check_differs(teacher: str, student: str, flags: DecompositionArguments) -> None:
+    """Refuse to distil a model into itself: there is nothing that it could learn.
+
+    Raises:
+        UserError: they are one folder, and nothing is decomposed; with flags that would.
+    """
+    places = [Path(model_directory(source)) for source in (teacher, student)]
+    if flags.use_swap or not is_same(*places):
+        return
+    config = read_config(str(places[0]), classifier=True)
+    how = shlex.join(flags_for(BERT.sizes(config))) if family_of(config) == BERT.family else "--mode sparsify"
+    raise UserError(
+        f"--student_model {student} is the --teacher_model itself, which has nothing to learn from it: name another "
+        f"student, or make one of it with {how}."
+    )
 
 
 def unused_request(source: str, flags: DecompositionArguments, learns: bool = False) -> str | None:
