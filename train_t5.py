@@ -42,7 +42,7 @@ from utils.engine import RunDirectory, Trainer, write_json
 from utils.engine.optimisation import Schedule
 from utils.errors import run_as_script
 from utils.hints import next_lines
-from utils.loading import Loaded, load_t5, set_dropout, write_task_file
+from utils.loading import Loaded, check_token, load_t5, set_dropout, write_task_file
 from utils.measured import circumstances
 from utils.next_steps import after_t5
 from utils.outputs import guard
@@ -81,6 +81,7 @@ class Job:
         set_dropout(self.model, task.dropout)
         self.model.to(self.runtime.device)
         self.decoder_start = choose_decoder_start(task, self.loaded.decoder_start)
+        check_token(self.decoder_start, self.model, "--decoder-start")
         request = DataRequest(
             task.dataset,
             task.data_path,

@@ -27,7 +27,7 @@ from serving.predictor import Predictor, ServedTask
 from utils.engine.precision import choose_precision
 from utils.engine.run_files import ARGUMENTS_FILE
 from utils.errors import UserError
-from utils.loading import TASK_FILE, load_t5
+from utils.loading import TASK_FILE, load_t5, read_task_file
 from utils.opening.files import family_in
 from utils.opening.places import delta_directory, model_directory
 from utils.opening.tokenizers import open_tokenizer
@@ -169,7 +169,7 @@ def _load_named(model: Any, task: str, path: Path) -> None:
 
 def _head(model: Any, tokenizer: Any, task: Task, source: Path, decoder_start: int | None) -> VerbalizerHead:
     """How the task was trained, by its plugins' `task.json` or the model's."""
-    recorded = read_json(source / TASK_FILE) if (source / TASK_FILE).is_file() else {}
+    recorded = read_task_file(source, model)
     start = recorded.get("decoder_start", decoder_start) or 0
     scale = original_logit_scale(model.config) if recorded.get("logit_scale") == "original" else 1.0
     return VerbalizerHead(verbalizer_ids(task, tokenizer), sentinel_id(tokenizer, 0), start, scale)

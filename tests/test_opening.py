@@ -33,6 +33,7 @@ from tests.helpers_damage import (
     WEIGHTS,
     Damage,
     as_bin,
+    config,
     copied,
     linked,
     renamed,
@@ -499,6 +500,22 @@ def test_a_model_saved_again_carries_its_tokenizer(tiny: Tiny, bert: Path, tmp_p
         text = "it is a good film Anna"
         assert open_tokenizer(folder)(text).input_ids == AutoTokenizer.from_pretrained(out)(text).input_ids
     assert (tmp_path / f"t5-{mode}" / "spiece.model").is_file()
+
+
+@pytest.mark.parametrize("number", [99_999, -1, 237])
+def test_the_token_that_begins_an_answer_is_one_of_the_models(tiny: Tiny, tmp_path: Path, number: int) -> None:
+    """By flag, by task.json and by config.json."""
+    rows = len(AutoTokenizer.from_pretrained(tiny.model))
+    number = rows if number == 237 else number
+    with pytest.raises(UserError, match=rf"--decoder-start is {number}, expected an id .* from 0 to {rows - 1}"):
+        run(tiny.sst2(tmp_path / "run", f"--decoder-start={number}"))
+    assert not (tmp_path / "run").exists()
+    told = written("task.json", json.dumps({"dataset": "sst2", "decoder_start": number, "logit_scale": "hf"}))
+    folder = copied(tiny.model, tmp_path / "task", told)
+    for open_it in (T5S["train_t5"], T5S["serve"]):
+        refused(open_it, folder, rf"task\.json: decoder_start is {number}, expected")
+    folder = copied(tiny.model, tmp_path / "config", config(decoder_start_token_id=number))
+    refused(T5S["train_t5"], folder, rf"decoder_start_token_id is {number}, expected")
 
 
 # --- places ----------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def load_t5(model_config: str, checkpoint: Path | None, tokenizer: bool = True) 
         load_delta(model, "lora", checkpoint)
     trained = checkpoint if checkpoint is not None else Path(base)
     if (trained / TASK_FILE).is_file():
-        decoder_start = read_json(trained / TASK_FILE).get("decoder_start")
+        decoder_start = read_task_file(trained, model).get("decoder_start")
     if not tokenizer:
         return Loaded(model, None, decoder_start)
     place = str(directory) if is_whole else base
@@ -80,6 +80,30 @@ def copy_task_file(source: Path, target: Path) -> None:
     """Put a model's task.json, if it has one, beside another form of the model: how it is asked belongs to it."""
     if (source / TASK_FILE).is_file():
         shutil.copyfile(source / TASK_FILE, target / TASK_FILE)
+
+
+def read_task_file(directory: Path, model: Any) -> dict[str, Any]:
+    """What a folder's task.json says of how its model was trained; nothing where there is none.
+
+    Raises:
+        UserError, ModelError: it is damaged, or begins answers with a token that the model does not have.
+    """
+    path = directory / TASK_FILE
+    values = read_json(path) if path.is_file() else {}
+    if (start := values.get("decoder_start")) is not None:
+        check_token(start, model, f"{path}: decoder_start")
+    return values
+
+
+def check_token(number: Any, model: Any, name: str) -> None:
+    """Refuse the id of a token that a model has no embedding for.
+
+    Raises:
+        UserError: with `name`, what was found, and what there is.
+    """
+    rows = model.config.vocab_size
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < rows:
+        raise UserError(f"{name} is {number!r}, expected an id of the model's vocabulary, from 0 to {rows - 1}.")
 
 
 def write_task_file(directory: Path, dataset: str, decoder_start: int, logit_scale: str) -> None:

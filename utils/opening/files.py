@@ -130,6 +130,9 @@ def _check_make(values: Mapping[str, Any], path: Path) -> None:
         raise UserError(
             f"{path}: pruned_heads is not supported: Transformers no longer builds a model whose heads it has pruned."
         )
+    start, rows = values.get("decoder_start_token_id"), values.get("vocab_size")
+    if isinstance(start, int) and isinstance(rows, int) and not 0 <= start < rows:
+        raise UserError(f"{path}: decoder_start_token_id is {start}, expected an id from 0 to {rows - 1} (vocab_size).")
     if values.get("is_decoder") and family_of(_Described(values)) == BERT.family:
         raise UserError(f"{path}: is_decoder is true, so this is no encoder; only encoder BERTs are supported.")
 

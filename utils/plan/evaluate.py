@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from dataset import Task
 from model.backbone import T5
-from model.weights import read_json
 from utils.engine import Runtime
 from utils.errors import UserError
-from utils.loading import TASK_FILE
+from utils.loading import read_task_file
 from utils.opening.tokenizers import T5_TOKENS, open_tokenizer
 from utils.plan.load import Opened
 from utils.plan.point import Point
@@ -60,8 +59,7 @@ def _of_classifier(one: Opened, task: Task, data: str, length: int, batch: int, 
 
 def _of_t5(one: Opened, task: Task, data: str, length: int, batch: int, runtime: Runtime) -> dict[str, float]:
     directory = one.point.source.directory
-    file = directory / TASK_FILE
-    trained = read_json(file) if file.is_file() else {}
+    trained = read_task_file(directory, one.model)
     ratio = int(one.point.value) if one.point.axis == "ratio" else 1
     request = T5DataRequest(
         task.name,
