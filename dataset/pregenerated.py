@@ -20,7 +20,7 @@ import torch
 from dataset.batches import BucketedBatches
 from dataset.classification import PairCollator, PairFeature
 from dataset.collate import Batch, Collator
-from dataset.errors import DataError
+from dataset.errors import DataError, shown
 from dataset.features import IGNORED, Feature
 from dataset.fingerprint import of_files
 from dataset.pregenerated_arrays import Row, build_in_memory, open_cache
@@ -205,7 +205,7 @@ def _encode(record: Any, vocabulary: Mapping[str, int], max_length: int | None) 
         raise ValueError(f"segment_ids: expected zeros and then ones, as many as there are tokens ({len(tokens)})")
     if len(positions) != len(labels) or not all(0 <= position < len(tokens) for position in positions):
         raise ValueError(
-            f"masked_lm_positions: expected {len(labels)} positions below {len(tokens)}, found {positions}"
+            f"masked_lm_positions: expected {len(labels)} positions below {len(tokens)}, found {shown(positions)}"
         )
     ids = _ids(tokens, vocabulary)[:max_length]
     masked = [pair for pair in zip(positions, _ids(labels, vocabulary), strict=True) if pair[0] < len(ids)]
@@ -229,7 +229,9 @@ def _ids(tokens: Sequence[str], vocabulary: Mapping[str, int]) -> list[int]:
     try:
         return [vocabulary[token] for token in tokens]
     except KeyError as error:
-        raise ValueError(f"the token {error} is not in the vocabulary; was this made with another model?") from error
+        raise ValueError(
+            f"the token {shown(error.args[0])} is not in the vocabulary; was this made with another model?"
+        ) from error
 
 
 class EpochBatches(BucketedBatches):

@@ -6,6 +6,7 @@ would cut exactly these, so the longest text field is shortened instead.
 
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from dataset.chunking import chunked
@@ -113,12 +114,7 @@ class _PromptEncoder:
 
     def __init__(self, task: Task, tokenizer: Any) -> None:
         self.task, self.tokenizer = task, tokenizer
-        slot = sentinel_id(tokenizer, 0)
-        bare = tokenizer(render_texts(task, [""] * len(task.columns)), add_special_tokens=False, verbose=False)
-        ids: list[int] = bare["input_ids"]
-        self._ending = ids[len(ids) - 1 - ids[::-1].index(slot) :]
-        added = getattr(tokenizer, "added_tokens_decoder", {}).get(slot)
-        self._strips = bool(added is not None and added.lstrip)
+        self._ending, self._strips = _ending_of(task, tokenizer)
 
     def __call__(self, rows: Sequence[Sequence[str]]) -> list[list[int]]:
         """The prompt of each row of texts, uncut, without the end token."""
@@ -127,6 +123,21 @@ class _PromptEncoder:
         if self._strips:
             heads = [head.rstrip() for head in heads]
         return [[*ids, *self._ending] for ids in token_ids(self.tokenizer, heads)]
+
+
+@lru_cache(maxsize=32)
+def _ending_of(task: Task, tokenizer: Any) -> tuple[list[int], bool]:
+    """The ids of a prompt from its answer slot on, and whether the slot swallows blanks before it.
+
+    Found once: a tokenizer that looks for control tokens is switched for it, which no other thread may see.
+    """
+    slot = sentinel_id(tokenizer, 0)
+    bare = render_texts(task, [""] * len(task.columns))
+    ids: list[int] = tokenizer(bare, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
+    if slot not in ids:
+        raise DataError(f"the tokenizer has {_SLOT} and does not find it in a text: a T5 vocabulary is needed")
+    added = getattr(tokenizer, "added_tokens_decoder", {}).get(slot)
+    return ids[len(ids) - 1 - ids[::-1].index(slot) :], bool(added is not None and added.lstrip)
 
 
 def _shorten(encode: _PromptEncoder, texts: Sequence[str], budget: int) -> list[int]:

@@ -9,18 +9,24 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from dataset import DataError, Feature, get_task
 from dataset.remarks import warn_cut, warn_few_rows, warn_little_told
+from model import PluginConfig, apply_edit
+from tests.helpers_tokenizer import tiny_tokenizer
 from tests.tiny_bert import TinyBert, run_task, tiny_word_pieces
 from utils.engine import Runtime
 from utils.tucker.data import AX, DataRequest, test_batches, test_sentences, training_batches, validation_sets
 from utils.tucker.prediction import write_predictions
+from utils.variator.data import DataRequest as T5Request
+from utils.variator.data import build_data
 from utils.warning_lines import show_warnings
 
 test_batches.__test__ = test_sentences.__test__ = False  # type: ignore[attr-defined]
 pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = "good film " * 40
+_T5_SIZES = {"vocab_size": 300, "d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 8, "num_layers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +103,29 @@ def test_cut_sentences_of_tagged_words_are_counted(
     test_sentences(request(tmp_path, "conll"), tiny_word_pieces(), runtime)
     expected = "conll, {}: 1 of 3 rows is longer than --max_seq_length 32 tokens and is cut"
     assert caplog.messages == [expected.format(split) for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("ratios", [(), (2, 3, 4, 5, 6, 7, 8, 9, 10)])
+def test_a_t5s_rows_are_counted_and_padded_to_the_longest_alone(
+    tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture, ratios: tuple[int, ...]
+) -> None:
+    """Whatever ratios the model has: what their groups need, it adds itself."""
+    torch.manual_seed(0)
+    t5 = T5ForConditionalGeneration(T5Config(**_T5_SIZES))
+    if ratios:
+        apply_edit(t5, PluginConfig(ratios))
+    sst2(tmp_path, [f"{LONG}\t0", "good\t1", f"{LONG}\t1", "bad\t0", "a\t1"], "train.tsv")
+    sst2(tmp_path, ["good\t1"] * 5 + ["a bad film\t1"])
+    asked = T5Request("sst2", str(tmp_path), 64, 8, 0, "hf", train=True)
+    data = build_data(asked, tiny_tokenizer(), t5.config, runtime)
+    assert caplog.messages == [
+        "sst2, train: 2 of 5 rows are longer than --max-input-length 64 tokens and are cut",
+        f"--data-path {tmp_path}: the development set of sst2 tells nothing: all 6 rows have the label positive, and "
+        "a constant answer is perfect",
+    ]
+    assert data.train is not None and next(iter(data.train.batches(0)))["input_ids"].shape == (5, 64)
+    longest = max(len(feature.input_ids) for feature in data.features)
+    assert next(iter(data.valid.batches(0)))["input_ids"].shape == (6, longest)
 
 
 # --- development sets that tell nothing -------------------------------------------------------------
