@@ -105,6 +105,16 @@ def test_a_model_of_the_hub_is_compared_by_its_name(value: str | None, tmp_path:
         claim(tmp_path / "out", {"teacher_model": "org/other"})
 
 
+@pytest.mark.parametrize("name", ["task_name", "dataset"])
+def test_spellings_of_a_task(name: str, tmp_path: Path) -> None:
+    """`SST-2`, `sst_2` and `sst2` are one task; another one is refused."""
+    claim(tmp_path / "out", {name: "SST-2"}, resume=False)
+    for spelling in ("sst2", "SST_2", "sst-2"):
+        claim(tmp_path / "out", {name: spelling})
+    with pytest.raises(UserError, match="'mrpc'"):
+        claim(tmp_path / "out", {name: "mrpc"})
+
+
 @pytest.mark.parametrize("rule", ["free", "told"])
 def test_what_does_not_decide_the_training_may_differ(rule: str, tmp_path: Path) -> None:
     """Told where the numbers may come out otherwise."""

@@ -94,7 +94,8 @@ def differences(
                     text = text if value != old else f"{flag_named(name)} {value!r}, which holds other weights now"
                     yield Difference(text, False, True)
                 continue
-        if value != old and not (rule in ("data", "model") and _is_same_place(value, old)):
+        is_spelling = _is_same_place(value, old) if rule in ("data", "model") else _is_same_task(name, value, old)
+        if value != old and not is_spelling:
             yield Difference(text, rule == "told")
 
 
@@ -103,6 +104,17 @@ def _is_same_place(one: Any, other: Any) -> bool:
     if not isinstance(one, str) or not isinstance(other, str):
         return False
     return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(other))
+
+
+def _is_same_task(name: str, one: Any, other: Any) -> bool:
+    """Whether two texts are spellings of one task: `SST-2` and `sst2`."""
+    if name not in ("task_name", "dataset") or not isinstance(one, str) or not isinstance(other, str):
+        return False
+    return _letters(one) == _letters(other)
+
+
+def _letters(text: str) -> str:
+    return "".join(letter for letter in text.casefold() if letter.isalnum())
 
 
 def _contents(place: Path) -> str:
