@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TextIO
 
 from fastapi import HTTPException
@@ -64,7 +65,7 @@ class Guard:
     def __init__(self, app: ASGIApp, metrics: Metrics, settings: GuardSettings, clock: Callable[[], float]) -> None:
         self._app, self._metrics, self._settings, self._clock = app, metrics, settings, clock
         self._token = None if settings.token is None else settings.token.encode("ascii")
-        self._held = 0
+        self._held, self._names = 0, _Names()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -73,7 +74,7 @@ class Guard:
             return
         begin, status, started = self._clock(), 500, False
         headers = dict(scope["headers"])
-        name = _request_id(headers.get(b"x-request-id", b""))
+        name = self._names.of(headers.get(b"x-request-id", b""))
         scope.setdefault("state", {})["request_id"] = name
         body = _Body(self, scope, receive)
 
@@ -178,6 +179,12 @@ class _Body:
         return message
 
 
-def _request_id(given: bytes) -> str:
-    """The client's own id, where it is a plain word; else a new one."""
-    return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+class _Names:
+    """Ids of requests: the client's own where it is a plain word; else one that no other request of any server has."""
+
+    def __init__(self) -> None:
+        self._server, self._numbers = secrets.token_hex(6), count(1)
+
+    def of(self, given: bytes) -> str:
+        """A request's id, by what its header says."""
+        return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else f"{self._server}-{next(self._numbers)}"

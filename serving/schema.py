@@ -150,6 +150,8 @@ def read_request(body: bytes, max_rows: int, columns: int) -> PredictRequest:
 
 def _has_more_values(body: bytes, most: int) -> bool:
     """Whether JSON has more values and marks than so many; reads no further than it needs."""
+    if len(body) <= most:
+        return False
     found = at = 0
     while at < len(body) and found <= most:
         end = at + _STEP
