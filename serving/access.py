@@ -83,7 +83,7 @@ def has_token(header: bytes, token: bytes) -> bool:
 
 
 def _what(lines: Sequence[str]) -> str:
-    return f"{len(lines)} lines" if len(lines) != 1 else "another one"  # never what it says
+    return f"{len(lines)} lines" if len(lines) != 1 else "something else"  # never what it says
 
 
 def _is_everywhere(host: str) -> bool:

@@ -119,7 +119,7 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, text: str) -> None:
     """In one sentence that does not repeat what it holds."""
     path = tmp_path / "token"
     path.write_text(text)
-    with pytest.raises(UserError, match="--token-file") as refused:
+    with pytest.raises(UserError, match="--token_file") as refused:
         read_token(path)
     assert not text.strip() or text.strip() not in str(refused.value).replace(str(path), "")
 
@@ -144,7 +144,7 @@ def test_a_token_that_everyone_can_read_is_warned_of(
     path.chmod(mode)
     settings = _app_settings(parse_arguments(["--model", "d", "--token-file", str(path)]))
     assert settings.guard.token == TOKEN
-    assert ("warning: --token-file" in capsys.readouterr().err) == warned
+    assert ("warning: --token_file" in capsys.readouterr().err) == warned
 
 
 # --- ids and logs -------------------------------------------------------------------------------------------------
@@ -336,20 +336,20 @@ def test_the_description_knows_every_status_and_the_body() -> None:
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["--host", ""], "--host is empty"),
-        (["--host", "  "], "--host is empty"),
-        (["--allowed-hosts", "localhost", "a.example:8000"], "--allowed-hosts: 'a.example:8000'"),
-        (["--allowed-hosts", "http://a.example"], "--allowed-hosts: 'http://a.example'"),
-        (["--allowed-hosts", ""], "--allowed-hosts: ''"),
-        (["--allowed-hosts", "a.*.example"], "--allowed-hosts: 'a.*.example'"),
-        (["--request-timeout-s", "0"], "--request-timeout-s must be above 0"),
-        (["--header-timeout-s", "nan"], "--header-timeout-s must be above 0"),
-        (["--idle-timeout-s", "inf"], "--idle-timeout-s must be above 0 and finite"),
-        (["--drain-seconds", "inf"], "--drain-seconds must be finite"),
-        (["--shutdown-delay-s", "-1"], "--shutdown-delay-s must be at least 0"),
-        (["--max-connections", "0"], "--max-connections must be at least 1"),
-        (["--max-batch-tokens", "0"], "--max-batch-tokens must be at least 1"),
-        (["--tokenizer-threads", "0"], "--tokenizer-threads must be at least 1"),
+        (["--host", ""], "--host: expected a value"),
+        (["--host", "  "], "--host: expected a value"),
+        (["--allowed_hosts", "localhost", "a.example:8000"], "--allowed_hosts: 'a.example:8000'"),
+        (["--allowed_hosts", "http://a.example"], "--allowed_hosts: 'http://a.example'"),
+        (["--allowed_hosts", ""], "--allowed_hosts: expected a value"),
+        (["--allowed_hosts", "a.*.example"], "--allowed_hosts: 'a.*.example'"),
+        (["--request_timeout_s", "0"], "--request_timeout_s must be above 0"),
+        (["--header_timeout_s", "nan"], "--header_timeout_s: expected a finite number"),
+        (["--idle_timeout_s", "inf"], "--idle_timeout_s: expected a finite number"),
+        (["--drain_seconds", "inf"], "--drain_seconds: expected a finite number"),
+        (["--shutdown_delay_s", "-1"], "--shutdown_delay_s must be at least 0"),
+        (["--max_connections", "0"], "--max_connections must be at least 1"),
+        (["--max_batch_tokens", "0"], "--max_batch_tokens must be at least 1"),
+        (["--tokenizer_threads", "0"], "--tokenizer_threads must be at least 1"),
     ],
 )
 def test_flags_that_make_no_sense_are_named(flags: list[str], text: str) -> None:
