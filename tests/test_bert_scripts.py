@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -119,6 +120,21 @@ def test_dry_run_changes_nothing(bert: Path, words: list[str]) -> None:
     done = launch(bert, f"bert/{words[0]}", *words[1:], "--dry-run")
     assert done.returncode == 0, done.stderr
     assert sorted(bert.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("layers", "width", "expected"), [(6, 384, "36 192 192"), (12, 768, "72 384 384")])
+@pytest.mark.parametrize("place", ["", "best"])
+def test_ranks_follow_from_the_models_sizes(bert: Path, place: str, layers: int, width: int, expected: str) -> None:
+    """Half of the matrices and of the width, of a model's folder and of a run's; RANKS_OF_STUDENT wins."""
+    (bert / "data/pregenerated").mkdir(parents=True)
+    (bert / "models/x" / place).mkdir(parents=True)
+    sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": 4 * width}
+    (bert / "models/x" / place / "config.json").write_text(json.dumps(sizes, indent=2))
+    names = ("--rank_layer", "--rank_condim", "--rank_dim")
+    for environment, ranks in (({}, expected), ({"RANKS_OF_STUDENT": "1 2 3"}, "1 2 3")):
+        done = launch(bert, "bert/general_distill.sh", "models/x", "--dry-run", **environment)
+        call = done.stdout.splitlines()[-1]
+        assert " ".join(flag(call, name) for name in names) == ranks
 
 
 # ---- names and places -----------------------------------------------------------------------------------------------

@@ -165,3 +165,14 @@ def test_load_compressed_model_on_a_plain_bert_is_told(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"load_compressed_model is true in its config.json; set that to false"):
         load_encoder(str(folder))
     assert json.loads((folder / "config.json").read_text())["load_compressed_model"] is True
+
+
+def test_a_student_that_is_the_teacher_is_refused(tiny: TinyBert, tmp_path: Path) -> None:
+    """By any path to it, a run's folder or its model's; nothing is written."""
+    teacher = tiny.root / "itself"
+    run_task(tiny.task(teacher, "--mode", "finetune", "--teacher_model", tiny.model, "--max_steps", 1))
+    for student in (teacher, teacher / "best", f"{teacher}/../itself/"):
+        call = tiny.task(tmp_path / "run", "--stage", "both", "--teacher_model", teacher, "--student_model", student)
+        with pytest.raises(UserError, match="is the --teacher_model itself"):
+            run_task(call)
+        assert not (tmp_path / "run").exists()

@@ -95,10 +95,24 @@ bert_settings() {
     return 0
 }
 
-# $1: model. Sets DECOMPOSITION: about 1/7 of the parameters of the layers.
+# $1: model, $2: key. A number in the config.json of a model or of a run; nothing where that is not on this machine.
+config_number() {
+    local file
+    for file in "$1/config.json" "$1/best/config.json"; do
+        [[ ! -f "$file" ]] || { sed -nE 's/.*"'"$2"'": *([0-9]+).*/\1/p' "$file" | head -n 1 && return 0; }
+    done
+}
+
+# $1: model. Sets DECOMPOSITION: half of the matrices and of the width, about 1/7 of the parameters of the layers.
 bert_ranks() {
-    local ranks default="72 384 384"
-    [[ "$1" == tiny ]] && default="24 64 64"
+    local ranks default="72 384 384" layers width inner
+    layers="$(config_number "$(bert_of "$1")" num_hidden_layers)"
+    width="$(config_number "$(bert_of "$1")" hidden_size)" inner="$(config_number "$(bert_of "$1")" intermediate_size)"
+    if [[ "$1" == tiny ]]; then
+        default="24 64 64"
+    elif [[ -n "$layers" && -n "$width" && -n "$inner" ]]; then
+        default="$((layers * (4 + 2 * (inner / width)) / 2)) $((width / 2)) $((width / 2))"
+    fi
     read -r -a ranks <<<"${RANKS_OF_STUDENT:-$default}"
     [[ ${#ranks[@]} -eq 3 ]] ||
         fail "RANKS_OF_STUDENT is three numbers (rank_layer rank_condim rank_dim), found: ${ranks[*]}"
