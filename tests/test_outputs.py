@@ -47,7 +47,7 @@ OTHERS = {
 def values(command: str, **given: Any) -> Namespace:
     """Parsed arguments: None for all that are not given."""
     rules = COMMANDS[command]
-    return Namespace(**{**dict.fromkeys((*rules.reads, *rules.folders, *rules.files)), **given})
+    return Namespace(**{**dict.fromkeys((*rules.reads, *rules.folders, *rules.adds, *rules.files)), **given})
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def test_every_command_that_writes_is_in_the_table() -> None:
 def test_names_of_the_table_are_those_of_the_flags(command: str) -> None:
     """A value that is renamed would not be looked at any more: `guard` fails, instead of passing over it."""
     rules = COMMANDS[command]
-    for name in (*rules.reads, *rules.folders, *rules.files):
+    for name in (*rules.reads, *rules.folders, *rules.adds, *rules.files):
         given = vars(values(command))
         del given[name]
         with pytest.raises(KeyError):
@@ -133,6 +133,18 @@ def test_a_folder_beside_what_is_read(command: str, read: str, folder: str, tmp_
     run = a_run(tmp_path / "run")
     for source, target in ((run, tmp_path / "new"), (run, tmp_path / "run2"), (run, run / "new"), ("org/run", run)):
         guard(command, values(command, **{read: source, folder: target}))
+
+
+def test_a_text_and_what_is_made_of_it(tmp_path: Path) -> None:
+    """Epochs among the texts would be read as text the next time; beside a folder or a single file they are fine."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("words")
+    for target in (tmp_path / "texts", tmp_path / "texts" / "made"):
+        with pytest.raises(UserError, match=r"--output_dir .* lies in .*texts, which this call reads"):
+            guard("utils.pregenerate_training_data", Namespace(train_corpus=tmp_path / "texts", output_dir=target))
+    guard("utils.pregenerate_training_data", Namespace(train_corpus=tmp_path / "texts", output_dir=tmp_path))
+    text = tmp_path / "texts" / "a.txt"
+    guard("utils.pregenerate_training_data", Namespace(train_corpus=text, output_dir=tmp_path / "texts"))
 
 
 def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

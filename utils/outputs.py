@@ -26,6 +26,7 @@ class Command:
         reads: models, runs and data.
         searched: of those, folders in which everything is read.
         folders: what is written as a folder of its own, in place of what stands there.
+        adds: folders to which files of the command's own names are added.
         files: what is written as one file, in place of what stands there.
         beside: path of one of `files` -> that of a file which comes with it.
         ours: whether a file that is there was written by this command, which may replace it without being asked.
@@ -34,6 +35,7 @@ class Command:
     reads: tuple[str, ...] = ()
     searched: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
+    adds: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     beside: Callable[[Path], Path] | None = None
     ours: Callable[[Path], bool] = field(default=lambda path: False)
@@ -103,7 +105,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "utils.doctor": Command(files=("json",), ours=_json_with("healthy", "findings")),
     "utils.make_corpus": Command(("files",), files=("output",)),
-    "utils.pregenerate_training_data": Command(("train_corpus", "bert_model"), folders=("output_dir",)),
+    "utils.pregenerate_training_data": Command(("train_corpus",), adds=("output_dir",)),
     "utils.data_augmentation": Command(
         ("pretrained_bert_model", "glove_embs", "glue_dir"),
         files=("output",),
@@ -127,7 +129,7 @@ _SPELLING = {
 _INPUT_NAMES = (
     *("*config.json", "*.safetensors*", "pytorch_model*", "tokenizer*", "vocab*", "merges.txt", "*.model", "task.json"),
     *("special_tokens_map.json", "added_tokens.json", "arguments.json", "result.json", "evaluation.json"),
-    *("choice.json", "schedule.json", "metrics.jsonl", "data.json", "plugin*", "lora*", "*.pkl", "*.pt"),
+    *("choice.json", "schedule.json", "metrics.jsonl", "data.json", "plugin*.json", "lora*.json"),
 )
 
 
@@ -148,6 +150,10 @@ def guard(command: str, *groups: object) -> None:
         for target in _places(values[name]):
             for read, source in reads:
                 _check_folder(_flag(name), target, _flag(read), source, read in rules.searched)
+    for name in rules.adds:
+        for target in _places(values[name]):
+            if inside := next((source for _, source in reads if source.is_dir() and holds(source, target)), None):
+                raise UserError(f"{_flag(name)} {target} lies in {inside}, which this call reads: name another folder.")
     for name in rules.files:
         for target in _places(values[name]):
             _check_file(_flag(name), target, reads, bool(values.get("overwrite")) or rules.ours(target))
