@@ -160,17 +160,22 @@ use_environment() {
 # The interpreter as a user types it in the repository.
 python_hint() { echo "${PYTHON#"$PWD"/}"; }
 
-# Prints a command, and runs it unless this is a dry run.
+# Prints a command, and runs it unless this is a dry run. Its seconds go into TIMES_FILE, if there is one, under the
+# name that the caller has in `what`.
 run() {
+    local begun
     show_command "$@"
-    [[ $DRY_RUN == 1 ]] || attended "$@"
+    [[ $DRY_RUN == 0 ]] || return 0
+    begun="$(date +%s%N)"
+    attended "$@"
+    [[ -z "${TIMES_FILE:-}" ]] || echo "$(($(date +%s%N) - begun)) ${what:-$*}" >>"$TIMES_FILE"
 }
 
 # Makes what a stage reads. Of several machines, which would make it at the same time, each asks for it instead.
-# $1: a file of it, the rest: the command.
+# $1: what it is, $2: a file of it, the rest: the command.
 prepare() {
-    local made="$1"
-    shift
+    local what="$1" made="$2"
+    shift 2
     if [[ $NODES == 1 ]]; then
         run "$@"
     elif [[ ! -f "$made" ]]; then
@@ -279,7 +284,7 @@ task_data_of() {
 need_embedded() {
     [[ -n "${PLAN_CONTINUES:-}" ]] && return 0
     given --model-config && given --data-path && return 0
-    prepare "data/$1/manifest.json" "$PYTHON" -m utils.embedded --size "$1"
+    prepare "data, tokenizer and untrained T5" "data/$1/manifest.json" "$PYTHON" -m utils.embedded --size "$1"
     given --model-config && return 0
     stage_settings backbone "$1" ""
     local kept=(${EXTRA[@]+"${EXTRA[@]}"}) overwrite="$OVERWRITE"

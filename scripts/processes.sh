@@ -71,6 +71,17 @@ show_command() {
     echo "+ ${GPUS:+CUDA_VISIBLE_DEVICES=$GPUS }${shown% }"
 }
 
+# Starts a Python that loads the libraries once for all commands of this shell and of those that it starts, and that
+# ends with them (utils/warm.py).
+warm_up() {
+    local folder
+    [[ $DRY_RUN == 0 && -f utils/warm.py ]] || return 0
+    folder="$(mktemp -d)"
+    exec {WARM_HELD}> >(exec "$PYTHON" -m utils.warm "$folder/socket")
+    until [[ -S "$folder/socket" ]] || ! kill -0 $! 2>/dev/null; do sleep 0.05; done
+    export WARM_PYTHON="$folder/socket"
+}
+
 # Runs a command that hears of SIGTERM, SIGHUP and SIGUSR1 when this shell alone gets them, as a preempted job's does:
 # without that, the shell would be gone at once and the command go on unseen. Ctrl-C reaches both; the shell waits until
 # the command has saved. A SIGHUP that nohup has this shell ignore stays ignored, by the command too.
@@ -81,6 +92,9 @@ attended() {
     (
         trap - INT QUIT
         export TORCHELASTIC_SIGNALS_TO_HANDLE="${TORCHELASTIC_SIGNALS_TO_HANDLE:-$heard}"
+        if [[ -S "${WARM_PYTHON:-}" && "$1" == "${PYTHON:-}" && "$2 ${3:-}" =~ ^([a-z_0-9]+\.py|-m utils\.) ]]; then
+            exec "$1" -P -S -E utils/warm.py "$WARM_PYTHON" "${@:2}"
+        fi
         exec "$@"
     ) <&0 &
     child=$!

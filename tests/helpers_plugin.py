@@ -66,6 +66,6 @@ def encode(model: Any, ratio: int, ids: Tensor, mask: Tensor | None, task: str =
         return model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+def close(found: Tensor, expected: Tensor, tolerance: float = 4e-5) -> None:
     """Equal up to `tolerance`, absolute and relative."""
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)

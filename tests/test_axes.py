@@ -118,10 +118,10 @@ def test_a_committed_scale_computes_what_was_selected(case: Case, tmp_path: Path
         axis.select(scale)
         selected = case.helpers.tiny_logits(model)
         made = axis.commit(scale)
-        torch.testing.assert_close(case.helpers.tiny_logits(made), selected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(case.helpers.tiny_logits(made), selected, atol=4e-6, rtol=1e-5)
         made.save_pretrained(tmp_path / str(scale))
         again = AutoModelForSequenceClassification.from_pretrained(tmp_path / str(scale)).eval()
-        torch.testing.assert_close(case.helpers.tiny_logits(again), selected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(case.helpers.tiny_logits(again), selected, atol=4e-6, rtol=1e-5)
         assert edits_of(again) == edits_of(made) and again.num_parameters() == made.num_parameters()
         sizes.append(made.num_parameters())
         assert torch.equal(case.helpers.tiny_logits(model), selected)
@@ -174,7 +174,7 @@ def test_a_committed_scale_can_be_committed_further(case: Case) -> None:
     between: Any = axis.commit(case.grid[1])
     further = type(axis)(between, case.grid[1:], **whole)  # type: ignore[call-arg]
     made = further.commit(case.grid[2])
-    torch.testing.assert_close(case.helpers.tiny_logits(made), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(case.helpers.tiny_logits(made), expected, atol=4e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -215,8 +215,8 @@ def test_sorting_keeps_the_function_and_puts_the_important_components_first(prot
         bank.narrow(None)
         if not repeat:
             sort_components(model)
-    torch.testing.assert_close(bank.matrices(slice(None)), whole, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(bert.tiny_logits(model), before, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(bank.matrices(slice(None)), whole, atol=4e-5, rtol=1e-4)
+    torch.testing.assert_close(bert.tiny_logits(model), before, atol=4e-5, rtol=1e-4)
     assert losses[1] < losses[0]
     if protocol == "II":  # of a matrix alone, the best approximation of its rank
         best = torch.linalg.svdvals(whole.detach())[:, bank.ranks["rank_dim"] // 2 + 1 :].norm()
@@ -232,7 +232,7 @@ def test_formed_weights_notice_the_selection() -> None:
     for scale in (0.0, 0.7, 0.0):
         axis.select(scale)
         found.append((bert.tiny_logits(model), bert.tiny_logits(model)))
-        torch.testing.assert_close(found[-1][0], bert.tiny_logits(axis.commit(scale)), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[-1][0], bert.tiny_logits(axis.commit(scale)), atol=4e-5, rtol=1e-4)
     assert all(torch.equal(*pair) for pair in found) and torch.equal(found[0][0], found[2][0])
     assert not torch.equal(found[0][0], found[1][0])
 

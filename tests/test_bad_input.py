@@ -238,8 +238,8 @@ def test_ratio_larger_than_the_sequence(tiny: Tiny, ratio: int) -> None:
         long = model(
             input_ids=padded, attention_mask=(padded != model.config.pad_token_id).long(), decoder_input_ids=start
         ).logits
-    torch.testing.assert_close(short, long, rtol=0, atol=1e-6)
-    torch.testing.assert_close(unmasked, long, rtol=0, atol=1e-6)
+    torch.testing.assert_close(short, long, rtol=0, atol=4e-6)
+    torch.testing.assert_close(unmasked, long, rtol=0, atol=4e-6)
 
 
 def test_ratio_larger_than_every_row_in_a_run(tiny: Tiny, tmp_path: Path) -> None:

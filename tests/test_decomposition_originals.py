@@ -88,11 +88,11 @@ def test_every_head_loads_with_its_weights(head: str, tmp_path: Path) -> None:
     directory = write_original(tmp_path / "original", model, edit)
     assert is_original(directory)
     loaded = load_original(directory, auto)
-    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=4e-6, rtol=0)
     assert edits_of(loaded) == [edit]
     loaded.save_pretrained(tmp_path / "ours")
     again = auto.from_pretrained(tmp_path / "ours").eval()
-    torch.testing.assert_close(tiny_logits(again), tiny_logits(model), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiny_logits(again), tiny_logits(model), atol=4e-6, rtol=0)
 
 
 @pytest.mark.parametrize("ops", ["san", "ffn", "san_ffn"])
@@ -102,7 +102,7 @@ def test_missing_ops_follow_from_the_weights(ops: Ops, tmp_path: Path) -> None:
     model = decomposed(edit, BertModel, layer_norm_eps=1e-12)
     loaded = load_original(write_original(tmp_path, model, edit, ops=None), AutoModel)
     assert edits_of(loaded) == [edit]
-    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=4e-6, rtol=0)
     other = {"san": "ffn", "ffn": "san_ffn", "san_ffn": "san"}[ops]
     with pytest.raises(ModelError, match=f"ops is '{other}', but the decomposed matrices are those of '{ops}'"):
         load_original(write_original(tmp_path, model, edit, ops=other), AutoModel)
@@ -123,10 +123,10 @@ def test_factorised_embeddings_load(settings: EmbeddingConfig, tmp_path: Path) -
     torch.save(state, directory / "pytorch_model.bin")
     loaded = load_original(directory, AutoModelForMaskedLM)
     assert edits_of(loaded) == [edit, settings]
-    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=4e-6, rtol=0)
     loaded.save_pretrained(tmp_path / "ours")
     again = AutoModelForMaskedLM.from_pretrained(tmp_path / "ours").eval()
-    torch.testing.assert_close(tiny_logits(again), tiny_logits(model), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiny_logits(again), tiny_logits(model), atol=4e-6, rtol=0)
 
 
 def test_the_expanded_variant_loads(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_expanded_variant_loads(tmp_path: Path) -> None:
     model = decomposed(edit, BertModel, layer_norm_eps=1e-12)
     loaded = load_original(write_original(tmp_path, model, edit), AutoModel)
     assert edits_of(loaded) == [edit]
-    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=4e-6, rtol=0)
 
 
 def test_is_expand_without_its_tensors_is_the_plain_bank(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_more_cores_than_blocks_load(tmp_path: Path) -> None:
     model = tiny_bert(BertModel, layer_norm_eps=1e-12)
     apply_edit(model, edit, from_scratch=True)
     loaded = load_original(write_original(tmp_path, model, edit), AutoModel)
-    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=4e-6, rtol=0)
 
 
 def test_old_names_of_layer_norm_and_other_containers_are_read(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_old_names_of_layer_norm_and_other_containers_are_read(tmp_path: Path) -
     (directory / "pytorch_model.bin").unlink()
     save_file(state, directory / "model.safetensors")
     loaded = load_original(directory, AutoModelForSequenceClassification)
-    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=4e-6, rtol=0)
 
 
 def test_the_number_of_labels_follows_from_the_head(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_the_number_of_labels_follows_from_the_head(tmp_path: Path) -> None:
     model = decomposed(edit, num_labels=5, layer_norm_eps=1e-12)
     loaded = load_original(write_original(tmp_path, model, edit), AutoModelForSequenceClassification)
     assert loaded.config.num_labels == 5
-    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tiny_logits(loaded), tiny_logits(model), atol=4e-6, rtol=0)
 
 
 def test_a_head_that_is_missing_is_drawn_with_a_warning(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def test_scores_are_those_of_eager_attention_and_hidden_states_those_of_sdpa(mak
     found = trace(model, inputs, layers)
     assert len(found.scores) == len(found.hidden) == len(layers)
     for layer, hidden, scores in zip(layers, found.hidden, found.scores, strict=True):
-        torch.testing.assert_close(hidden, plain.hidden_states[layer + 1], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(scores.softmax(-1), eager.attentions[layer], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(hidden, plain.hidden_states[layer + 1], rtol=1e-5, atol=4e-5)
+        torch.testing.assert_close(scores.softmax(-1), eager.attentions[layer], rtol=1e-5, atol=4e-6)
 
 
 def test_scores_are_products_plus_the_originals_mask() -> None:
@@ -80,7 +80,7 @@ def test_scores_are_products_plus_the_originals_mask() -> None:
     q, k = (m(entered).unflatten(-1, (4, -1)).transpose(1, 2) for m in (block.query, block.key))
     expected = q @ k.mT / (WIDTH // 4) ** 0.5
     expected[-1, :, :, -2:] += MASKED_SCORE
-    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=4e-5)
 
 
 def test_only_wanted_layers_compute_scores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_last_layer_loss_is_the_sum_over_rows_or_their_mean() -> None:
     torch.testing.assert_close(shared, mean * 6)
     expected = hidden_mse(teacher(**inputs).last_hidden_state, student(**inputs).last_hidden_state)
     single = IntermediateDistillation(teacher, student).compare(inputs)[0]
-    torch.testing.assert_close(single, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(single, expected, rtol=1e-5, atol=4e-6)
 
 
 def test_all_layers_are_matched_at_their_share_of_the_depth() -> None:

@@ -234,7 +234,7 @@ def test_products_fit_every_table_of_a_batch_alone() -> None:
     target = table(3, 64).view(3, 4, 4, 4)
     together = rebuild(fit_products(target, 2, sweeps=6))
     alone = torch.cat([rebuild(fit_products(one[None], 2, sweeps=6)) for one in target])
-    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(together, alone, atol=4e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("closed", [False, True])

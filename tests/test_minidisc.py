@@ -52,7 +52,7 @@ def test_sparsify_sorts_and_changes_nothing_that_is_computed(teachers: Teachers)
     run = teachers.sorted()
     found, dense = load(run), load(teachers.teacher())
     assert isinstance(dense, BertForSequenceClassification)
-    torch.testing.assert_close(logits_of(found), logits_of(dense), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(found), logits_of(dense), atol=4e-5, rtol=0)
     edit = find_edit(found, PruningConfig)
     assert edit is not None and edit.sparsity == 0.0 and any(ids != tuple(sorted(ids)) for ids in edit.heads)
     assert result_of(run)["best_value"] == result_of(teachers.teacher())["best_value"]
@@ -82,7 +82,7 @@ def test_sparsify_with_layers_keeps_the_first_ones(teachers: Teachers, tmp_path:
     edit = find_edit(found, LayerDropConfig)
     assert edit is not None and edit.layers == (0, 1) and find_edit(found, PruningConfig) is None
     dense.bert.encoder.layer = dense.bert.encoder.layer[:2]
-    torch.testing.assert_close(logits_of(found), logits_of(dense), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(found), logits_of(dense), atol=4e-5, rtol=0)
 
 
 def test_a_sorted_teacher_is_unsorted_to_its_own_heads(teachers: Teachers) -> None:
@@ -90,7 +90,7 @@ def test_a_sorted_teacher_is_unsorted_to_its_own_heads(teachers: Teachers) -> No
     dense, found = load(teachers.teacher()), unsorted(load(teachers.sorted()), task_for("sst2"))
     for wanted, layer in zip(dense.bert.encoder.layer, found.bert.encoder.layer, strict=True):
         assert torch.equal(wanted.attention.self.query.weight, layer.attention.self.query.weight)
-    torch.testing.assert_close(logits_of(found), logits_of(dense), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(found), logits_of(dense), atol=4e-5, rtol=0)
 
 
 # --- conventional ----------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_a_path_of_layers_begins_each_student_at_the_teacher(teachers: Teachers,
     teachers.run(tmp_path / "run", *options)
     found, dense = load(tmp_path / "run"), load(teachers.teacher())
     dense.bert.encoder.layer = dense.bert.encoder.layer[:2]
-    torch.testing.assert_close(logits_of(found), logits_of(dense), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(found), logits_of(dense), atol=4e-5, rtol=0)
     recorded = read(tmp_path / "run" / "3L-2L" / "arguments.json")["arguments"]
     assert recorded["teacher"] == str(tmp_path / "run" / "3L" / "best")
 

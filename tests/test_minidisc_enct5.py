@@ -127,7 +127,7 @@ def test_fine_tuning_sparsification_and_minidisc(teachers: Teachers, tmp_path: P
     teachers.run(tmp_path / "sorted", "--mode", "sparsify", "--model_type", kind, task=task, teacher=teacher)
     auto = AutoModelForTokenClassification if task == "conll" else AutoModelForSequenceClassification
     dense, ordered = (auto.from_pretrained(folder / "best") for folder in (teacher, tmp_path / "sorted"))
-    torch.testing.assert_close(logits_of(ordered), logits_of(dense), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(ordered), logits_of(dense), atol=4e-5, rtol=0)
     options = ("--mode", "minidisc", "--model_type", kind, "--do_eval", "--do_predict")
     result = teachers.run(run, *options, task=task, teacher=tmp_path / "sorted")
     edit = find_edit(auto.from_pretrained(run / "best"), PruningConfig)
@@ -144,7 +144,7 @@ def test_layers_are_dropped_from_a_sorted_enct5(teachers: Teachers, tmp_path: Pa
     sorted_run = teachers.sorted()
     model = AutoModelForSequenceClassification.from_pretrained(sorted_run / "best")
     dense = AutoModelForSequenceClassification.from_pretrained(teachers.teacher() / "best")
-    torch.testing.assert_close(logits_of(unsorted(model, SST2)), logits_of(dense), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(unsorted(model, SST2)), logits_of(dense), atol=4e-5, rtol=0)
     flags = ("--mode", "distill", "--layer_or_sparsity", "1L", "--model_type", "kdbert", "--num_relation_heads", 2)
     teachers.run(tmp_path / "run", *flags, "--num_train_epochs", 1)
     found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "best")

@@ -63,7 +63,7 @@ def test_any_length_equals_padding_by_hand(length: int, ratio: int, masked: bool
     expected = encode(model, ratio, *rows(length, length, to=full))[:, :length]
     found = encode(model, ratio, ids, mask if masked else None)
     assert found.shape == (2, length, 12)
-    close(found, expected, 1e-6)
+    close(found, expected, 4e-6)
 
 
 @torch.no_grad()
@@ -97,8 +97,8 @@ def test_what_stands_at_padded_positions_does_not_matter(ratio: int, attention: 
         for seed in (1, 2):
             other = with_noise_at_padding(ids, mask, seed)
             assert not torch.equal(other, ids)
-            close(encode(model, ratio, other, mask)[real], encoded, 1e-6)
-            close(logits(model, ratio, other, mask), scores, 1e-5)
+            close(encode(model, ratio, other, mask)[real], encoded, 4e-6)
+            close(logits(model, ratio, other, mask), scores, 4e-5)
 
 
 @pytest.mark.parametrize("compat", ["grouping", "original"])
@@ -109,7 +109,7 @@ def test_the_originals_groups_do_look_at_padded_positions(compat: Compat) -> Non
     other = with_noise_at_padding(ids, mask)
     before, after = encode(model, 4, ids, mask), encode(model, 4, other, mask)
     assert (before - after)[mask == 1].abs().max() > 1e-2
-    close(encode(model, 1, other, mask)[mask == 1], encode(model, 1, ids, mask)[mask == 1], 1e-6)
+    close(encode(model, 1, other, mask)[mask == 1], encode(model, 1, ids, mask)[mask == 1], 4e-6)
 
 
 @pytest.mark.parametrize("ratio", RATIOS)

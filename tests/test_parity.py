@@ -1,6 +1,6 @@
 """Parity with the original code: one test per golden case of `--goldens DIR` (default: the copy in tests/golden).
 
-Sizes, seeds and ratios are read from each case; the tolerance is 1e-5 (variator), or 1e-10 in float64 and 1e-4 in
+Sizes, seeds and ratios are read from each case; the tolerance is 4e-5 (variator), or 1e-10 in float64 and 4e-4 in
 float32
 (X). Cases that are too large for the copy are read from the shared folder, or skipped.
 """

@@ -13,6 +13,7 @@ from metric.cost import parameter_counts
 from model import DecompositionConfig, apply_edit, available_ratios, first_layers, sort_components, use_ratio
 from model.decomposition import at_ranks
 from model.pruning import with_layers
+from tests.helpers_close import same_logits
 from tests.helpers_decomposition import bank_of, decomposed, tiny_bert, tiny_logits
 from tests.helpers_stacks import build
 from utils import cost
@@ -59,7 +60,7 @@ def test_ranks_are_offered_and_what_is_written_has_the_leading_components(tmp_pa
     sort_components(expected)
     expected = at_ranks(expected, {"rank_layer": 3, "rank_condim": 4, "rank_dim": 4})
     assert bank_of(small).ranks == bank_of(expected).ranks
-    assert torch.allclose(tiny_logits(small), tiny_logits(expected), atol=1e-6)
+    assert torch.allclose(tiny_logits(small), tiny_logits(expected), atol=4e-6)
 
 
 def test_macs_are_those_that_the_cost_command_counts(tmp_path):
@@ -76,7 +77,7 @@ def test_layers_are_offered_down_to_one_and_the_whole_counts_as_the_dense_model(
     made = plan("--model", folder, "--axis", "layers", "--budget", "macs<=0.7x", "--commit", tmp_path / "out")
     assert [point.name for point in made.points] == ["dense 3L", "dense 2L", "dense 1L"]
     assert made.whole == "dense 3L" and made.chosen == "dense 2L"
-    assert torch.equal(tiny_logits(written(tmp_path / "out")), tiny_logits(with_layers(model, 2)))
+    assert same_logits(tiny_logits(written(tmp_path / "out")), tiny_logits(with_layers(model, 2)))
 
 
 def test_a_model_that_lost_layers_already_is_offered_from_those_that_it_has(tmp_path):
@@ -96,7 +97,7 @@ def test_a_quantised_model_is_offered_at_its_plugins_ratios(tmp_path):
     ratio = int(made.points[[point.name for point in made.points].index(made.chosen)].value)
     assert ratio > 1 and available_ratios(small) == (1, ratio)
     with use_ratio(model.eval(), ratio):
-        assert torch.equal(tiny_logits(small), tiny_logits(model))
+        assert same_logits(tiny_logits(small), tiny_logits(model))
 
 
 def test_a_quantised_model_at_ratio_1_is_written_without_plugins(tmp_path):
@@ -106,7 +107,7 @@ def test_a_quantised_model_at_ratio_1_is_written_without_plugins(tmp_path):
     small = written(tmp_path / "out")
     assert made.chosen == "int8 k=1" and available_ratios(small) == (1,)
     assert parameter_counts(small).total == made.candidates[0].costs["params"]
-    assert torch.equal(tiny_logits(small), tiny_logits(model.eval()))
+    assert same_logits(tiny_logits(small), tiny_logits(model.eval()))
 
 
 def test_the_base_of_a_schedule_over_ranks_is_no_student_of_it(tmp_path):

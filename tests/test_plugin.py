@@ -232,7 +232,7 @@ def test_distillation_on_sequences_masks_the_decoder() -> None:
     changed = decoder.clone()
     changed[1, 2:] = 7
     after = objective({**batch, "decoder_attention_mask": decoder_mask, "decoder_input_ids": changed})[0]
-    close(after, before, 1e-6)
+    close(after, before, 4e-6)
 
 
 def test_distillation_without_plugins_is_refused() -> None:

@@ -109,7 +109,7 @@ def test_a_layer_is_attention_then_norm_of_residual_and_plugin() -> None:
         spread = plugin(x, lambda y: layer.output.dense(layer.intermediate(y)))
         with use_ratio(model, ratio):
             found = model.bert(ids).last_hidden_state
-        close(found, layer.output.LayerNorm(x + spread), 1e-6)
+        close(found, layer.output.LayerNorm(x + spread), 4e-6)
 
 
 @pytest.mark.parametrize("under", UNDERNEATH.values(), ids=UNDERNEATH.keys())
@@ -241,7 +241,7 @@ def test_gradients_reach_plugins_and_are_the_same_with_checkpointing(under: Any)
     assert len(plain) == 6 * (1 if under == UNDERNEATH["layer_drop"] else LAYERS) - unread
     for found, expected in zip(gradients(enable_gradient_checkpointing), plain, strict=True):
         assert expected.abs().max() > 0
-        close(found, expected, 1e-6)
+        close(found, expected, 4e-6)
 
 
 @pytest.mark.parametrize("under", UNDERNEATH.values(), ids=UNDERNEATH.keys())
@@ -261,4 +261,4 @@ def test_measured_plans_and_packed_weights_go_with_plugins(under: Any, plugins_f
     apply_edit(plain, PLUGINS)
     scramble(plain, PLUGINS)
     for ratio in (1, 2):
-        close(outputs(model, ratio)[0], outputs(plain, ratio)[0], 1e-5)
+        close(outputs(model, ratio)[0], outputs(plain, ratio)[0], 4e-5)

@@ -13,6 +13,7 @@ from model.compression import delta_state
 from model.modelcenter import convert_modelcenter
 from model.plugin.published import load_published_plugin, read_published_plugin, save_published_plugin
 from model.plugin.surgery import plugin_layers, plugin_modules
+from tests.helpers_close import same_logits
 from tests.helpers_plugin import encode, rows, tiny_t5, with_plugins
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,7 +41,7 @@ def test_published_files_round_trip(tmp_path: Path) -> None:
             for parameter in module.parameters():
                 parameter.copy_(parameter.half())
     ids, mask = rows(7, 4, to=7)
-    assert torch.equal(encode(fresh, 4, ids, mask), encode(model, 4, ids, mask))
+    assert same_logits(encode(fresh, 4, ids, mask), encode(model, 4, ids, mask))
     save_published_plugin(fresh, 4, tmp_path / "again.pkl")
     again = torch.load(tmp_path / "again.pkl", weights_only=True)
     assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
@@ -69,15 +70,15 @@ def test_published_plugins_of_another_ratio_and_of_other_tasks_join_the_bank(tmp
     former = encode(bank, 2, *ask)
     load_published_plugin(bank, path)
     assert find_edit(bank, PluginConfig) == PluginConfig((2, 4), 6, 100.0, compat="grouping")
-    assert torch.equal(encode(bank, 2, *ask), former)
-    assert torch.equal(encode(bank, 4, *ask), encode(alone, 4, *ask))
+    assert same_logits(encode(bank, 2, *ask), former)
+    assert same_logits(encode(bank, 4, *ask), encode(alone, 4, *ask))
 
     several = tiny_t5()
     for task, seed in (("sst2", 5), ("mrpc", 6)):
         save_published_plugin(with_plugins((4,), "grouping", seed=seed), 4, path)
         load_published_plugin(several, path, task=task)
     assert find_edit(several, PluginConfig) == PluginConfig((4,), 6, 100.0, ("sst2", "mrpc"), "grouping")
-    assert torch.equal(encode(several, 4, *ask, task="sst2"), encode(alone, 4, *ask))
+    assert same_logits(encode(several, 4, *ask, task="sst2"), encode(alone, 4, *ask))
     assert not torch.equal(encode(several, 4, *ask, task="mrpc"), encode(alone, 4, *ask))
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.quickstart_report import group_rows, main, read_evaluation, write_report
+from utils.measured import processor
+from utils.quickstart_report import group_rows, main, read_evaluation, read_times, write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = (
@@ -211,13 +212,13 @@ def test_second_quickstart_reuses_every_stage(repository: Path) -> None:
 
 
 def test_quickstart_evaluates_untrained_plugins_as_control(repository: Path) -> None:
-    """Three evaluations at ratios 2, 4, 8 of the same fine-tuned model; one of them without trained plugins."""
+    """Three evaluations at ratios 2 and 4 of the same fine-tuned model; one of them without trained plugins."""
     launch(repository, "quickstart.sh")
     found = [call for call in calls(repository) if "--mode valid" in call]
     assert [flag(call, "--plugin-path") for call in found] == [
         "checkpoints/glue-mux/tiny/sst2/best", "checkpoints/wiki/tiny/best", "none"
     ]  # fmt: skip
-    assert all("--mux-num 2 4 8" in call for call in found)
+    assert all("--mux-num 2 4 --model" in call for call in found)
     assert {flag(call, "--checkpoint") for call in found} == {"checkpoints/glue/tiny/sst2/best"}
 
 
@@ -229,7 +230,7 @@ def test_quickstart_has_the_decomposed_rows(repository: Path) -> None:
     folder = flag(teacher, "--output-path")
     for call in (intermediate, control):
         assert flag(call, "--student_model") == folder and "--use_swap" in call
-        assert [flag(call, f"--rank_{name}") for name in ("layer", "condim", "dim")] == ["24", "64", "64"]
+        assert [flag(call, f"--rank_{name}") for name in ("layer", "condim", "dim")] == ["12", "32", "32"]
     assert flag(prediction, "--student_model") == flag(intermediate, "--output-path") and "--use_swap" not in prediction
     report = calls(repository)[-1].split(" --group ")[2]
     runs = (folder, flag(prediction, "--output-path"), flag(control, "--output_dir"))
@@ -482,3 +483,35 @@ def test_report_names_a_missing_evaluation(tmp_path: Path) -> None:
         with pytest.raises(SystemExit) as stopped:
             main(["--dataset", "sst2", "--group", *words])
         assert stopped.value.code == 2
+
+
+def test_times_of_the_stages_are_told_with_the_processor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each stage and the total, on the console and in the report; another file is one sentence."""
+    times = tmp_path / "times.txt"
+    times.write_text("1500000000 fine-tuning on sst2\n250000000 the evaluation\n2000000000 total\n")
+    runs = _result(tmp_path / "a", {1: 0.8, 2: 0.7})
+    command = ["--dataset", "sst2", "--output", str(tmp_path / "out"), "--group", "Variator", f"adapted={runs}"]
+    main([*command, "--times", str(times)])
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    for text in (capsys.readouterr().out, report):
+        assert "   1.5 s  fine-tuning on sst2" in text and f" cores of {processor()} (" in text
+        assert "   2.0 s  in total, on " in text
+    assert read_times(times)[-1].count("(") >= 1
+    times.write_text("soon: the evaluation\n")
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--times", str(times)])
+    assert stopped.value.code == 2 and "error: --times: " in capsys.readouterr().err
+
+
+def test_a_stages_seconds_are_kept_for_the_report(repository: Path) -> None:
+    """What ran has a line; what is there already has none; a dry run keeps nothing."""
+    file = repository / "outputs/quickstart/times.txt"
+    launch(repository, "quickstart.sh", "--dry-run")
+    assert not file.exists()
+    for names in (("backbone pre-training", "evaluation of the adapted plugins", "total"), ("total",)):
+        assert launch(repository, "quickstart.sh").returncode == 0
+        rows = [line.split(" ", 1) for line in file.read_text(encoding="utf-8").splitlines()]
+        assert all(nanoseconds.isdigit() for nanoseconds, _ in rows)
+        assert set(names) <= {name for _, name in rows} and rows[-2][1] == "total"
+    assert calls(repository)[-1].endswith("--times outputs/quickstart/times.txt")
+    assert "fine-tuning on sst2" not in {name for _, name in rows}

@@ -14,6 +14,7 @@ from torch import Tensor
 from model import DecompositionConfig, ModelError, apply_edit, available_ratios, committed, edits_of, set_ratio
 from model.compression import STACKING_ORDER
 from model.pruning import sparsify
+from tests.helpers_close import same_logits
 from tests.helpers_decomposition import tiny_bert
 from tests.helpers_enct5 import tiny_enct5, tiny_logits
 from tests.helpers_pruning import random_importance, sorted_bert
@@ -45,10 +46,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str,
 def test_a_stack_gives_the_same_logits_in_a_fresh_process(
     table: dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]], stack: str
 ) -> None:
-    """Saved as plain safetensors, loaded by `AutoModel…`: bit-identical at every ratio; and no two ratios are alike."""
+    """Saved as plain safetensors, loaded by `AutoModel…`: equal at every ratio; and no two ratios are alike."""
     here, there = table[stack]
     assert here.keys() == there.keys() and len(here) == (3 if "plugin" in stack else 1)
-    assert all(torch.equal(here[ratio], there[ratio]) for ratio in here)
+    assert all(same_logits(here[ratio], there[ratio]) for ratio in here)
     assert all(torch.isfinite(logits).all() for logits in here.values())
     assert len({tuple(logits.flatten().tolist()) for logits in here.values()}) == len(here)
 

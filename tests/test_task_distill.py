@@ -157,7 +157,7 @@ def test_two_processes_of_the_old_launcher_distil_and_predict(stages: Stages, tm
     two = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
     run_task(stages.tiny.task(tmp_path / "one", "--do_eval", "--no-costs", "--student_model", tmp_path))
     one = json.loads((tmp_path / "one" / "evaluation.json").read_text())["metrics"]
-    assert two["accuracy"] == one["accuracy"] and two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    assert two["accuracy"] == one["accuracy"] and two["loss"] == pytest.approx(one["loss"], abs=4e-5)
 
 
 # --- tasks -----------------------------------------------------------------------------------------------------------

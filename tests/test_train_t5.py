@@ -189,7 +189,7 @@ def test_valid_does_not_depend_on_the_loss(distil: str, tiny: Tiny, stages: Stag
     best = result_of(stages.mux)
     logged = next(r for r in rows_of(stages.mux) if r["split"] == "valid" and r["step"] == best["best_step"])
     assert rows[1]["accuracy"] == logged["accuracy_k2"] and rows[2]["accuracy"] == logged["accuracy_k4"]
-    assert rows[1]["loss"] == pytest.approx(logged["loss_k2"], abs=1e-5)
+    assert rows[1]["loss"] == pytest.approx(logged["loss_k2"], abs=4e-5)
 
 
 def test_validation_equals_a_loop_by_hand(tiny: Tiny, stages: Stages, tmp_path: Path) -> None:

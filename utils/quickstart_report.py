@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ if __name__ == "__main__":
 
 from dataset import TASKS
 from utils.errors import UserError, run_as_script
+from utils.measured import instruction_sets, processor
 from utils.report.reading import Measured, measured_model, measured_ratios
 
 _MEANING = {
@@ -201,7 +203,7 @@ def plain_table(metric: str, rows: Sequence[Row]) -> str:
     )
 
 
-def markdown(dataset: str, metric: str, rows: Sequence[Row], plot: str) -> str:
+def markdown(dataset: str, metric: str, rows: Sequence[Row], plot: str, times: Sequence[str] = ()) -> str:
     """The report."""
     header = [column.format(metric=metric) for column in _COLUMNS]
     names = dict.fromkeys(row.name for row in rows)
@@ -221,6 +223,7 @@ def markdown(dataset: str, metric: str, rows: Sequence[Row], plot: str) -> str:
             "",
             f"![{metric} against MACs]({plot})",
             "",
+            *(["What the stages of the last call took:", "", "```", *times, "```", ""] if times else []),
         ]
     )
 
@@ -249,11 +252,34 @@ def draw(metric: str, rows: Sequence[Row], file: Path) -> None:
     os.replace(temporary, file)
 
 
-def write_report(dataset: str, groups: Mapping[str, Mapping[str, Path]], output: Path) -> str:
+def read_times(file: Path) -> list[str]:
+    """What scripts/quickstart.sh has taken: a line per stage, and a last one with the total and the machine.
+
+    Raises:
+        UserError: the file is missing, or holds something else.
+    """
+    try:
+        rows = [line.split(" ", 1) for line in file.read_text(encoding="utf-8").splitlines()]
+        named = [(int(nanoseconds) / 1e9, name) for nanoseconds, name in rows]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--times: {file} holds no times, a number of nanoseconds and a name per line ({error})"
+        ) from None
+    lines = [f"{seconds:6.1f} s  {name}" for seconds, name in named if name != "total"] or ["nothing was left to do"]
+    total = sum(seconds for seconds, name in named if name == "total")
+    sets = ", ".join(instruction_sets()) or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [*lines, f"{total:6.1f} s  in total, on {cores} cores of {processor()} ({sets})"]
+
+
+def write_report(
+    dataset: str, groups: Mapping[str, Mapping[str, Path]], output: Path, times: Sequence[str] = ()
+) -> str:
     """Writes report.md and its plot under `output`; returns the table as text.
 
     Args:
         groups: method -> name of the run -> folder of its evaluation.
+        times: lines on what the stages took.
 
     Raises:
         UserError: an evaluation is missing or of another kind.
@@ -267,7 +293,7 @@ def write_report(dataset: str, groups: Mapping[str, Mapping[str, Path]], output:
     draw(metric, rows, output / plot)
     report = output / "report.md"
     temporary = output / ".report.md"
-    temporary.write_text(markdown(dataset, metric, rows, plot), encoding="utf-8")
+    temporary.write_text(markdown(dataset, metric, rows, plot, times), encoding="utf-8")
     os.replace(temporary, report)
     return plain_table(metric, rows)
 
@@ -284,7 +310,8 @@ def _report(args: argparse.Namespace) -> None:
         if not words:
             raise UserError(f"--group {name}: expected NAME=DIR behind the method's name")
         groups[name] = dict(_run(name, word) for word in words)
-    print(write_report(args.dataset, groups, args.output))
+    times = read_times(args.times) if args.times is not None else []
+    print("\n".join([write_report(args.dataset, groups, args.output, times), "", *times]))
     print(f"made: {args.output / 'report.md'}")
 
 

@@ -51,7 +51,7 @@ bert_text() {
 # $1: model. Makes data and BERT of the embedded default.
 need_bert() {
     [[ "$1" != tiny || -n "${PLAN_CONTINUES:-}" ]] && return 0
-    prepare checkpoints/bert/tiny/init/manifest.json "$PYTHON" -m utils.embedded.bert --size tiny
+    prepare "tokenizer and untrained BERT" checkpoints/bert/tiny/init/manifest.json "$PYTHON" -m utils.embedded.bert --size tiny
 }
 
 # $1: model. The pre-generated text.
@@ -63,7 +63,7 @@ need_text() {
             [[ "$made" -nt "$(bert_text tiny)/epoch_0_metrics.json" ]] && again=(--overwrite)
         done
         # A corpus made for T5: long lines of many sentences, most of which would not pass for prose.
-        prepare "$(bert_text tiny)/epoch_0_metrics.json" "$PYTHON" -m utils.pregenerate_training_data \
+        prepare "pre-generated text" "$(bert_text tiny)/epoch_0_metrics.json" "$PYTHON" -m utils.pregenerate_training_data \
             --train_corpus data/tiny/corpus/train.txt --bert_model checkpoints/bert/tiny/init \
             --output_dir "$(bert_text tiny)" --epochs_to_generate 2 --max_seq_len 64 --line_filter off \
             --split_sentences ${again[@]+"${again[@]}"}
@@ -89,8 +89,8 @@ bert_settings() {
     case "$1" in
     general) SETTINGS+=(--lr 1e-3 --max_steps 300 --eval_step 100 --distill_layers all) ;;
     teacher) SETTINGS+=(--lr 1e-3 --max_steps 400 --eval_step 200) ;;
-    intermediate) SETTINGS+=(--lr 1e-3 --max_steps 100 --eval_step 100 --distill_layers all) ;;
-    prediction) SETTINGS+=(--lr 5e-4 --max_steps 100 --eval_step 50) ;;
+    intermediate) SETTINGS+=(--lr 1e-3 --max_steps 50 --eval_step 50 --distill_layers all) ;;
+    prediction) SETTINGS+=(--lr 5e-4 --max_steps 50 --eval_step 50) ;;
     esac
     return 0
 }
@@ -109,7 +109,7 @@ bert_ranks() {
     layers="$(config_number "$(bert_of "$1")" num_hidden_layers)"
     width="$(config_number "$(bert_of "$1")" hidden_size)" inner="$(config_number "$(bert_of "$1")" intermediate_size)"
     if [[ "$1" == tiny ]]; then
-        default="24 64 64"
+        default="12 32 32" # about 1/37: the embedded tasks need little of it
     elif [[ -n "$layers" && -n "$width" && -n "$inner" ]]; then
         default="$((layers * (4 + 2 * (inner / width)) / 2)) $((width / 2)) $((width / 2))"
     fi

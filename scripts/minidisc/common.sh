@@ -51,7 +51,7 @@ scale_name() { if [[ "$1" == */* ]]; then model_name "$1"; else echo "${1//[;,]/
 minidisc_settings() {
     TOTAL_BATCH=32
     SETTINGS=(--random-seed 42 --inspect-step 50)
-    [[ "$model" == tiny ]] && SETTINGS+=(--max_seq_length 64 --lr 1e-3 --max_steps 250 --eval_step 125)
+    [[ "$model" == tiny ]] && SETTINGS+=(--max_seq_length 64 --lr 1e-3 --max_steps 80 --eval_step 80)
     return 0
 }
 
