@@ -58,8 +58,9 @@ class Server:
     def serve(self) -> None:
         """Answer until standard input ends, which its caller holds open."""
         with contextlib.suppress(KeyboardInterrupt):
+            waiting: list[Any] = [0, self._listening]
             while True:
-                ready, _, _ = select.select([0, self._listening], [], [])
+                ready, _, _ = select.select(waiting, [], [])
                 if 0 in ready and not os.read(0, 1):
                     break
                 if self._listening in ready:
