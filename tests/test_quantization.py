@@ -18,7 +18,7 @@ from model.decomposition.layers import DecomposedLinear
 from model.delta import save_delta
 from model.plugin.objective import freeze_for
 from model.plugin.surgery import plugin_layers
-from model.quantization import Int8Linear
+from model.quantization import Int8Linear, layers
 from model.quantization.layers import Activations
 from tests.helpers_close import same_logits
 from tests.helpers_decomposition import tiny_bert, tiny_inputs, tiny_logits
@@ -144,3 +144,21 @@ def test_the_command_rounds_a_saved_model(tmp_path: Path, capsys: pytest.Capture
     assert "utils.cost --model" in capsys.readouterr().out
     with pytest.raises(UserError, match="exists already: name a new directory"):
         quantize.main(command)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_processors_without_exact_integer_products_work_with_floats(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large values of one sign, whose sums AVX2 alone cuts off: the product of the same integers, found otherwise."""
+    dense = torch.nn.Linear(96, 16).to(dtype)
+    with torch.no_grad():
+        dense.weight.copy_(dense.weight.abs() + 1)
+    made = Int8Linear.of(dense, "int8")
+    x = torch.rand(2, 3, 96, generator=torch.Generator().manual_seed(0)).to(dtype) + 1
+    monkeypatch.setattr(layers, "has_exact_integer_products", lambda: False)
+    found, expected = made(x), dense(x)
+    assert found.dtype == dtype and (found - expected).abs().max() <= 0.02 * expected.abs().max()
+    monkeypatch.undo()
+    if layers.has_exact_integer_products():
+        assert (made(x) - found).abs().max() <= (4e-6 if dtype == torch.float32 else 1e-2) * expected.abs().max()

@@ -9,11 +9,13 @@ Shapes: O outputs, I inputs; leading dimensions are any.
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 #: What the activations are multiplied as: as they come, or as int8 with one scale per position, found at run time.
 Activations = Literal["float", "int8"]
@@ -82,11 +84,35 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) -> (…, O)."""
+        if self.activations == "int8" and x.device.type == "cpu" and not has_exact_integer_products():
+            return self._by_floats(x)
         return F.linear(x, self.weight, self.bias)
+
+    def _by_floats(self, x: Tensor) -> Tensor:
+        """The same product of the same integers, worked out in float32, which holds them exactly."""
+        from torchao.quantization import Int8Tensor, PerRow
+
+        rounded: Any = Int8Tensor.from_hp(x, PerRow())
+        with torch.autocast("cpu", enabled=False):
+            product = rounded.qdata.float() @ self.weight_int8.float().T
+            y = (product * rounded.scale.float() * self.weight_scale.T).to(x.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
         return f"{self.in_features}, {self.out_features}, activations={self.activations}"
+
+
+@lru_cache
+def has_exact_integer_products() -> bool:
+    """Whether this CPU multiplies int8 matrices exactly.
+
+    Processors with AVX2 alone add pairs of products in 16 bits, which is too few for large ones: the sums are cut off.
+    """
+    with _disable_current_modes(), torch.inference_mode():
+        first = torch.full((32, 64), 127, dtype=torch.int8, device="cpu")
+        second = torch.full((64, 32), 127, dtype=torch.int8, device="cpu")
+        return bool((torch._int_mm(first, second) == 64 * 127**2).all())
 
 
 @torch.no_grad()

@@ -51,7 +51,8 @@ bert_text() {
 # $1: model. Makes data and BERT of the embedded default.
 need_bert() {
     [[ "$1" != tiny || -n "${PLAN_CONTINUES:-}" ]] && return 0
-    prepare "tokenizer and untrained BERT" checkpoints/bert/tiny/init/manifest.json "$PYTHON" -m utils.embedded.bert --size tiny
+    prepare "tokenizer and untrained BERT" checkpoints/bert/tiny/init/manifest.json \
+        "$PYTHON" -m utils.embedded.bert --size tiny
 }
 
 # $1: model. The pre-generated text.
@@ -63,7 +64,8 @@ need_text() {
             [[ "$made" -nt "$(bert_text tiny)/epoch_0_metrics.json" ]] && again=(--overwrite)
         done
         # A corpus made for T5: long lines of many sentences, most of which would not pass for prose.
-        prepare "pre-generated text" "$(bert_text tiny)/epoch_0_metrics.json" "$PYTHON" -m utils.pregenerate_training_data \
+        prepare "pre-generated text" "$(bert_text tiny)/epoch_0_metrics.json" \
+            "$PYTHON" -m utils.pregenerate_training_data \
             --train_corpus data/tiny/corpus/train.txt --bert_model checkpoints/bert/tiny/init \
             --output_dir "$(bert_text tiny)" --epochs_to_generate 2 --max_seq_len 64 --line_filter off \
             --split_sentences ${again[@]+"${again[@]}"}
