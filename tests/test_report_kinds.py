@@ -11,6 +11,7 @@ import pytest
 from tests import helpers_report as made
 from tests.tiny_bert import TinyBert, run_task
 from utils.plan import __main__ as plan_script
+from utils.report import __main__ as report
 from utils.report.columns import remarks
 from utils.report.html import page
 from utils.report.markdown import markdown
@@ -110,3 +111,14 @@ def test_latencies_of_other_moments_and_settings_are_marked(tmp_path: Path) -> N
         marked = told({}, change)
         assert "128) \\[a\\]" in marked and "128) \\[b\\]" in marked
     assert "not recorded" in told({}, None)
+
+
+def test_pages_beside_the_runs_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`runs/*` holds those that an earlier call made; any other file is still a mistake."""
+    made.teacher(tmp_path)
+    report.main([str(tmp_path / "teacher"), "--output", str(tmp_path / "r.html")])
+    report.main([*map(str, sorted(tmp_path.iterdir())), "--output", str(tmp_path / "r.html")])
+    assert capsys.readouterr().out.count("(1 row)") == 4
+    for only in (tmp_path / "r.html", tmp_path / "teacher" / "result.json"):
+        with pytest.raises(SystemExit):
+            report.main([str(only), "--output", str(tmp_path / "q.html")])

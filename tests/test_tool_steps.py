@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -129,6 +130,15 @@ def test_a_rounded_model_is_measured_at_a_length_that_it_has(tuned: Path, tmp_pa
     run([*words, "--repeats", "1"])
 
 
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_the_look_at_an_exported_file_is_python_that_names_it(form: str, tmp_path: Path) -> None:
+    made = tmp_path / 'it\'s "a" file'
+    (words,) = proposals(next_lines(tool_steps.after_export(form, made)))
+    constants = [node.value for node in ast.walk(ast.parse(words[2])) if isinstance(node, ast.Constant)]
+    assert words[1] == "-c" and str(made) in constants
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "torch", "standalone"])
 def test_an_exported_model_is_looked_at_by_the_command_that_is_told(
     form: str, tuned: Path, tmp_path: Path, capsys

@@ -63,7 +63,8 @@ def _is_submission(path: Path) -> bool:
         return False
 
 
-def _is_report(path: Path) -> bool:
+def is_report(path: Path) -> bool:
+    """Whether a file is a page that `utils.report` made."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return REPORT_MARK in file.read(2000)
@@ -101,7 +102,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "utils.cost": Command(("model",), files=("json",), ours=_json_with("macs", "family")),
     "utils.report": Command(
-        ("runs", "dense"), files=("output",), beside=lambda path: path.with_suffix(".md"), ours=_is_report
+        ("runs", "dense"), files=("output",), beside=lambda path: path.with_suffix(".md"), ours=is_report
     ),
     "utils.doctor": Command(files=("json",), ours=_json_with("healthy", "findings")),
     "utils.make_corpus": Command(("files",), files=("output",)),

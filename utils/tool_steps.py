@@ -117,11 +117,11 @@ def after_export(form: str, made: Path) -> list[str]:
     if form == "standalone":
         return [shlex.join(["cat", str(made / "README.md")])]
     code = {
-        "onnx": "import onnxruntime; s = onnxruntime.InferenceSession({0!r}); "
+        "onnx": "import onnxruntime; s = onnxruntime.InferenceSession({0}); "
         "print([x.name for x in s.get_inputs()], [x.name for x in s.get_outputs()])",
-        "torch": "import torch; g = torch.export.load({0!r}).graph_signature; print(g.user_inputs, g.user_outputs)",
+        "torch": "import torch; g = torch.export.load({0}).graph_signature; print(g.user_inputs, g.user_outputs)",
     }[form]
-    return [shlex.join([python(), "-c", code.format(str(made))])]
+    return [shlex.join([python(), "-c", code.format(json.dumps(str(made), ensure_ascii=False))])]
 
 
 def request_to(host: str, port: int, task: str, columns: Sequence[str], token_file: Path | None = None) -> str:

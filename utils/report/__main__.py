@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 
 from utils.errors import UserError, run_as_script, writing
-from utils.outputs import guard
+from utils.outputs import guard, is_report
 from utils.report.html import page
 from utils.report.markdown import markdown
 from utils.report.reading import find_runs
@@ -38,6 +38,8 @@ def write_report(given: argparse.Namespace) -> list[Path]:
     """
     if given.output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {given.output}: expected a name that ends in .html; Markdown is written beside it.")
+    # Pages of an earlier call lie beside the runs, and `runs/*` names them too.
+    given.runs = [place for place in given.runs if not is_report(place)] or given.runs
     guard("utils.report", given)
     folders = find_runs(given.runs)
     print(f"reading {len(folders)} run(s)", flush=True)
@@ -49,7 +51,7 @@ def write_report(given: argparse.Namespace) -> list[Path]:
             temporary = path.with_name(f".{path.name}")
             temporary.write_text(text, encoding="utf-8", errors="replace")  # JSON may hold halves of characters
             os.replace(temporary, path)
-        print(f"made: {path} ({len(rows)} rows)", flush=True)
+        print(f"made: {path} ({len(rows)} row{'s' * (len(rows) != 1)})", flush=True)
     print("a browser shows the first, any editor the second", flush=True)
     return made
 
