@@ -507,7 +507,7 @@ def test_the_token_that_begins_an_answer_is_one_of_the_models(tiny: Tiny, tmp_pa
     """By flag, by task.json and by config.json."""
     rows = len(AutoTokenizer.from_pretrained(tiny.model))
     number = rows if number == 237 else number
-    with pytest.raises(UserError, match=rf"--decoder-start is {number}, expected an id .* from 0 to {rows - 1}"):
+    with pytest.raises(UserError, match=rf"--decoder-start .*{number}" if number < 0 else rf"an id .* to {rows - 1}"):
         run(tiny.sst2(tmp_path / "run", f"--decoder-start={number}"))
     assert not (tmp_path / "run").exists()
     told = written("task.json", json.dumps({"dataset": "sst2", "decoder_start": number, "logit_scale": "hf"}))
@@ -533,6 +533,24 @@ def test_a_path_that_is_not_there_says_so(path: str, monkeypatch: pytest.MonkeyP
     for open_it in (lambda: load_masked_lm(path, "--x"), lambda: load_t5(path, None), lambda: open_tokenizer(path)):
         with pytest.raises(UserError, match="does not exist"):
             open_it()
+
+
+def test_a_path_that_cannot_be_looked_at_says_so(classifier: Path, tmp_path: Path) -> None:
+    """Names beyond what a file system takes, users that are not there, files, and what stands beside a model."""
+    for path, said in (
+        ("a" * 5000 + "/b/c", "cannot be read: File name too long"),
+        ("~nobody-of-this-name/model", "does not exist"),
+        ("a\0b", "does not exist"),
+        (str(classifier / WEIGHTS), "is a file: expected the folder"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load_classifier(path, SST2, trained=True)
+    (tmp_path / "trainer").mkdir()
+    copied(classifier, tmp_path / "trainer" / "checkpoint-500")
+    refused(CLASSIFIERS["teacher"], tmp_path / "trainer", r"did you mean .*checkpoint-500")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    refused(CLASSIFIERS["teacher"], tmp_path / "adapter", "holds an adapter of PEFT")
 
 
 def test_the_hub_is_asked_once_and_quietly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

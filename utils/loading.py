@@ -19,7 +19,7 @@ from model.plugin.published import ORIGINAL_DECODER_START
 from model.weights import check_finite, read_json, read_torch_file
 from utils.errors import UserError
 from utils.opening.files import check_config, is_modelcenter, open_config
-from utils.opening.places import CONFIG, delta_directory, is_hub_id, model_directory
+from utils.opening.places import CONFIG, delta_directory, expanded, is_hub_id, model_directory
 from utils.opening.tokenizers import T5_TOKENS, has_tokenizer, open_tokenizer
 from utils.opening.weights import explained, load_weights
 
@@ -114,7 +114,7 @@ def write_task_file(directory: Path, dataset: str, decoder_start: int, logit_sca
 
 def _checkpoint(given: Path) -> Path:
     """What `--checkpoint` names: a file, a folder with a model, or one with LoRA; of a run the best of it."""
-    path = given.expanduser()
+    path = expanded(given)
     if not path.exists():
         raise UserError(f"--checkpoint {given} does not exist.")
     if path.is_file():

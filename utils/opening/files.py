@@ -70,7 +70,10 @@ def check_config(directory: str) -> dict[str, Any]:
     """
     path = Path(directory) / CONFIG
     if not path.is_file():
-        raise UserError(f"{directory} is a directory without config.json: no Hugging Face model, and no run made one.")
+        _check_link(path)
+        raise UserError(
+            f"{directory} is a directory without config.json: no Hugging Face model, and no run made one{_hint(path)}."
+        )
     values = read_json(path)
     for name, most in _SIZES.items():
         least = 0 if name in _MAY_BE_NONE else 1
@@ -135,6 +138,15 @@ def _check_make(values: Mapping[str, Any], path: Path) -> None:
         raise UserError(f"{path}: decoder_start_token_id is {start}, expected an id from 0 to {rows - 1} (vocab_size).")
     if values.get("is_decoder") and family_of(_Described(values)) == BERT.family:
         raise UserError(f"{path}: is_decoder is true, so this is no encoder; only encoder BERTs are supported.")
+
+
+def _hint(config: Path) -> str:
+    """Where the model may be that a folder does not hold."""
+    root = config.parent
+    if (root / "adapter_config.json").is_file():
+        return "; it holds an adapter of PEFT: merge it into its model and save that"
+    below = sorted(root.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime)
+    return f"; did you mean {below[-1].parent}" if below else ""
 
 
 class _Described:

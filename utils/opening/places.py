@@ -28,21 +28,36 @@ def model_directory(source: str | Path) -> str:
     """
     if not str(source):
         raise UserError("The path of a model is empty, so that it does not exist.")
-    root = Path(source).expanduser()
+    try:
+        return _directory(str(source))
+    except OSError as error:  # no permission to look, a name that is too long
+        raise UserError(f"{source} cannot be read: {error.strerror or error}.") from error
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of `~`; the same where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def _directory(source: str) -> str:
+    root = expanded(source)
     if root.is_dir():
         return str(root if (root / CONFIG).is_file() else _best_in(root, CONFIG) or root)
     if root.is_symlink() and not root.exists():
         raise UserError(f"{source} is a link to {os.readlink(root)}, which does not exist.")
     if root.exists():
         raise UserError(f"{source} is a file: expected the folder that holds a model.")
-    if not is_hub_id(str(source)):
+    if not is_hub_id(source):
         raise UserError(f"{source} does not exist.")
-    return hub_directory(str(source))
+    return hub_directory(source)
 
 
 def delta_directory(path: Path, kind: str) -> Path:
     """The folder of plugins or LoRA (`kind`): `path`, or the best of the run whose folder it is."""
-    root = path.expanduser()
+    root = expanded(path)
     if not root.is_dir() or is_delta(root, kind):
         return root
     return next((root / name for name in _BEST if is_delta(root / name, kind)), root)

@@ -21,7 +21,7 @@ from utils.minidisc.axes import STAGES
 from utils.minidisc.record import SCHEDULE_FILE
 from utils.minidisc.stages import RESULT_FILE
 from utils.opening.files import has_weights
-from utils.opening.places import model_directory
+from utils.opening.places import expanded, model_directory
 from utils.plan.cuts import cuts_of
 from utils.plan.files import edits_in, is_whole, run_of, task_of
 from utils.plan.point import CONFIG, Point, Source
@@ -76,7 +76,7 @@ def _model(point: Point) -> tuple[Any, ...]:
 
 
 def _points_of(path: Path, wanted: Wanted) -> list[Point]:
-    path = path.expanduser()
+    path = expanded(path)
     if not path.is_dir():
         raise UserError(f"--model {path} is no directory{'' if path.exists() else ', it does not exist'}.")
     if (path / SCHEDULE_FILE).is_file() and (students := _students(path)):
@@ -146,7 +146,7 @@ def _plugin_points(path: Path, plugins: tuple[Path, dict[str, Any]], wanted: Wan
     if base is None and (run / ARGUMENTS_FILE).is_file():
         values = read_json(run / ARGUMENTS_FILE).get("arguments", {})
         base = values.get("checkpoint") or values.get("model_config")
-    directory = Path(model_directory(base)) if base is not None and Path(base).expanduser().exists() else None
+    directory = Path(model_directory(base)) if base is not None and expanded(base).exists() else None
     if directory is None or not (directory / CONFIG).is_file():
         raise UserError(
             f"--model {path} holds plugins, and their backbone ({base or 'not recorded'}) is not here: name its "

@@ -10,7 +10,7 @@ from model.delta import delta_files, is_delta, load_delta, read_delta_edit
 from model.plugin.published import PUBLISHED_SCALE, load_published_plugin, read_published_plugin
 from model.weights import read_torch_file
 from utils.errors import UserError
-from utils.opening.places import delta_directory
+from utils.opening.places import delta_directory, expanded
 from utils.variator.arguments import PluginArguments
 
 DEFAULT_RATIO = 4
@@ -63,11 +63,11 @@ def plugin_source(arguments: PluginArguments, checkpoint: Path | None) -> Path |
         UserError: `--plugin_path` is not there.
     """
     if arguments.plugin_path not in (None, "none"):
-        path = Path(str(arguments.plugin_path)).expanduser()
+        path = expanded(str(arguments.plugin_path))
         if not path.exists():
             raise UserError(f"--plugin_path {arguments.plugin_path} does not exist.")
         return delta_directory(path, PluginConfig.kind)
-    checkpoint = None if checkpoint is None else checkpoint.expanduser()
+    checkpoint = None if checkpoint is None else expanded(checkpoint)
     return checkpoint if checkpoint is not None and checkpoint.is_file() and _holds_plugins(checkpoint) else None
 
 
