@@ -68,10 +68,12 @@ class LengthQueue:
         max_batch: most rows of a batch.
         max_wait_s: a batch that is not full goes when its oldest row has waited so long.
         max_tokens: most padded tokens of a batch; a single row may have more.
+        kept: room that only requests of an eighth as many rows may take, so that large ones cannot take all.
     """
 
-    def __init__(self, limit: int, max_batch: int, max_wait_s: float, max_tokens: int = 1 << 30) -> None:
+    def __init__(self, limit: int, max_batch: int, max_wait_s: float, max_tokens: int = 1 << 30, kept: int = 0) -> None:
         self.limit, self.max_batch, self.max_wait_s, self.max_tokens = limit, max_batch, max_wait_s, max_tokens
+        self.kept = kept
         self.reserved = 0
         self.work = 0
         self._requests: dict[Hashable, _Request] = {}  # in the order of their arrival, as are those of a group
@@ -89,7 +91,9 @@ class LengthQueue:
 
     def reserve(self, rows: int) -> bool:
         """Keep room for rows that will be put; False where there is none."""
-        if self._rows + self.reserved + rows > self.limit:
+        taken = self._rows + self.reserved
+        is_small = rows <= max(1, self.kept // 8) or not taken  # one that is alone is no harm
+        if taken + rows > self.limit - (0 if is_small else self.kept):
             return False
         self.reserved += rows
         return True

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: The worker looks at the ratio this often although nothing waits.
 _IDLE_S = 0.25
+#: This part of the queue's room is kept for small requests.
+_KEPT_SHARE = 8
 
 
 class Refused(Exception):
@@ -118,7 +120,11 @@ class Engine:
         self.predictor, self.controller, self.metrics, self.settings = predictor, controller, metrics, settings
         self._clock = clock
         self._queue = LengthQueue(
-            settings.queue_rows, settings.max_batch, settings.max_wait_s, settings.max_batch_tokens
+            settings.queue_rows,
+            settings.max_batch,
+            settings.max_wait_s,
+            settings.max_batch_tokens,
+            kept=settings.queue_rows // _KEPT_SHARE,
         )
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)

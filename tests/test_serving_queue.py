@@ -107,6 +107,25 @@ def test_a_full_batch_by_tokens_does_not_wait_for_more_rows() -> None:
     assert [row.index for row in queue.take(0.5)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("rows", [3, 9, 64])
+def test_large_requests_leave_room_for_small_ones(rows: int) -> None:
+    """However many come: an eighth of the room is left to requests of one row; one that is alone may have all."""
+    queue = LengthQueue(512, 32, 1.0, kept=64)
+    taken = sum(queue.reserve(rows) for _ in range(1000))
+    small = sum(queue.reserve(1) for _ in range(1000))
+    assert taken * rows + small == queue.reserved == 512
+    assert (small >= 64) == (rows > 8)
+    queue.release(512)
+    assert queue.reserve(512)
+
+
+def test_a_request_of_all_the_rows_is_taken_where_nothing_waits() -> None:
+    """The smallest queue that `--max_rows` allows, over HTTP."""
+    made = server(StubPredictor(), queue_rows=64)
+    assert [made.post(body_of(*["a"] * 64)).status_code for _ in range(2)] == [200, 200]
+    assert made.engine.stop(10.0)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_counts_hold_whatever_happens(seed: int) -> None:
     """Rows come, run, expire and are given up at random: none is lost, doubled or counted wrongly."""
@@ -226,7 +245,7 @@ class Client:
 def test_rows_of_a_client_that_is_gone_are_not_computed() -> None:
     """It leaves while its rows wait: they make room at once, are counted as 499, and the others are answered."""
     predictor = StubPredictor(is_open=False)
-    made = server(predictor, queue_rows=8, max_batch=8)
+    made = server(predictor, queue_rows=16, max_batch=8)
 
     async def conversation() -> None:
         first = Client(made.app, body_of("one"))
