@@ -81,7 +81,7 @@ class Job:
         set_dropout(self.model, task.dropout)
         self.model.to(self.runtime.device)
         self.decoder_start = choose_decoder_start(task, self.loaded.decoder_start)
-        check_token(self.decoder_start, self.model, "--decoder-start")
+        check_token(self.decoder_start, self.model, "--decoder_start")
         request = DataRequest(
             task.dataset,
             task.data_path,

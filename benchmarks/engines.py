@@ -159,7 +159,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=60, help=shown)
     parser.add_argument("--batch_size", type=int, default=32, help=f"rows per step, of all processes ({shown})")
     parser.add_argument("--precision", choices=get_args(AskedForward), default="auto", help=shown)
-    parser.add_argument("--output", type=Path, default=Path("outputs/engines"), help=f"folder of the runs ({shown})")
+    parser.add_argument(
+        "--output_dir", dest="output", type=Path, default=Path("outputs/engines"), help=f"folder of the runs ({shown})"
+    )
     parser.add_argument("--page", type=Path, help="put the table into this Markdown page, between its markers")
     parser.add_argument("--plot", type=Path, help="draw the loss curves into this file")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

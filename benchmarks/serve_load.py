@@ -1,6 +1,6 @@
 """The server under a load in steps: at a fixed ratio of 1, and with the ratio that follows the load.
 
-python -m benchmarks.serve_load --model DIR --plugins DIR --data data/glue --page docs/results/serving.md
+python -m benchmarks.serve_load --model DIR --plugins DIR --data_dir data/glue --page docs/results/serving.md
 
 Both servers run on this machine, one after the other, and get the same requests at the same moments, whether or not
 earlier ones are answered (open loop). The steps are shares of what the fixed server can do, which is measured first.
@@ -95,7 +95,7 @@ def server(given: argparse.Namespace, *more: str) -> Iterator[str]:
     Raises:
         UserError: it does not start, or does not end with exit code 0.
     """
-    command = [sys.executable, "-m", "serving", "--model", given.model, "--task", given.task, "--port", "0", *more]
+    command = [sys.executable, "-m", "serving", "--model", given.model, "--task_name", given.task, "--port", "0", *more]
     command += ["--plugins", *given.plugins, "--threads", str(given.threads), "--queue_rows", str(given.queue_rows)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -182,8 +182,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     made.add_argument("--model", required=True, help="directory of a fine-tuned T5")
     made.add_argument("--plugins", nargs="+", required=True, help="as `python -m serving` takes them")
-    made.add_argument("--data", required=True, help="folder of the GLUE data")
-    made.add_argument("--task", default="sst2", help="whose validation rows are sent")
+    made.add_argument("--data_dir", dest="data", required=True, help="folder of the GLUE data")
+    made.add_argument("--task_name", dest="task", default="sst2", help="whose validation rows are sent")
     made.add_argument(
         "--steps", type=float, nargs="+", default=[0.3, 0.6, 1.3, 0.6, 0.3], help="shares of the capacity"
     )
@@ -193,7 +193,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--latency_target_ms", type=float, help="instead of --target_factor")
     made.add_argument("--queue_rows", type=int, default=512, help="of both servers")
     made.add_argument("--threads", type=int, default=1, help="of the model, in both servers")
-    made.add_argument("--seed", type=int, default=1, help="of arrivals and rows")
+    made.add_argument("--seed", type=int, least=0, default=1, help="of arrivals and rows")
     made.add_argument("--json", type=Path, help="write every sample to this file")
     made.add_argument("--page", type=Path, help="put table and plot into this Markdown page; the plot lies beside it")
     given = made.parse_args(arguments)

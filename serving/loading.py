@@ -195,7 +195,7 @@ def _recorded(directory: Path, name: str) -> Any:
 
 def _required(name: str | None, source: Path) -> str:
     if name is None:
-        raise UserError(f"{source} does not say which task it was trained for: name it with --task.")
+        raise UserError(f"{source} does not say which task it was trained for: name it with --task_name.")
     return name
 
 

@@ -173,7 +173,7 @@ def test_what_a_runtime_cannot_do_is_one_sentence(form: str, tmp_path: Path, cap
     [
         ("plugin", ["--ratio", "3"], "--ratio 3: the model has the ratios 1, 2, 4"),
         ("plugin", [], "choose it with --ratio, one of 1, 2, 4"),
-        ("plugin", ["--ratio", "2", "--task", "sst2"], "--task sst2: the model has plugins of the tasks"),
+        ("plugin", ["--ratio", "2", "--task", "sst2"], "--task_name sst2: the model has plugins of the tasks"),
         ("dense", ["--ratio", "2"], "this model has none"),
         ("dense", ["--opset", "9"], "--opset 9: torch's exporter writes opset 18 or newer"),
         ("dense", ["--repeats", "-1"], "--repeats must be at least 0"),

@@ -507,7 +507,7 @@ def test_the_token_that_begins_an_answer_is_one_of_the_models(tiny: Tiny, tmp_pa
     """By flag, by task.json and by config.json."""
     rows = len(AutoTokenizer.from_pretrained(tiny.model))
     number = rows if number == 237 else number
-    with pytest.raises(UserError, match=rf"--decoder-start .*{number}" if number < 0 else rf"an id .* to {rows - 1}"):
+    with pytest.raises(UserError, match=rf"--decoder_start .*{number}" if number < 0 else rf"an id .* to {rows - 1}"):
         run(tiny.sst2(tmp_path / "run", f"--decoder-start={number}"))
     assert not (tmp_path / "run").exists()
     told = written("task.json", json.dumps({"dataset": "sst2", "decoder_start": number, "logit_scale": "hf"}))

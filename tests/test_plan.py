@@ -190,7 +190,7 @@ def test_metrics_of_two_tasks_are_not_compared(sparsified, tmp_path):
         (("--model", "nowhere"), "--model nowhere is no directory, it does not exist"),
         (("--model", "EMPTY"), "holds no model"),
         (("--model", "RUN", "--backbone", "x"), "--backbone x has no effect"),
-        (("--model", "RUN", "--task", "sst2"), "--task sst2 has no effect"),
+        (("--model", "RUN", "--task", "sst2"), "--task_name sst2 has no effect"),
         (("--model", "RUN", "--length", "4096"), "--length 4096: sparsification 0S has"),
         (("--model", "RUN", "--batch", "0"), "--batch must be at least 1"),
         (("--model", "RUN", "--overwrite"), "--overwrite is for --commit"),

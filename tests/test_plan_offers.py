@@ -88,7 +88,7 @@ def test_a_model_without_a_task_is_offered_its_layers_and_told_what_the_rest_nee
 def test_a_classifier_of_an_unknown_task_is_told_which_flags_are_lacking(teachers, plan, tmp_path) -> None:
     copy = shutil.copytree(teachers.teacher() / "best", tmp_path / "copy", ignore=shutil.ignore_patterns("arguments*"))
     printed, found = plan("--model", copy, "--budget", "macs<=0.5x", code=1)
-    assert "--task and --data, which name its task's rows" in printed and len(found) == 1
+    assert "--task_name and --data_dir, which name its task's rows" in printed and len(found) == 1
     data = ("--task", "sst2", "--data", teachers.tiny.glue)
     _, found = plan("--model", copy, "--budget", "macs<=0.5x", *data, code=1)
     assert len(found) == 4 and after(found[0], "--data_dir") == str(teachers.tiny.glue)
@@ -134,7 +134,7 @@ def test_a_chosen_ratio_is_written_and_then_served(teachers, plan, tmp_path) -> 
     _, (write,) = plan("--model", tmp_path / "run", "--budget", "macs<=1x")
     assert after(write, "--commit").startswith(str(tmp_path / "run-k"))
     _, (serve,) = plan(*write[3:])
-    assert serve[2] == "serving" and after(serve, "--task") == "sst2"
+    assert serve[2] == "serving" and after(serve, "--task_name") == "sst2"
 
 
 def test_a_scale_that_no_student_was_kept_of_is_distilled_by_the_command_that_is_told(teachers, plan, tmp_path) -> None:

@@ -389,7 +389,7 @@ def test_bad_directories_are_named(folder: Path, tmp_path: Path) -> None:
     """No model, no plugins, plugins whose task nobody knows, a taken port."""
     for flags, text in (
         (["--model", str(tmp_path)], "holds no model"),
-        (["--model", str(folder / "t5")], "does not say which task it was trained for: name it with --task"),
+        (["--model", str(folder / "t5")], "does not say which task it was trained for: name it with --task_name"),
         (["--model", str(folder / "t5"), "--plugins", "sst2=/nowhere"], "/nowhere does not exist"),
         (["--model", str(folder / "t5"), "--plugins", f"{folder}/sst2", f"{folder}/rte"], "names of their tasks"),
         (["--model", str(folder / "t5"), "--task", "squad"], "served for classification with a prompt"),

@@ -208,14 +208,14 @@ def _serve_t5(task: TaskArguments, plugins: str | None) -> list[str]:
     if task.dataset in _NOT_SERVED or not is_model:
         return []
     given = ["--plugins", plugins] if plugins and plugins != "none" and Path(plugins).is_dir() else []
-    return [command("serving", "--model", model, *given, "--task", task.dataset)]
+    return [command("serving", "--model", model, *given, "--task_name", task.dataset)]
 
 
 # --- of all ----------------------------------------------------------------------------------------------------------
 
 
 def _serve(model: Path, task: str | None) -> str:
-    return command("serving", "--model", model, "--task", task)
+    return command("serving", "--model", model, "--task_name", task)
 
 
 def _precision(run: RunArguments) -> list[str]:

@@ -84,7 +84,7 @@ COMMANDS: Mapping[str, Command] = {
     "general_distill": Command(
         ("teacher_model", "student_model", "pregenerated_data", "valid_data"), folders=("output_path",)
     ),
-    "utils.quantize": Command(("model",), folders=("output",)),
+    "utils.quantize": Command(("model",), folders=("output_dir",)),
     "utils.convert_t5": Command(("source",), folders=("target",)),
     "utils.export": Command(
         ("model", "plugin_path"),
@@ -118,6 +118,8 @@ COMMANDS: Mapping[str, Command] = {
 _SPELLING = {
     "output_path": "--output_dir",
     "data_path": "--data_dir",
+    "data": "--data_dir",
+    "glue_dir": "--data_dir",
     "runs": "the run",
     "files": "the text",
     "folder": "the folder",

@@ -1,7 +1,7 @@
 """Round the weights of a saved model to int8, after all other edits.
 
-    python -m utils.quantize --model DIR --output OUT                       # int8 weights
-    python -m utils.quantize --model DIR --output OUT --activations int8    # and activations, at run time
+    python -m utils.quantize --model DIR --output_dir OUT                       # int8 weights
+    python -m utils.quantize --model DIR --output_dir OUT --activations int8    # and activations, at run time
 
 OUT loads with `AutoModel…` as any model of this toolkit; `python -m utils.cost --model OUT` measures it.
 """
@@ -38,15 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = parse(arguments)
     guard("utils.quantize", given)
-    if given.output.exists():
-        raise UserError(f"--output_dir {given.output} exists already: name a new directory.")
+    if given.output_dir.exists():
+        raise UserError(f"--output_dir {given.output_dir} exists already: name a new directory.")
     model, source = load_any(given.model)
     apply_edit(model, QuantizationConfig(given.activations))
-    with atomic_directory(given.output) as folder:
+    with atomic_directory(given.output_dir) as folder:
         model.save_pretrained(folder)
         carry_tokenizer(source, folder, model)
         copy_task_file(source, folder)
-    print(f"made: {given.output}\n{next_lines(after_model(given.output))}")
+    print(f"made: {given.output_dir}\n{next_lines(after_model(given.output_dir))}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import types
 import typing
@@ -12,9 +11,9 @@ from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.arguments.parser import HIDDEN, SAME, Parser
+from utils.arguments.parser import HIDDEN, Parser
 from utils.arguments.spellings import key
-from utils.arguments.values import number, one_of, place, text, whole_number
+from utils.arguments.values import number, one_of, outside, place, text, whole_number
 from utils.errors import UserError
 
 
@@ -78,28 +77,9 @@ def out_of_range(groups: Iterable[Any], least: Mapping[str, float] | None = None
             found = getattr(group, one.name)
             for value in found if isinstance(found, list) else [found]:
                 if isinstance(value, int | float) and not isinstance(value, bool):
-                    problem = _outside(value, **bounds)
+                    problem = outside(value, **bounds)
                     problems += [f"{spelled(one)} must be {problem}, found {value}"] if problem else []
     return problems
-
-
-def _outside(
-    value: float,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-) -> str:
-    """What a number has to be and is not; "" if it is all right. Nothing holds of nan."""
-    ends = (
-        (f"at least {least}" if least is not None else "", least is None or value >= least),
-        (f"above {above}" if above is not None else "", above is None or value > above),
-        (f"at most {most}" if most is not None else "", most is None or value <= most),
-        (f"below {below}" if below is not None else "", below is None or value < below),
-    )
-    if all(holds for _, holds in ends) and not math.isnan(value):
-        return ""
-    return " and ".join(words for words, _ in ends if words) or "a number"
 
 
 def parse(
@@ -134,7 +114,7 @@ def parse(
     reasons = {key(name): reason for name, reason in _reasons(ignored).items()}
 
     def parser_with(own: Mapping[str, Any]) -> Parser:
-        parser = Parser(prog=prog, description=f"{description} {SAME}", epilog=epilog)
+        parser = Parser(prog=prog, description=description, epilog=epilog)
         for cls in types:
             add_fields(parser, cls, aliases or {}, own, texts or {})
         _add_ignored(parser, reasons)

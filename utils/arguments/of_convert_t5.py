@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import ToolParser
+from utils.arguments import Parser
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = ToolParser(
+    parser = Parser(
         prog="python -m utils.convert_t5",
         description="Convert a T5 between ModelCenter (the original release's library) and Hugging Face.",
     )

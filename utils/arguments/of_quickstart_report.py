@@ -21,7 +21,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar=("METHOD", "NAME=DIR"),
         help="a method's name, then its evaluations: the folder of each with its result.json or evaluation.json",
     )
-    parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"), help="folder of the report")
+    parser.add_argument(
+        "--output_dir", dest="output", type=Path, default=Path("outputs/quickstart"), help="folder of the report"
+    )
     parser.add_argument("--times", type=Path, metavar="FILE", help="what each stage of the quickstart took")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.arguments.spellings import ALIASES, key, meant
-from utils.arguments.values import is_switch_value, number, place, switch, text, whole_number
+from utils.arguments.values import bounded, is_switch_value, number, place, switch, text, whole_number
 from utils.errors import UserError, run_as_script
 
 #: What every `--help` says of the flags' spelling.
@@ -39,10 +39,19 @@ class Parser(argparse.ArgumentParser):
         self._has_positionals = False
         self._hands_over = False
         self.unproposed: set[str] = set()  # names that no mistake is meant to be
-        super().__init__(**{"allow_abbrev": False, **options})
+        described = f"{options.pop('description', None) or ''} {SAME}".strip()
+        super().__init__(**{"allow_abbrev": False, "description": described, **options})
 
     def add_argument(
-        self, *names: str, group: Any = None, aliases: Sequence[str] = (), opposite: str = HIDDEN, **options: Any
+        self,
+        *names: str,
+        group: Any = None,
+        aliases: Sequence[str] = (),
+        opposite: str = HIDDEN,
+        least: float | None = None,
+        most: float | None = None,
+        above: float | None = None,
+        **options: Any,
     ) -> argparse.Action:
         """As argparse's, with the flag shown as the first of `names`.
 
@@ -50,13 +59,17 @@ class Parser(argparse.ArgumentParser):
             group: one of `add_argument_group`, where it is listed.
             aliases: further names, without dashes.
             opposite: help text of a switch's other form, `--no_`.
+            least, most, above: what a number has to be.
         """
         kind = options.get("action", "store")
         if options.get("help") is not None:
             options["help"] = _PERCENT.sub("%%", options["help"])
         if kind in ("store", "extend", "append"):
             wanted = options.get("type")
-            options["type"] = _but(options.get("default"), _CONVERTERS.get(wanted, wanted or text))
+            convert = _CONVERTERS.get(wanted, wanted or text)
+            if (least, most, above) != (None, None, None):
+                convert = bounded(convert, least=least, most=most, above=above)
+            options["type"] = _but(options.get("default"), convert)
             if "choices" in options and wanted is None:
                 del options["type"]
         add: Callable[..., argparse.Action] = super().add_argument if group is None else group.add_argument
@@ -159,7 +172,8 @@ class Parser(argparse.ArgumentParser):
         if message.startswith(_REQUIRED):
             names = message.removeprefix(_REQUIRED).split(", ")
             message = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} required"
-        raise UserError(f"{message.removeprefix('argument ')} (--help lists all flags).")
+        told = message.removeprefix("argument ").replace(": must be", " must be", 1)
+        raise UserError(f"{told} (--help lists all flags).")
 
 
 def _but(default: Any, convert: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -176,11 +190,7 @@ def _is_number(word: str) -> bool:
 
 
 class ToolParser(Parser):
-    """The parser of a tool: a mistake ends the process with its sentence and exit code 2."""
-
-    def __init__(self, **options: Any) -> None:
-        described = f"{options.pop('description', None) or ''} {SAME}".strip()
-        super().__init__(description=described, **options)
+    """The parser of a tool that does not run in `run_as_script` yet: a mistake ends the process with exit code 2."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's."""

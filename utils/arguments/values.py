@@ -64,6 +64,37 @@ def number(text: str) -> float:
     return value
 
 
+def bounded(convert: Callable[[str], Any], **bounds: float | None) -> Callable[[str], Any]:
+    """A conversion to a number that has to keep bounds, see `outside`."""
+
+    def check(word: str) -> Any:
+        value = convert(word)
+        if problem := outside(value, **bounds):
+            raise argparse.ArgumentTypeError(f"must be {problem}, found {value}")
+        return value
+
+    return check
+
+
+def outside(
+    value: float,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> str:
+    """What a number has to be and is not; "" if it is all right. Nothing holds of nan."""
+    ends = (
+        (f"at least {least}" if least is not None else "", least is None or value >= least),
+        (f"above {above}" if above is not None else "", above is None or value > above),
+        (f"at most {most}" if most is not None else "", most is None or value <= most),
+        (f"below {below}" if below is not None else "", below is None or value < below),
+    )
+    if all(holds for _, holds in ends) and not math.isnan(value):
+        return ""
+    return " and ".join(words for words, _ in ends if words) or "a number"
+
+
 def text(word: str) -> str:
     """Any word; a `~` that it begins with is the home folder, which shells leave as it is behind `=`.
 

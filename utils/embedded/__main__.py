@@ -22,7 +22,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "an untrained T5. Nothing is downloaded; what is there already is used again.",
     )
     parser.add_argument("--size", choices=tuple(BACKBONE_SIZES), default="tiny", help="size of the T5 (default: tiny)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the data (default: data/SIZE)")
+    parser.add_argument(
+        "--output_dir", dest="output", type=Path, metavar="DIR", help="folder of the data (default: data/SIZE)"
+    )
     parser.add_argument(
         "--checkpoints", type=Path, default=Path("checkpoints"), metavar="DIR",
         help="the T5 goes to DIR/backbone/SIZE/init (default: checkpoints)",
@@ -31,7 +33,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--extra_text", type=Path, nargs="+", default=[], metavar="FILE",
         help="more text for the tokenizer, one document per line",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=1, help="seed of text and weights (default: 1)")
+    parser.add_argument("--seed", type=int, least=0, default=1, help="seed of text and weights (default: 1)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)
 

@@ -101,9 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Makes the embedded default's data and an untrained BERT; what is there already is used again.",
     )
     parser.add_argument("--size", choices=tuple(BERT_SIZES), default="tiny", help="size of the BERT (default: tiny)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data (default: data/SIZE)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="of the BERT (default: checkpoints/bert/SIZE/init)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of text and weights (default: 1)")
+    parser.add_argument(
+        "--data_dir", dest="data", type=Path, metavar="DIR", help="folder of the data (default: data/SIZE)"
+    )
+    parser.add_argument(
+        "--output_dir",
+        dest="output",
+        type=Path,
+        metavar="DIR",
+        help="of the BERT (default: checkpoints/bert/SIZE/init)",
+    )
+    parser.add_argument("--seed", type=int, least=0, default=1, help="seed of text and weights (default: 1)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(arguments)
     data, output = args.data or Path("data") / args.size, args.output or Path("checkpoints/bert") / args.size / "init"

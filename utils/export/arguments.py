@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import ToolParser
+from utils.arguments import Parser
 from utils.errors import UserError
 from utils.outputs import guard
 
@@ -16,7 +16,7 @@ WITH_CARD = ("standalone", "card")
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    made = ToolParser(
+    made = Parser(
         prog="python -m utils.export",
         description="Write a model in a form that runs without this toolkit, and check it (docs/export.md).",
     )
@@ -27,12 +27,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument(
         "--ratio", type=int, help="of the plugins, fixed in the file (1: without); standalone begins with it"
     )
-    made.add_argument("--task", default="", help="whose plugins, where the model has those of several tasks")
+    made.add_argument(
+        "--task_name", dest="task", default="", help="whose plugins, where the model has those of several tasks"
+    )
     made.add_argument("--opset", type=int, help="ONNX opset (default: torch's)")
-    made.add_argument("--tolerance", type=float, default=1e-3, help="largest allowed difference (default: 1e-3)")
-    made.add_argument("--batch", type=int, default=8, help="rows of the timed forward (default: 8)")
-    made.add_argument("--length", type=int, default=128, help="tokens of the timed forward (default: 128)")
-    made.add_argument("--repeats", type=int, default=20, help="timed pairs; 0: no timing (default: 20)")
+    made.add_argument(
+        "--tolerance", type=float, least=0, default=1e-3, help="largest allowed difference (default: 1e-3)"
+    )
+    made.add_argument("--batch", type=int, least=1, default=8, help="rows of the timed forward (default: 8)")
+    made.add_argument("--length", type=int, least=1, default=128, help="tokens of the timed forward (default: 128)")
+    made.add_argument("--repeats", type=int, least=0, default=20, help="timed pairs; 0: no timing (default: 20)")
     made.add_argument("--base_model", help="hub id that the model card names as the origin (default: the run's)")
     made.add_argument("--overwrite", action="store_true", help="replace an existing file")
     made.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -43,11 +47,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _check(given: argparse.Namespace) -> None:
     guard("utils.export" if given.format != "standalone" else "utils.export, standalone", given)
-    for name, least in (("batch", 1), ("length", 1), ("repeats", 0)):
-        if (value := getattr(given, name)) < least:
-            raise UserError(f"--{name} must be at least {least}, found {value}.")
-    if not given.tolerance >= 0:
-        raise UserError(f"--tolerance must be at least 0, found {given.tolerance}.")
     if given.opset is not None and given.format != "onnx":
         raise UserError("--opset is for --format onnx.")
     if given.base_model is not None and given.format not in WITH_CARD:

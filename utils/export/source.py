@@ -111,10 +111,12 @@ def _check_ratio(model: Any, ratio: int | None, task: str, needs_ratio: bool) ->
     edit = find_edit(model, PluginConfig)
     if edit is None:
         if ratio not in (None, 1) or task:
-            raise UserError("--ratio and --task choose a plugin, and this model has none.")
+            raise UserError("--ratio and --task_name choose a plugin, and this model has none.")
         return
     if task not in ("", *edit.tasks) or (ratio not in (None, 1) and task not in edit.tasks):
-        raise UserError(f"--task {task or 'is not given'}: the model has plugins of the tasks {', '.join(edit.tasks)}.")
+        raise UserError(
+            f"--task_name {task or 'is not given'}: the model has plugins of the tasks {', '.join(edit.tasks)}."
+        )
     known = available_ratios(model, task or edit.tasks[0])
     if ratio is None and needs_ratio:
         raise UserError(

@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         one.add_argument("--backbone", required=True, help="directory or hub id of the pre-trained model")
         one.add_argument("--tasks", nargs="+", choices=paper.tasks, default=list(paper.tasks), help="(default: all)")
         one.add_argument("--scales", nargs="+", default=list(paper.scales), help="(default: %(default)s)")
-        one.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default: %(default)s)")
+        one.add_argument("--seeds", nargs="+", type=int, least=0, default=[1, 2, 3], help="(default: %(default)s)")
         if paper.corpus:
             one.add_argument("--text", help=paper.corpus)
         if name == "variator":

@@ -25,6 +25,7 @@ import torch
 
 from dataset import Task, get_task
 from metric.errors import MetricError
+from utils.arguments.spellings import flag_named
 from utils.engine import Runtime, write_json
 from utils.engine.precision import choose_precision
 from utils.errors import UserError, run_as_script
@@ -175,10 +176,6 @@ def _commit(given: argparse.Namespace, plan: Plan, work: _Work, words: Sequence[
 
 
 def _check(given: argparse.Namespace, limits: Sequence[Limit], device: torch.device) -> None:
-    for name in ("batch", "length", "repeats", "threads"):
-        value = getattr(given, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} must be at least 1, found {value}.")
     if given.threads is not None:
         torch.set_num_threads(given.threads)
     if device.type == "cpu" and any(limit.quantity == "memory_bytes" for limit in limits):
@@ -196,13 +193,13 @@ def _check_used(given: argparse.Namespace, points: Sequence[Point], words: Seque
         "axis": (any(point.axis == given.axis for point in points), f"no --model {_NEEDED.get(given.axis)}"),
         "grid": (any(point.axis not in ("", "ratio") for point in points), "no --model can be cut"),
         "backbone": (any(source.plugins for source in sources), "no --model is plugins without their backbone"),
-        "task": (given.data is not None or any(source.plugin_task for source in sources), "--data is not given"),
+        "task": (given.data is not None or any(source.plugin_task for source in sources), "--data_dir is not given"),
     }
     for name, (is_used, reason) in wanted.items():
         if getattr(given, name) is not None and not is_used:
             if name == "axis" and _offers(given, points, words):
                 continue  # what the models lack for it is offered below the table
-            raise UserError(f"--{name} {getattr(given, name)} has no effect: {reason}.")
+            raise UserError(f"{flag_named(name)} {getattr(given, name)} has no effect: {reason}.")
 
 
 def _device(given: argparse.Namespace) -> torch.device:
@@ -219,7 +216,7 @@ def _task(given: argparse.Namespace, points: Sequence[Point]) -> Task | None:
     names = [given.task] if given.task else sorted({point.source.task for point in points if point.source.task})
     if len(names) != 1:
         found = f"the runs are of {', '.join(names)}" if names else "no run says which"
-        raise UserError(f"--data {given.data}: of which task? Name it with --task ({found}).")
+        raise UserError(f"--data_dir {given.data}: of which task? Name it with --task_name ({found}).")
     return get_task(names[0])
 
 
@@ -229,7 +226,7 @@ def _check_comparable(points: Sequence[Point]) -> None:
     if len(kinds) > 1:
         found = "; ".join(f"{name}: {metric} of {task}" for (metric, task), name in kinds.items())
         raise MetricError(
-            f"the points' metrics cannot be compared ({found}): give models of one task, or --task and --data"
+            f"the points' metrics cannot be compared ({found}): give models of one task, or --task_name and --data_dir"
         )
 
 

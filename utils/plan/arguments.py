@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from utils.arguments import ToolParser
+from utils.arguments import Parser
 from utils.engine.names import AskedForward
 from utils.plan.budget import QUANTITIES
 
@@ -17,7 +17,7 @@ AXES = ("sparsity", "rank", "layers", "ratio")
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    made = ToolParser(
+    made = Parser(
         prog="python -m utils.plan",
         description="Lists what the points of a compressed model cost on this machine and reach, and chooses one that "
         "keeps a budget. Ends with exit code 1 if none does.",
@@ -27,8 +27,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--model", nargs="+", required=True, help="model directories, run directories, or folders of runs")
     add("--budget", required=True, help='such as "latency_ms<=8" or "macs<=0.5x,params<=20M"; x: times the whole model')
     add("--whole", help="the model that x counts from (default: the first of --model that nothing is taken from)")
-    add("--batch", type=int, default=8, help="rows of the timed forward (default: 8)")
-    add("--length", type=int, default=128, help="tokens of a row (default: 128)")
+    add("--batch", type=int, least=1, default=8, help="rows of the timed forward (default: 8)")
+    add("--length", type=int, least=1, default=128, help="tokens of a row (default: 128)")
     add(
         "--axis",
         choices=AXES,
@@ -37,8 +37,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--grid", help="the sizes: 50,70,90 (percent that is gone) or 6,4,2 (layers); default: those of the run")
     add("--backbone", help="what plugins that lie alone go onto (default: what their run records)")
-    add("--task", help="task of --data; of a bank of plugins for several tasks, the one")
-    add("--data", help="evaluate every point on the development rows in this folder instead of reading its run's files")
+    add("--task_name", dest="task", help="task of --data_dir; of a bank of plugins for several tasks, the one")
+    add(
+        "--data_dir",
+        dest="data",
+        help="evaluate every point on the development rows in this folder instead of reading its run's files",
+    )
     add("--device", choices=("cpu", "cuda"), help="where to measure (default: a GPU if there is one)")
     add(
         "--precision",
@@ -46,8 +50,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="of the layers' products (default: auto, which is bf16 where this machine is fast at it, else fp32)",
     )
-    add("--threads", type=int, help="threads of the CPU (default: torch's own choice)")
-    add("--repeats", type=int, default=20, help="timed forwards of every point (default: 20)")
+    add("--threads", type=int, least=1, help="threads of the CPU (default: torch's own choice)")
+    add("--repeats", type=int, least=1, default=20, help="timed forwards of every point (default: 20)")
     add("--cost_table", type=Path, help="read the costs from this file, or write them into it (default: the cache)")
     add("--remeasure", action="store_true", help="measure even if there is a table")
     add("--json", type=Path, help="write the plan to this file, for programs")

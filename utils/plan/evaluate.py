@@ -44,8 +44,8 @@ def evaluate(opened: Sequence[Opened], task: Task, data: str, length: int, batch
 def _with_settings(one: Opened) -> Iterator[None]:
     if one.point.source.plugin_task:
         raise UserError(
-            f"{one.point.name}: plugins of a named task are not evaluated here; leave --data out, and name a run that "
-            "recorded its metric."
+            f"{one.point.name}: plugins of a named task are not evaluated here; leave --data_dir out, and name a run "
+            "that recorded its metric."
         )
     with one.selected():
         yield

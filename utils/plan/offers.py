@@ -131,7 +131,7 @@ def about_sizes(point: Point, origin: Origin, ways: Mapping[str, str]) -> str:
     if family_in(directory) != T5.family and not _is_classifier(directory):
         lacking = f" (fine-tuned on a task, it would have some by {others} too)"
     elif not origin.is_known:
-        lacking = f" (--task and --data, which name its task's rows, add those by {others})"
+        lacking = f" (--task_name and --data_dir, which name its task's rows, add those by {others})"
     return f"{point.name} has one size. Smaller ones are listed or made by {listed}{lacking}:"
 
 
@@ -152,7 +152,7 @@ def after_commit(point: Point, origin: Origin, target: Path) -> list[str]:
     if learns and (distil := _distillation(point, origin)):
         return distil
     if not learns and origin.task not in _NOT_SERVED and _can_predict(target):
-        return [command("serving", "--model", target, "--task", origin.task)]
+        return [command("serving", "--model", target, "--task_name", origin.task)]
     return after_model(target)
 
 

@@ -177,7 +177,9 @@ def _plugin_task(edit: PluginConfig, task: str | None, path: Path) -> str:
     if "" in edit.tasks:
         return ""
     if task not in edit.tasks:
-        raise UserError(f"--model {path} has plugins for the tasks {', '.join(edit.tasks)}: choose one with --task.")
+        raise UserError(
+            f"--model {path} has plugins for the tasks {', '.join(edit.tasks)}: choose one with --task_name."
+        )
     return task
 
 

@@ -128,7 +128,7 @@ def _notes(plan: Plan) -> list[str]:
     unknown = [point.name for point in points if point.metric is None]
     if unknown:
         which = ", ".join(unknown) if len(unknown) < _MANY else f"{len(unknown)} of {len(points)} points"
-        notes.append(f"metric not measured: {which} (--task and --data measure it)")
+        notes.append(f"metric not measured: {which} (--task_name and --data_dir measure it)")
     if plan.front:
         limited = ", ".join(plan.bounds)
         notes.append(f"front: no other point of known metric is at least as good and as cheap in {limited}")

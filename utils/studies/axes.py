@@ -1,6 +1,6 @@
 """MiniDisc over other axes than sparsity on real data: ranks or layers, against the plain ways to the same student.
 
-    python -m utils.studies.axes --axis rank --data GLUE_DIR --backbone BERT_DIR --threads 2
+    python -m utils.studies.axes --axis rank --data_dir GLUE_DIR --backbone BERT_DIR --threads 2
 
 Writes docs/results/axes.md. Every stage is a call of `task_distill.py`; one that has its result is not run again, and
 one that was interrupted is resumed. `--report` only writes the page from what is there, `--costs` measures latencies.

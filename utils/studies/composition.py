@@ -1,6 +1,6 @@
 """Plugins and int8 on top of compressed BERTs, on real data: what a stack reaches, and what it costs.
 
-    python -m utils.studies.composition --data GLUE_DIR --threads 2
+    python -m utils.studies.composition --data_dir GLUE_DIR --threads 2
 
 Begins from the students that the studies of Tucker and of MiniDisc left behind, and writes docs/results/composition.md.
 Every stage is a call of a tool; one that has its result is not run again. `--report` only writes the page from what is
@@ -182,11 +182,13 @@ def write_page(study: Study, page: Path) -> None:
 def main() -> None:
     """Command line."""
     parser = study_parser("composition", str(__doc__), summary=False)
-    parser.add_argument("--data", type=Path, required=True, help="folder with GLUE's TSV folders (SST-2)")
+    parser.add_argument(
+        "--data_dir", dest="data", type=Path, required=True, help="folder with GLUE's TSV folders (SST-2)"
+    )
     parser.add_argument(
         "--sources", type=Path, default=Path("outputs/results"), help="folder of the studies (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=1, help="default: 1")
+    parser.add_argument("--seed", type=int, least=0, default=1, help="default: 1")
     add_rows_flag(parser, NAMES)
     given = parser.parse_args()
     study = Study(given.data, given.sources, Runner(given.output, given.threads), given.seed)

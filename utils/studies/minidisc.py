@@ -1,6 +1,6 @@
 """MiniDisc on real data: students of 90 % sparsity by every schedule, their controls, and docs/results/minidisc.md.
 
-    python -m utils.studies.minidisc --data GLUE_DIR --wnut WNUT_DIR --backbone BERT_DIR --threads 2
+    python -m utils.studies.minidisc --data_dir GLUE_DIR --wnut WNUT_DIR --backbone BERT_DIR --threads 2
 
 Every stage is a call of `task_distill.py`; one that has its result is not run again, and one that was interrupted is
 resumed. `--report` only writes the page from what is there, `--costs` measures latencies.
@@ -215,10 +215,12 @@ def summary_of(study: Study, tasks: Sequence[str], seeds: Sequence[int]) -> list
 def add_flags(parser: ToolParser, tasks: Sequence[str], default_tasks: Sequence[str], rows: Sequence[str]) -> None:
     """The flags of studies whose students come from one fine-tuned BERT."""
     shown = "(default: %(default)s)"
-    parser.add_argument("--data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, SST-2)")
+    parser.add_argument(
+        "--data_dir", dest="data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, SST-2)"
+    )
     parser.add_argument("--backbone", required=True, help="pre-trained BERT directory")
     parser.add_argument("--tasks", nargs="+", choices=tasks, default=default_tasks, help=shown)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help=shown)
+    parser.add_argument("--seeds", nargs="+", type=int, least=0, default=[1], help=shown)
     add_rows_flag(parser, rows)
     teachers = Path("outputs/results/tucker/teacher")
     told = f"the Tucker study's, which serve where they are there {shown}"

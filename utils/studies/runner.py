@@ -64,7 +64,7 @@ def study_parser(name: str, description: str, summary: bool = True) -> ToolParse
     shown = "(default: %(default)s)"
     output, page = Path("outputs/results") / name, Path("docs/results") / f"{name}.md"
     parser.add_argument("--threads", type=int, default=2, help=f"CPU threads of a stage {shown}")
-    parser.add_argument("--output", type=Path, default=output, help=f"folder of the runs {shown}")
+    parser.add_argument("--output_dir", dest="output", type=Path, default=output, help=f"folder of the runs {shown}")
     parser.add_argument("--page", type=Path, default=page, help=f"page whose measured block is rewritten {shown}")
     if summary:
         parser.add_argument("--readme", type=Path, default=Path("README.md"), help=f"page of the summary {shown}")

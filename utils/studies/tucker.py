@@ -1,6 +1,6 @@
 """Tucker on real data: teachers, decomposed students, their controls, and the table in docs/results/tucker.md.
 
-    python -m utils.studies.tucker --data GLUE_DIR --text PREGENERATED_DIR --backbone BERT_DIR --threads 2
+    python -m utils.studies.tucker --data_dir GLUE_DIR --text PREGENERATED_DIR --backbone BERT_DIR --threads 2
 
 Every stage is a call of `general_distill.py` or `task_distill.py`; one that has its result is not run again, and one
 that was interrupted is resumed. `--report` only writes the page from what is there, `--costs` measures latencies.
@@ -236,14 +236,16 @@ def summary_of(study: Study, tasks: Sequence[str], sizes: Sequence[str]) -> list
 def main() -> None:
     """Command line."""
     parser = study_parser("tucker", str(__doc__))
-    parser.add_argument("--data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, STS-B, SST-2)")
+    parser.add_argument(
+        "--data_dir", dest="data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, STS-B, SST-2)"
+    )
     parser.add_argument("--text", required=True, help="pre-generated text (python -m utils.pregenerate_training_data)")
     parser.add_argument("--backbone", required=True, help="pre-trained BERT directory")
     parser.add_argument("--tasks", nargs="+", default=["mrpc", "stsb", "sst2"], help="default: mrpc stsb sst2")
     parser.add_argument("--sizes", nargs="+", choices=list(RANKS), default=list(RANKS), help="default: all")
     add_rows_flag(parser, [variant.name for variant in VARIANTS])
     parser.add_argument("--general", action="store_true", help="only teachers and general distillation of the rows")
-    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, least=0, default=1, help="default: %(default)s")
     given = parser.parse_args()
     study = Study(given.data, given.text, given.backbone, Runner(given.output, given.threads), given.seed)
     variants = [VARIANTS[index] for index in given.rows]

@@ -1,6 +1,6 @@
 """Variator on real data: the whole pipeline over seeds, its controls, and the table in docs/results/variator.md.
 
-    python -m utils.studies.variator --data GLUE_DIR --corpus CORPUS_DIR --backbone MODEL_DIR --threads 2
+    python -m utils.studies.variator --data_dir GLUE_DIR --corpus CORPUS_DIR --backbone MODEL_DIR --threads 2
 
 Per seed: pre-train the plugins on text; per task: fine-tune, adapt the plugins (from pre-trained ones and from
 nothing), evaluate. Every stage is a call of `train_t5.py`; one that has its result.json is not run again, and
@@ -225,11 +225,11 @@ def write_rows(study: Study, datasets: list[str], seeds: list[int], path: Path) 
 def main() -> None:
     """Command line."""
     parser = study_parser("variator", str(__doc__))
-    parser.add_argument("--data", required=True, help="folder with GLUE TSV folders (SST-2, MRPC)")
+    parser.add_argument("--data_dir", dest="data", required=True, help="folder with GLUE TSV folders (SST-2, MRPC)")
     parser.add_argument("--corpus", required=True, help="folder of the pre-training corpus")
     parser.add_argument("--backbone", required=True, help="pre-trained T5 directory")
     parser.add_argument("--datasets", nargs="+", default=["sst2", "mrpc"], help="default: sst2 mrpc")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="default: 1 2 3")
+    parser.add_argument("--seeds", nargs="+", type=int, least=0, default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--residual_scale", type=float, default=10.0, help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     given = parser.parse_args()

@@ -63,7 +63,6 @@ class TaskArguments:
         "Token that starts the decoder in tasks: 0 (<pad>, as T5 was pre-trained) or 2 (<unk>, as the original "
         "fine-tuned its classifiers). Default: what the checkpoint was trained with, 2 for an original .pt (0 in "
         "squad), else 0.",
-        least=0,
     )
     dropout: float = flag(
         0.0, "Dropout while the T5 itself is trained (--distil no); the original has none.", least=0, below=1
