@@ -1,9 +1,10 @@
-"""A BERT whose matrices become mixtures of one shared bank: decompose, look at the error, choose how it runs, save.
+"""A BERT whose matrices become mixtures of one shared bank: decompose, distil a little, choose how it runs, save.
 
 python -m docs.examples.decomposition                      # a tiny BERT made on the spot
 python -m docs.examples.decomposition bert-base-uncased    # or any BERT
 """
 
+import copy
 import sys
 import tempfile
 
@@ -20,19 +21,44 @@ if len(sys.argv) > 1:
     bert = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
 else:
     config = BertConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=128,
+        initializer_range=0.15,  # larger than usual, so that layers matter without training
     )
     bert = BertForSequenceClassification(config).eval()
 
 ids = torch.randint(5, 60, (8, 24))
 width, layers = bert.config.hidden_size, bert.config.num_hidden_layers
-before = sum(parameter.numel() for parameter in bert.base_model.encoder.parameters())
 
-# Half of every dimension: about a sixth of the layers' parameters. Distil it afterwards (general_distill.py).
+
+def layer_params() -> int:
+    """Parameters of the layers and of the bank that stands for their matrices."""
+    own = bert.base_model.named_parameters()
+    return sum(parameter.numel() for name, parameter in own if not name.startswith(("embeddings.", "pooler.")))
+
+
+before = layer_params()
+
+# Half of every dimension: about a fifth of the layers' parameters, and what they computed is lost in part.
+teacher = copy.deepcopy(bert)
 edit = DecompositionConfig(rank_layer=6 * layers, rank_condim=width // 2, rank_dim=width // 2)
 apply_edit(bert, edit)
-after = sum(parameter.numel() for parameter in bert.base_model.encoder.parameters())
-print(f"layers: {before:,} -> {after:,} parameters; relative error of the matrices {relative_errors(bert).overall:.3f}")
+print(f"layers: {before:,} -> {layer_params():,} parameters; error of the matrices {relative_errors(bert).overall:.3f}")
+
+# Distillation brings it back: here the last hidden states on one batch; general_distill.py does it on text.
+with torch.no_grad():
+    target = teacher.base_model(input_ids=ids).last_hidden_state
+optimizer = torch.optim.AdamW(bert.parameters(), lr=1e-2)
+for step in range(41):
+    loss = (bert.base_model(input_ids=ids).last_hidden_state - target).square().mean()
+    if step % 20 == 0:
+        print(f"after {step} steps: hidden states differ from the teacher's by {loss.detach().sqrt():.3f}")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 with torch.no_grad():
     wanted = bert(input_ids=ids).logits
