@@ -1,5 +1,6 @@
 """A user's text as token ids: nothing that stands in it is a control token, and no row takes longer than it must."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ _SHORT_TEXT = 4096
 _CHARACTERS_PER_TOKEN = 16
 #: Tokens at the end of a beginning that may be others than in the whole text.
 _UNSURE = 16
+_ENDLESS_WORD = re.compile(r"(\S{512})\S+")
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -38,13 +40,20 @@ def beginning(tokenizer: Any, text: str, num_tokens: int) -> str:
     To tokenise megabytes for the sake of a row's first tokens, perhaps several times, would take minutes.
     """
     size = max(_SHORT_TEXT, _CHARACTERS_PER_TOKEN * num_tokens)
+    is_squeezed = False
     while size < len(text):
         blank = text.rfind(" ", size // 2, size)
         start = text[: size if blank < 0 else blank]
         if len(token_ids(tokenizer, [start])[0]) > num_tokens + _UNSURE:
             return start
-        size *= 4
+        # So few tokens in so many letters: long blanks, or words that are one unknown piece however long they are.
+        text, size, is_squeezed = (text, 4 * size, True) if is_squeezed else (_squeezed(text), size, True)
     return text
+
+
+def _squeezed(text: str) -> str:
+    """With a space for every blank, however long, and the first letters of endless words."""
+    return _ENDLESS_WORD.sub(r"\1", " ".join(text.split()))
 
 
 def _control_ids(tokenizer: Any) -> set[int]:

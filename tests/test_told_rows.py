@@ -119,8 +119,8 @@ def test_a_t5s_rows_are_counted_and_padded_to_the_longest_alone(
     asked = T5Request("sst2", str(tmp_path), 64, 8, 0, "hf", train=True)
     data = build_data(asked, tiny_tokenizer(), t5.config, runtime)
     assert caplog.messages == [
-        "sst2, train: 2 of 5 rows are longer than --max-input-length 64 tokens and are cut",
-        f"--data-path {tmp_path}: the development set of sst2 tells nothing: all 6 rows have the label positive, and "
+        "sst2, train: 2 of 5 rows are longer than --max_seq_length 64 tokens and are cut",
+        f"--data_dir {tmp_path}: the development set of sst2 tells nothing: all 6 rows have the label positive, and "
         "a constant answer is perfect",
     ]
     assert data.train is not None and next(iter(data.train.batches(0)))["input_ids"].shape == (5, 64)
