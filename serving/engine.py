@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: The worker looks at the ratio this often although nothing waits.
 _IDLE_S = 0.25
+#: A batch that takes longer, and longer than a request may, is one that does not end.
+_STUCK_S = 60.0
 #: This part of the queue's room is kept for small requests.
 _KEPT_SHARE = 8
 
@@ -131,6 +133,7 @@ class Engine:
         self._pending: set[_Request] = set()
         self._stopping = self._gave_up = self.is_broken = False
         self._unanswered = 0
+        self._batch_begun_at: float | None = None
         self.is_ready = self.accepting = True
         metrics.watch(lambda: len(self._queue), lambda: self.controller.ratio)
 
@@ -139,6 +142,9 @@ class Engine:
         """Why health checks fail; None where they do not."""
         if self.is_broken:
             return "the model does not work any more"
+        begun = self._batch_begun_at
+        if begun is not None and self._clock() > begun + max(_STUCK_S, self.settings.request_timeout_s):
+            return "the model does not come to an end with a batch"
         return None if self.is_ready and self.accepting else "the server is about to end"
 
     def start(self) -> None:
@@ -254,6 +260,7 @@ class Engine:
         try:
             self._run(rows, ratio)
         except Exception:
+            self._batch_begun_at = None
             requests = _requests_of(rows)
             names = ", ".join(request.name for request in requests)
             logger.exception("a batch of %d rows failed (requests %s)", len(rows), names)
@@ -288,11 +295,12 @@ class Engine:
             _fail(request, Expired())
 
     def _run(self, rows: Sequence[Waiting], ratio: int) -> None:
-        begin = self._clock()
+        self._batch_begun_at = begin = self._clock()
         pairs: list[tuple[Any, int]] = [(row.request, row.index) for row in rows]
         features = [request.encoded[index].feature for request, index in pairs]
         predictions = self.predictor.predict(rows[0].task, ratio, features)
         end = self._clock()
+        self._batch_begun_at = None
         self.metrics.batch_rows.observe(len(rows))
         self.metrics.batch_seconds.labels(str(ratio)).observe(end - begin)
         self.metrics.rows.labels(rows[0].task, str(ratio)).inc(len(rows))

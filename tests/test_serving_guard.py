@@ -16,8 +16,10 @@ from serving.__main__ import _app_settings
 from serving.access import AllowedHosts, read_token
 from serving.app import AppSettings
 from serving.arguments import parse_arguments
-from serving.engine import EngineSettings
+from serving.controller import ControllerSettings, RatioController
+from serving.engine import Engine, EngineSettings
 from serving.guard import GuardSettings
+from serving.metrics import Metrics
 from serving.predictor import Prediction, Tag
 from tests.tiny_server import Server, StubPredictor, body_of, predict
 from utils.errors import UserError
@@ -257,6 +259,27 @@ def test_a_model_that_works_no_more_ends_what_waits_and_fails_health(error: Base
 
     assert made.talk(conversation) == [200, 500, 500, 500, 503, 503]
     assert made.engine.is_broken and not made.engine.stop(1.0)
+
+
+def test_a_model_that_does_not_come_to_an_end_fails_health_until_it_does() -> None:
+    """A batch of more than a minute, and of more than the time of a request."""
+    for timeout_s in (10.0, 300.0):
+        predictor, now = StubPredictor(is_open=False), [0.0]
+        controller = RatioController(ControllerSettings(100.0), {1: 1e-6})
+        settings = EngineSettings(max_wait_s=0.0, request_timeout_s=timeout_s)
+        engine = Engine(predictor, controller, settings, Metrics(), clock=lambda now=now: now[0])  # type: ignore[misc]
+        engine.start()
+        engine.reserve(1)
+        future = engine.submit("sst2", predictor.encode("sst2", [["a"]]), 0.0)
+        assert predictor.entered.wait(30)
+        limit = max(60.0, timeout_s)
+        found = []
+        for now[0] in (limit - 1, limit + 1):
+            found.append(engine.trouble is None)
+        assert found == [True, False]
+        predictor.gate.set()
+        future.result(30)
+        assert engine.trouble is None and engine.stop(10.0)
 
 
 def test_a_batch_that_fails_alone_does_not_fail_health() -> None:
