@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers_engine import Batch, Bench, Regression, Rows, metrics_of, names, weights
+from utils.arguments.spellings import flag_named
 from utils.engine import RunDirectory, RunLog, Runtime, Trainer, TrainerConfig
 from utils.engine.optimisation import schedule_factor
 from utils.engine.same_run import RULES
@@ -285,12 +286,12 @@ def test_what_a_resumed_run_may_change(tmp_path: Path, key: str, allowed: bool) 
     RunDirectory(tmp_path / "run", {key: 1, "other": "x"})
     resume: Callable[[], RunDirectory] = lambda: RunDirectory(tmp_path / "run", {key: 2, "other": "x"}, resume=True)  # noqa: E731
     if allowed:
-        told = [f"the run goes on with --{key} 2 (was 1)"] if RULES[key] == "told" else []
+        told = [f"the run goes on with {flag_named(key)} 2 (was 1)"] if RULES[key] == "told" else []
         assert resume().remarks == told
         kept = json.loads((tmp_path / "run" / "arguments.json").read_text()).get("changed", [])
-        assert kept == ([f"--{key} 2 (was 1)"] if told else [])
+        assert kept == ([f"{flag_named(key)} 2 (was 1)"] if told else [])
     else:
-        with pytest.raises(UserError, match=rf"--{key.replace('_', '-')} 2 \(was 1\)"):
+        with pytest.raises(UserError, match=rf"{flag_named(key)} 2 \(was 1\)"):
             resume()
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.tiny import Tiny, assert_same_tensors, run, tensors_under
 from tests.tiny_bert import TinyBert, run_task
 from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments
+from utils.arguments.spellings import flag_named
 from utils.engine import RunDirectory
 from utils.engine.lock import release_all
 from utils.engine.same_run import _NAMES, RULES
@@ -86,7 +87,7 @@ def test_another_model_is_refused(name: str, tmp_path: Path) -> None:
     """Other weights, in another place or in the same; --allow-changed-data goes on, and says so."""
     model, other = a_model(tmp_path / "a"), a_model(tmp_path / "b", "others")
     claim(tmp_path / "out", {name: str(model)}, resume=False)
-    flag = f"--{name.replace('_', '-')}"
+    flag = flag_named(name)
     with pytest.raises(UserError, match=rf"{flag} '.*/b' \(was '.*/a'\)"):
         claim(tmp_path / "out", {name: str(other)})
     (model / "model.safetensors").write_text("changed")
