@@ -76,6 +76,7 @@ def test_an_evaluation_alone_says_by_which_command_it_was_made(walked: Path) -> 
 def test_what_a_plan_wrote_is_listed_as_what_it_is(walked: Path, name: str, note: str) -> None:
     row = rows_by_name([walked / name])[name]
     assert row.note == note.format(root=walked) and row.task == "sst2" and row.num_params
+    assert row.circumstances is not None and row.circumstances.at.startswith("20")
     assert row.edits == ("pruning 50%" if name == "cut" else "pruning 0%")
     ((_, line),) = row.commands
     assert line is not None and plan_script.parse(shlex.split(line)[3:]).commit == walked / name

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.weights import read_json
 from utils.plan.choose import Candidate, Choice, fits
 from utils.plan.point import Point
 
@@ -90,8 +91,13 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "reason": plan.choice.reason if plan.choice else _closest(plan),
         "points": [_point_json(p, c, plan) for p, c in zip(plan.points, plan.candidates, strict=True)],
         "cost_table": str(plan.table),
-        "measured_as": {name: value for name, value in plan.key.items() if name != "points"},
+        "measured_as": {name: value for name, value in plan.key.items() if name != "points"} | {"at": _moment(plan)},
     }
+
+
+def _moment(plan: Plan) -> str:
+    """When the costs were measured, which may have been in an earlier call."""
+    return str(read_json(plan.table).get("measured", "")) if plan.table.is_file() else ""
 
 
 def verdict(plan: Plan) -> str:
