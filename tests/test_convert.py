@@ -134,7 +134,7 @@ def test_an_edited_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_command_never_writes_over_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     t5("tied").save_pretrained(tmp_path / "hf")
     before = {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()}
-    with pytest.raises(UserError, match="hf exists already"):
+    with pytest.raises(UserError, match="which this call reads"):
         run(monkeypatch, tmp_path / "hf", tmp_path / "hf", "--to", "modelcenter")
     assert {path.name: path.read_bytes() for path in (tmp_path / "hf").iterdir()} == before
 

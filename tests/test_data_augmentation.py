@@ -197,15 +197,15 @@ def test_defaults_are_tinyberts() -> None:
     [
         ("MRCP", (), "did you mean mrpc"),
         ("squad", (), "rows of squad cannot be augmented"),
-        ("RTE", (), r"--glue_dir .*: neither train\.tsv of rte nor a saved dataset"),
-        ("MRPC", ("--p", 1.5), "--p 1.5: expected 0 to 1"),
-        ("MRPC", ("--M", 0), "--M 0: expected 1 or more"),
+        ("RTE", (), r"--data_dir .*: neither train\.tsv of rte nor a saved dataset"),
+        ("MRPC", ("--p", 1.5), "--p must be at least 0 and at most 1, found 1.5"),
+        ("MRPC", ("--M", 0), "--M must be at least 1, found 0"),
         ("MRPC", ("--N", -1), "--N -1: expected 0 or more"),
         ("MRPC", ("--mask_share", 2), "--mask_share 2.0: expected 0 to 1"),
-        ("MRPC", ("--batch_size", 0), "--batch_size 0: expected 1 or more"),
+        ("MRPC", ("--batch_size", 0), "--batch_size must be at least 1, found 0"),
         ("MRPC", ("--glove_embs", "nowhere.txt"), "--glove_embs nowhere.txt: there is no such file"),
         ("MRPC", ("--candidates", "glove"), "candidates"),
-        ("MRPC", ("--task", "x"), "Not understood: --task|ambiguous|unrecognized"),
+        ("MRPC", ("--task", "x"), "--task_name: unknown dataset .x."),
     ],
 )
 def test_bad_settings_are_one_sentence(

@@ -370,4 +370,4 @@ def test_missing_extra_text_is_one_sentence(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as stopped:
         main(["--extra-text", "/nowhere/text.txt"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.strip() == "error: --extra-text /nowhere/text.txt: no such file"
+    assert capsys.readouterr().err.strip() == "error: --extra_text /nowhere/text.txt: no such file"

@@ -228,13 +228,13 @@ def test_epochs_of_unknown_origin_are_not_touched(run: Run, tmp_path: Path) -> N
     ("flags", "message"),
     [
         ("--epochs_to_generate 0", "--epochs_to_generate 0: expected 1"),
-        ("--max_seq_len 4", "--max_seq_len 4: expected 5"),
+        ("--max_seq_len 4", "--max_seq_length 4: expected 5"),
         ("--short_seq_prob 1.5", "--short_seq_prob 1.5: expected 0 to 1"),
-        ("--masked_lm_prob nan", "--masked_lm_prob nan: expected 0 to 1"),
+        ("--masked_lm_prob nan", "--masked_lm_prob: expected a finite number, found .nan."),
         ("--max_predictions_per_seq 0", "--max_predictions_per_seq 0"),
         ("--do_whole_word_mask --masked_lm_prob 0", "no effect with --masked_lm_prob 0"),
         ("--num_workers -1", "--num_workers -1"),
-        ("--max_seq_length 128", "did you mean --max"),
+        ("--max_seq 128", "did you mean --max_seq_length"),
         ("--line_filter maybe", "--line_filter"),
     ],
 )
@@ -277,7 +277,7 @@ def test_text_is_made_lower_case_where_the_model_wants_it(tmp_path: Path) -> Non
     saved = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     (tmp_path / "cased" / "tokenizer_config.json").write_text(json.dumps(saved))
     assert pieces("cased", False) == ["word", "word"]
-    with pytest.raises(UserError, match="--max_seq_len 513: this model reads at most 512"):
+    with pytest.raises(UserError, match="--max_seq_length 513: this model reads at most 512"):
         load_pieces(str(tmp_path / "cased"), False, 513)
 
 

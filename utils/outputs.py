@@ -157,9 +157,10 @@ def guard(command: str, *groups: object) -> None:
         for target in _places(values[name]):
             if inside := next((source for _, source in reads if source.is_dir() and holds(source, target)), None):
                 raise UserError(f"{_flag(name)} {target} lies in {inside}, which this call reads: name another folder.")
+    cure = "name another file" + (", or --overwrite replaces it" if "overwrite" in values else "")
     for name in rules.files:
         for target in _places(values[name]):
-            _check_file(_flag(name), target, reads, bool(values.get("overwrite")) or rules.ours(target))
+            _check_file(_flag(name), target, reads, bool(values.get("overwrite")) or rules.ours(target), cure)
             if rules.beside is not None and (further := rules.beside(target)) != target:
                 _check_file(_flag(name), further, reads, rules.ours(further))
 
@@ -204,7 +205,9 @@ def _check_folder(flag: str, target: Path, read: str, source: Path, is_searched:
         raise UserError(f"{flag} {target} lies in {read} {source}, which this call reads: name another folder.")
 
 
-def _check_file(flag: str, target: Path, reads: list[tuple[str, Path]], may_replace: bool) -> None:
+def _check_file(
+    flag: str, target: Path, reads: list[tuple[str, Path]], may_replace: bool, cure: str = "name another file"
+) -> None:
     if not os.path.lexists(target) and not _is_input(target.name):
         return
     for name, source in reads:
@@ -218,4 +221,4 @@ def _check_file(flag: str, target: Path, reads: list[tuple[str, Path]], may_repl
     if not target.is_file():
         raise UserError(f"{flag} {target} is no ordinary file: name another one.")
     if target.stat().st_size and not may_replace:
-        raise UserError(f"{flag} {target} is there already, and this command did not write it: name another file.")
+        raise UserError(f"{flag} {target} is there already, and this command did not write it: {cure}.")
