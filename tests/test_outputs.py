@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OTHERS = {
     "serving": "answers requests",
     "utils.installation": "prints",
+    "utils.warm": "starts the entry scripts",
     "utils.export.probe": "works for utils.export, in a process of its own",
     "utils.save_data": "leaves alone what is there",
     "utils.download": "leaves alone what is there",

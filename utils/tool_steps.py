@@ -121,7 +121,8 @@ def after_export(form: str, made: Path) -> list[str]:
         "print([x.name for x in s.get_inputs()], [x.name for x in s.get_outputs()])",
         "torch": "import torch; g = torch.export.load({0}).graph_signature; print(g.user_inputs, g.user_outputs)",
     }[form]
-    return [shlex.join([python(), "-c", code.format(json.dumps(str(made), ensure_ascii=False))])]
+    written = json.dumps(str(made), ensure_ascii=False, allow_nan=False)
+    return [shlex.join([python(), "-c", code.format(written)])]
 
 
 def request_to(host: str, port: int, task: str, columns: Sequence[str], token_file: Path | None = None) -> str:

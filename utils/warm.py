@@ -35,7 +35,7 @@ def ask(path: str, words: Sequence[str]) -> int:
             os.execv(sys.executable, [sys.executable, *words])
         ignored = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
         request = {"words": list(words), "cwd": os.getcwd(), "environment": dict(os.environ), "ignored": ignored}
-        content = json.dumps(request).encode("utf-8", "surrogateescape")
+        content = json.dumps(request, allow_nan=False).encode("utf-8", "surrogateescape")
         streams = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (0, 1, 2)))]
         talk.sendmsg([len(content).to_bytes(_LENGTH_BYTES, "big")], streams)
         talk.sendall(content)
