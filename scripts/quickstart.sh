@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/bert/common.sh"
 parse_command_line "usage: bash scripts/quickstart.sh [--dry-run] [--overwrite]
   Makes a tiny T5 and a tiny BERT with their corpus and tasks. Variator: pre-trains compression plugins for ratios
   2 and 4, fine-tunes the T5 on the sentiment task, adapts the plugins to it. Tucker: fine-tunes the BERT,
-  decomposes its encoder to about 1/37, distils it. MiniDisc: prunes the BERT by 90 %, distils it at once, over a fixed
+  decomposes its encoder to about 1/29, distils it. MiniDisc: prunes the BERT by 90 %, distils it at once, over a fixed
   assistant, and over the assistant that it chooses. Evaluates all and writes outputs/quickstart/report.md.
   What is there already is used again." 0 "$@"
 [[ ${#EXTRA[@]} -eq 0 ]] || fail "unknown flag ${EXTRA[0]}; known: --dry-run, --overwrite"

@@ -47,12 +47,12 @@ for directory, loader in json.loads(sys.argv[1]).items():
     reloaded = kind.from_pretrained(again, trust_remote_code=True).eval()
     with torch.inference_mode():
         logits = reloaded(**load_file(directory + "/in.safetensors")).logits
-    assert same_logits(logits, made[directory.replace("/", "|")]), directory
+    torch.testing.assert_close(logits, made[directory.replace("/", "|")], rtol=0, atol=4e-6)
     shown = {}
     exec(open(directory + "/snippet.py").read(), shown)
     with torch.inference_mode():
         logits = shown["model"](**load_file(directory + "/in.safetensors")).logits
-    assert same_logits(logits, made[directory.replace("/", "|")]), directory
+    torch.testing.assert_close(logits, made[directory.replace("/", "|")], rtol=0, atol=4e-6)
     assert shown["tokenizer"]("a good film").input_ids == json.load(open(directory + "/tokens.json")), directory
 save_file(made, sys.argv[2])
 """

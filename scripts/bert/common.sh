@@ -111,7 +111,7 @@ bert_ranks() {
     layers="$(config_number "$(bert_of "$1")" num_hidden_layers)"
     width="$(config_number "$(bert_of "$1")" hidden_size)" inner="$(config_number "$(bert_of "$1")" intermediate_size)"
     if [[ "$1" == tiny ]]; then
-        default="12 32 32" # about 1/37: the embedded tasks need little of it
+        default="12 32 32" # about 1/29: the embedded tasks need little of it
     elif [[ -n "$layers" && -n "$width" && -n "$inner" ]]; then
         default="$((layers * (4 + 2 * (inner / width)) / 2)) $((width / 2)) $((width / 2))"
     fi
