@@ -201,7 +201,9 @@ def _many_cores_run(described: str) -> None:
 
 def _no_ops(described: str) -> None:
     config = bert_config({"hidden_size": 8}, rank_layer=3, rank_condim=4, rank_dim=4)
-    assert edit_from_original_config(config) == DecompositionConfig(ops="san", rank_layer=3, rank_condim=4, rank_dim=4)
+    assert edit_from_original_config(config) == DecompositionConfig(
+        ops="san_ffn", rank_layer=3, rank_condim=4, rank_dim=4
+    )
 
 
 def _plain_config(described: str) -> None:
