@@ -104,3 +104,11 @@ def test_a_process_is_told_to_end_when_its_caller_is_gone(served: Path, tmp_path
 def test_a_process_that_is_killed_has_the_shells_status(served: Path, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     assert subprocess.run(words_of(served, "script.py"), cwd=tmp_path).returncode == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), ([], 2), (["--nothing"], 2)])
+def test_help_and_mistakes_start_no_server(tmp_path: Path, words: list[str], status: int) -> None:
+    """Told at once, and nothing is left behind."""
+    done = subprocess.run([*words_of(tmp_path)[:-1], *words], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert done.returncode == status and ("SOCKET" in done.stdout) == (status == 0)
+    assert (not done.stderr) == (status == 0) and not list(tmp_path.iterdir())

@@ -145,7 +145,13 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> NoReturn:
 
 def main() -> None:
     """Server or caller; see above."""
-    path, *words = sys.argv[1:]
+    path, *words = sys.argv[1:] or [""]
+    if path in ("-h", "--help"):
+        print(str(__doc__).strip())
+        return
+    if not path or path.startswith("-"):
+        print(f"error: expected the path of a socket, found {path or 'nothing'}; --help tells more.", file=sys.stderr)
+        raise SystemExit(2)
     if words:
         raise SystemExit(ask(path, words))
     os.setsid()  # out of reach of the terminal: callers pass on what they hear
