@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ENTRY_SCRIPTS = ("train_t5.py", "general_distill.py", "task_distill.py")
 #: Libraries that take seconds to load.
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn", "scipy", "numpy", "tokenizers", "model")
-#: Called by another one, never by a user.
-INTERNAL = ("utils.export.probe",)
+#: Called by another one or by a launcher, never by a user.
+INTERNAL = ("utils.export.probe", "utils.warm")
 #: Run in a process of its own: what each command line of standard input answers, and what is loaded in the end.
 ASK = """
 import contextlib, io, json, runpy, sys, warnings
