@@ -6,6 +6,7 @@ Machines are made up: their flags and the rates of the timed product are set by 
 from __future__ import annotations
 
 import json
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,24 @@ def test_auto_believes_the_timing_and_not_the_flag(machine, name: str, expected:
     assert choice.precision == expected and choice.warning is None
     rates = "GFLOP/s in bf16" in choice.why
     assert rates == (name != "AVX2") and (rates or "AMX or AVX512-BF16" in choice.why)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_busy_moment_does_not_make_a_machine_slow(monkeypatch: pytest.MonkeyPatch, flag: bool) -> None:
+    """Where bf16 has instructions, the timing goes on until a product was left in peace; elsewhere it ends at once."""
+    bf16_seconds = chain([0.3, 0.04, 0.04, 0.0002], repeat(0.04))  # another process has the processor, but for once
+
+    def timed(pair: tuple[torch.Tensor, torch.Tensor]) -> float:
+        return 0.001 if pair[0].dtype == torch.float32 else next(bf16_seconds)
+
+    monkeypatch.setattr(precision, "has_bf16", lambda _: flag)
+    monkeypatch.setattr(precision, "_seconds", timed)
+    precision._timed.cache_clear()
+    try:
+        rates = precision.product_rates(torch.device("cpu"))
+    finally:
+        precision._timed.cache_clear()
+    assert (rates.bf16 > rates.fp32) == flag
 
 
 @pytest.mark.parametrize(("name", "is_slow"), [("AMX", False), ("AVX512-BF16, slow", True), ("AVX2", True)])
