@@ -4,6 +4,7 @@
 #   bash scripts/test.sh [--all] [pytest arguments…]
 #
 # --all   runs the tests marked `slow` too.
+# The files of tests are divided among as many processes as there are cores, four at most; `-n 0` takes one.
 # Stops at the first step that fails. The last line is pytest's summary, the exit code is pytest's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -29,4 +30,5 @@ echo "== lint"
 echo "== types"
 "$PYTHON" -m mypy
 echo "== tests"
-exec "$PYTHON" -m pytest -q "${selection[@]}" "$@"
+workers=$(nproc)
+exec "$PYTHON" -m pytest -q -n $((workers < 4 ? workers : 4)) --dist loadfile "${selection[@]}" "$@"

@@ -73,7 +73,7 @@ def test_too_few_sentinels_are_reported():
     with pytest.raises(DataError, match="2 spans need 3 sentinels, the tokenizer has 2"):
         corrupt([5, 6, 7, 8], [(1, 2), (3, 4)], SENTINELS[:2], EOS)
     for length in (1992, 2100, 4000):
-        message = rf"--max-input-length {length} hides .* the tokenizer has 100: the largest length possible is 1991"
+        message = rf"--max_seq_length {length} hides .* the tokenizer has 100: the largest length possible is 1991"
         with pytest.raises(DataError, match=message):
             SpanCorruptionEncoder(tiny_tokenizer(), max_length=length)
     assert len(SpanCorruptionEncoder(tiny_tokenizer(), max_length=1991).sentinel_ids) == 100

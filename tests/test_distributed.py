@@ -221,7 +221,7 @@ def test_the_rows_of_a_batch_must_stay(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
         match=r"began with batches of 8 rows \(2 processes of --train_batch_size 4\), now there are 4 \(1 of 4\) "
-        r"and its place in the data would be lost: take 2 processes, or --batch-size 8\.",
+        r"and its place in the data would be lost: take 2 processes, or --train_batch_size 8\.",
     ):
         RunDirectory(tmp_path / "run", arguments_of(), resume=True)
     with pytest.raises(UserError, match=r"now there are 12 \(3 of 4\) .*: take 2 processes\.$"):

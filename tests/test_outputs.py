@@ -154,7 +154,7 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     for source, target in (("~/run", run), (run, Path("~/run")), ("~/run/best", Path("~"))):
         with pytest.raises(UserError, match="which this call reads"):
-            guard("utils.quantize", Namespace(model=source, output=target))
+            guard("utils.quantize", Namespace(model=source, output_dir=target))
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

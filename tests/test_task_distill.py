@@ -95,7 +95,7 @@ def test_evaluation_alone_gives_the_same(stages: Stages, tmp_path: Path) -> None
     run_task(stages.tiny.task(tmp_path, "--do_eval", "--no-costs", "--student_model", stages.student))
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["metrics"] == json.loads((stages.student / "evaluation.json").read_text())["metrics"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arguments.json", "evaluation.json"]
     best = stages.student / "prediction" / "best"
     model = AutoModelForSequenceClassification.from_pretrained(best).eval()
     tokenizer = AutoTokenizer.from_pretrained(best)

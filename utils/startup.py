@@ -29,6 +29,9 @@ def begin(parse: Callable[[], object]) -> None:
         try:
             with redirect_stderr(warnings):
                 parse()
+        except ImportError:
+            import_torch()
+            raise
         except SystemExit:  # a tool's parser has told what is wrong
             sys.stderr.write(warnings.getvalue())
             raise

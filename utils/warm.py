@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 #: What a caller passes on; SIGINT too, as the server hears nothing of the terminal.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 _POLL_S = 0.02
+_SIGNAL_POLL_S = 0.2
 _LENGTH_BYTES = 4
 
 
@@ -33,6 +34,7 @@ def ask(path: str, words: Sequence[str]) -> int:
             talk.connect(path)
         except OSError:
             os.execv(sys.executable, [sys.executable, *words])
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until they can be passed on
         ignored = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
         request = {"words": list(words), "cwd": os.getcwd(), "environment": dict(os.environ), "ignored": ignored}
         content = json.dumps(request, allow_nan=False).encode("utf-8", "surrogateescape")
@@ -42,6 +44,10 @@ def ask(path: str, words: Sequence[str]) -> int:
         for number in _SIGNALS:
             if number not in ignored:
                 signal.signal(number, lambda given, _: talk.sendall(bytes([given])))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        # A signal just before a call that waits for ever would be handled after it: so none waits for ever.
+        while not select.select([talk], [], [], _SIGNAL_POLL_S)[0]:
+            pass
         answer = talk.recv(1)
     return answer[0] if answer else 1
 

@@ -268,7 +268,8 @@ def _check(command: TaskCommand, plan: Plan) -> None:
     if problems:
         raise UserError("; ".join(problems) + ".")
     assert task.task_name is not None
-    type_of(command.schedule, task_for(task.task_name))
+    if command.schedule.model_type is not None:  # the default suits every task, and looking it up loads the libraries
+        type_of(command.schedule, task_for(task.task_name))
     selection_of(command.schedule, task_for(task.task_name))
 
 
