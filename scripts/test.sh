@@ -30,5 +30,5 @@ echo "== lint"
 echo "== types"
 "$PYTHON" -m mypy
 echo "== tests"
-workers=$(nproc)
+workers=$(OMP_NUM_THREADS= nproc)  # which would count the threads above instead of the cores
 exec "$PYTHON" -m pytest -q -n $((workers < 4 ? workers : 4)) --dist loadfile "${selection[@]}" "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +65,19 @@ def load_t5(model_config: str, checkpoint: Path | None, tokenizer: bool = True) 
     if not tokenizer:
         return Loaded(model, None, decoder_start)
     place = str(directory) if is_whole else base
-    return Loaded(model, open_tokenizer(place, needs=T5_TOKENS, models=[model]), decoder_start)
+    return Loaded(model, load_tokenizer(place, models=[model]), decoder_start)
+
+
+def load_tokenizer(source: str | Path, models: Sequence[Any] = ()) -> Any:
+    """The tokenizer of a T5, with the tokens that its rows are made with.
+
+    Args:
+        models: what it is to be used with; each must have an embedding for every id.
+
+    Raises:
+        UserError, ModelError: there is none, or it lacks a token, or has more than a model.
+    """
+    return open_tokenizer(source, needs=T5_TOKENS, models=models)
 
 
 def set_dropout(model: Any, rate: float) -> None:

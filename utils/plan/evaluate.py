@@ -10,8 +10,8 @@ from dataset import Task
 from model.backbone import T5
 from utils.engine import Runtime
 from utils.errors import UserError
-from utils.loading import read_task_file
-from utils.opening.tokenizers import T5_TOKENS, open_tokenizer
+from utils.loading import load_tokenizer, read_task_file
+from utils.opening.tokenizers import open_tokenizer
 from utils.plan.load import Opened
 from utils.plan.point import Point
 from utils.plan.recorded import Metric
@@ -70,6 +70,6 @@ def _of_t5(one: Opened, task: Task, data: str, length: int, batch: int, runtime:
         trained.get("logit_scale") or "hf",
         train=False,
     )
-    tokenizer = open_tokenizer(directory, needs=T5_TOKENS, models=[one.model])
+    tokenizer = load_tokenizer(directory, models=[one.model])
     rows = build_data(request, tokenizer, one.model.config, runtime)
     return Evaluator(runtime, one.model, tokenizer, rows).at_ratio(ratio)
