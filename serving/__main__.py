@@ -142,4 +142,4 @@ def _announce(arguments: ServingArguments, predictor: Predictor) -> None:
 
 
 if __name__ == "__main__":
-    run_as_script(main, debug="--debug" in sys.argv)
+    run_as_script(main, debug="--debug" in sys.argv, waits=True)

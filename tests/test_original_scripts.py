@@ -110,6 +110,31 @@ def test_words_are_those_of_the_release(
 
 
 @pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("run_distillation_sst2.sh", "kdbrt 90S", "'kdbrt' is no model type"),
+        ("run_finetuning_conll.sh", "ftbret_ner", "'ftbret_ner' is no model type"),
+        ("run_distillation_sst2.sh", "sparsebert 90", "'90' is no scale"),
+        ("run_maxidisc_sst2.sh", "sparsebert_cls 80,9OS", "'80,9OS' is no scale"),
+        ("run_minidisc_sst2.sh", "95S", "--target_sparsity 95"),
+        ("run_sparsification_sst2.sh", "x y", "'x' and 'y'"),
+    ],
+)
+def test_words_that_are_misspelled_are_no_names_of_folders(script: str, words: str, said: str) -> None:
+    """Refused, where they would otherwise train the default into a folder of that name."""
+    command = ["bash", str(ROOT / "bert_scripts" / script), *words.split(), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 or done.returncode == 1
+    assert said in done.stderr and "task_distill.py" not in done.stdout
+
+
+def test_a_type_without_its_ending_has_the_folder_of_the_whole_name(release: Path) -> None:
+    """What one stage writes is what the next one reads."""
+    found = printed(release, "bert_scripts/run_sparsification_mrpc.sh", "sparsebert")
+    assert value(found, "--output-path") == "outputs/sparsebert_cls_none_mrpc"
+
+
+@pytest.mark.parametrize(
     ("script", "expected"),
     [
         ("bert_scripts/run_minidisc_mrpc.sh", ("16", "3e-5", "10", "acc_and_f1")),

@@ -33,6 +33,17 @@ def shell(code: str, redirection: str, **variables: str) -> subprocess.Completed
     )
 
 
+def test_an_error_is_one_line_with_its_excerpt_below() -> None:
+    """Line ends of a path are shown as such; what was given stands below the sentence, as it was indented."""
+    code = (
+        "from utils.errors import UserError, run_as_script\n"
+        "def main(): raise UserError('a\\nb.\\n  x<=1\\n  ^')\n"
+        "run_as_script(main, False)"
+    )
+    done = shell(code, "")
+    assert done.returncode == 2 and done.stderr == "error: a\\nb.\n  x<=1\n  ^\n"
+
+
 def test_a_reader_that_goes_away_stops_nothing() -> None:
     """`| head -1`: the program goes on to its end, with exit code 0 and without a word."""
     code = "for i in range(20000): print(i, flush=i < 9)\nprint('end', file=sys.stderr)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import time
@@ -88,14 +89,17 @@ def writing(what: object) -> Iterator[None]:
         raise UserError(f"Could not write {what}: {error.strerror or error}.") from error
 
 
-def run_as_script(main: Callable[[], T], debug: bool) -> T:
+def run_as_script(main: Callable[[], T], debug: bool, waits: bool = False) -> T:
     """Run `main`; a user's mistake or Ctrl-C ends the process with one sentence (with the traceback if `debug`).
 
     So does what the operating system refuses (a name that is too long, a full disk), and the loss of another process
     (`utils.engine.watch`), with exit code 3. Standard output may be closed or cut off (`| head -1`).
+
+    Args:
+        waits: for others to ask it something, so that its silence needs no explanation.
     """
     protect()
-    heart = listen() if _rank() == "0" else None
+    heart = listen() if _rank() == "0" and not waits else None
     show_warnings(_rank() == "0")
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # a script may load its libraries so
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -142,8 +146,8 @@ def _end_with(error: Exception, sentence: str, debug: bool) -> NoReturn:
 
 
 def _tell(text: str) -> None:
-    """One line on standard error, though a path in it may hold line ends."""
-    print(text.replace("\n", "\\n"), file=sys.stderr)
+    """One line on standard error, though a path in it may hold line ends; an excerpt, indented below it, stays."""
+    print(re.sub(r"\n(?!  )", r"\\n", text), file=sys.stderr)
 
 
 def _watch() -> Any:

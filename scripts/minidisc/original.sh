@@ -33,9 +33,19 @@ type="sparse${backbone}_$kind" scale="" suffix=none
 for word in ${WORDS[@]+"${WORDS[@]}"}; do
     if [[ "$word" =~ ^(ft|kd|pkd|sparse)(bert|enct5)(_cls|_ner)?$ ]]; then
         type="$word"
+        [[ "$word" == *_* ]] || type="${word}_$kind" # as the folders of the stages before and behind have it
     elif [[ "$stage" =~ ^(distillation|maxidisc)$ && -z "$scale" ]] &&
         [[ "$word" =~ ^[0-9.,\;SLRKslrk]+[SLRKslrk]$ || -d "$word" || "$word" == */* ]]; then
         scale="$word"
+    elif [[ "$word" =~ ^[0-9.,\;]+[A-Za-z0-9]+$ && ! "$word" =~ ^[0-9]+$ ]] ||
+        [[ "$word" =~ ^[0-9]+$ && "$stage" =~ ^(distillation|maxidisc)$ && -z "$scale" ]]; then
+        fail "'$word' is no scale that $stage takes: $([[ "$stage" =~ ^(distillation|maxidisc)$ ]] &&
+            echo "expected one such as 90S or 4L" || echo "give the target as --target_sparsity 95")"
+    elif [[ "$word" =~ (bert|bret|brt|enct5|t5)(_[a-z]+)?$ ]]; then
+        fail "'$word' is no model type; known: ft$backbone, kdbert, pkdbert, sparse$backbone" \
+            "(in the name of the output folder it is --model_suffix $word)"
+    elif [[ "$suffix" != none ]]; then
+        fail "two words for the name of the output folder: '$suffix' and '$word'"
     elif [[ -n "$word" ]]; then
         suffix="$word"
     fi
