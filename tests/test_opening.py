@@ -310,6 +310,15 @@ def test_classes_are_matched_by_name(tmp_path: Path, task: str, names: list[str]
     assert models[1].config.id2label == dict(enumerate(get_task(task).labels))
 
 
+def test_classes_that_change_their_places_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line with both orders; another spelling in the same places needs none."""
+    for names, is_told in ((("pos", "neg"), True), (("neg", "pos"), False)):
+        folder = save_classifier(tmp_path / names[0], names)
+        load_classifier(str(folder), get_task("sst2"), trained=True)
+        line = f"The classes of {folder} (pos, neg) are put in the order of sst2's: negative, positive."
+        assert (line in capsys.readouterr().out) == is_told
+
+
 def test_unnamed_classes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """LABEL_n says nothing: the task table's order is taken, in one line."""
     folder = save_classifier(tmp_path / "model", ("LABEL_0", "LABEL_1", "LABEL_2"))

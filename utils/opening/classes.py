@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from utils.errors import UserError
-from utils.telling import warn
+from utils.telling import tell, warn
 
 #: Names that mean the same in the tasks that the toolkit knows; the first is any task's own spelling.
 _SYNONYMS = (
@@ -90,13 +90,18 @@ def sort_classes(model: Any, found: Sequence[str], wanted: Sequence[str], task: 
         )
     if _numbers(found) is not None:
         warn(
-            f"{source} does not name its classes ({', '.join(found[:3])}{', …' if len(found) > 3 else ''}): they are "
-            f"taken in the order of {task}'s: {', '.join(wanted)}."
+            f"{source} does not name its classes ({_some(found)}): they are "
+            f"taken in the order of {task}'s: {_some(wanted)}."
         )
     if order != sorted(order):
+        tell(f"The classes of {source} ({_some(found)}) are put in the order of {task}'s: {_some(wanted)}.")
         with torch.no_grad():
             for parameter in model.classifier.parameters():
                 parameter.copy_(parameter[order].clone())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _numbers(names: Sequence[str]) -> list[int] | None:
