@@ -16,6 +16,7 @@ from dataset.errors import DataError
 from metric.errors import MetricError
 from utils.heartbeat import listen
 from utils.streams import lost_output, protect
+from utils.telling import launched_rank
 from utils.warning_lines import show_warnings
 
 T = TypeVar("T")
@@ -24,8 +25,6 @@ T = TypeVar("T")
 USER_ERROR_CODE = 2
 
 
-#: Where launchers say which process this is.
-_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 #: A launcher ends all processes within this time when the main one has ended with an error.
 _OTHERS_WAIT_S = 10.0
 
@@ -99,8 +98,8 @@ def run_as_script(main: Callable[[], T], debug: bool, waits: bool = False) -> T:
         waits: for others to ask it something, so that its silence needs no explanation.
     """
     protect()
-    heart = listen() if _rank() == "0" and not waits else None
-    show_warnings(_rank() == "0")
+    heart = listen() if launched_rank() == "0" and not waits else None
+    show_warnings(launched_rank() == "0")
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # a script may load its libraries so
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -166,15 +165,10 @@ def mark_own(error: Exception) -> Exception:
     return error
 
 
-def _rank() -> str:
-    """Which process this is, as far as a launcher says so."""
-    return next((os.environ[name] for name in _RANKS if name in os.environ), "0")
-
-
 def _let_main_process_tell(error: Exception) -> None:
     """Wait, in another process than the main one: what all have found, that one tells, and the launcher ends us.
 
     What only this process has found is told at once, or when the wait is over.
     """
-    if _rank() != "0" and not getattr(error, "_is_own", False):
+    if launched_rank() != "0" and not getattr(error, "_is_own", False):
         time.sleep(_OTHERS_WAIT_S)

@@ -10,6 +10,11 @@ _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 _told: set[str] = set()
 
 
+def launched_rank() -> str:
+    """Which process this is, as far as a launcher says so."""
+    return next((os.environ[name] for name in _RANKS if name in os.environ), "0")
+
+
 def tell(line: str) -> None:
     """Print `line` on standard output, if it was not told before."""
     _print(line, error=False)
@@ -21,8 +26,7 @@ def warn(line: str) -> None:
 
 
 def _print(line: str, error: bool) -> None:
-    rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")
-    if rank != "0" or line in _told:
+    if launched_rank() != "0" or line in _told:
         return
     _told.add(line)
     print(line, file=sys.stderr if error else sys.stdout, flush=True)
