@@ -32,7 +32,6 @@ from dataset import BucketedBatches
 from model import current_ratio
 from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
 from utils.arguments.settings import runtime_for
-from utils.engine import write_json
 from utils.errors import run_as_script
 from utils.hints import next_lines
 from utils.measured import circumstances
@@ -54,6 +53,7 @@ from utils.tucker.settings import bert_trainer_config
 from utils.tucker.student import build_student, check_differs, unused_request
 from utils.tucker.tasks import task_for
 from utils.tucker.training import Fit, describe, finish, fit, make_directory, open_run, record_call, with_patience
+from utils.writing import write_json
 
 
 class TaskJob:

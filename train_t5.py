@@ -38,7 +38,7 @@ from utils.arguments import (
     as_json,
 )
 from utils.arguments.settings import runtime_for, trainer_config
-from utils.engine import RunDirectory, Trainer, write_json
+from utils.engine import RunDirectory, Trainer
 from utils.engine.optimisation import Schedule
 from utils.errors import run_as_script
 from utils.hints import next_lines
@@ -50,6 +50,7 @@ from utils.variator.data import DataRequest, TaskData, build_data
 from utils.variator.evaluation import Evaluator
 from utils.variator.plugins import attach_plugins, plugin_file, plugin_source
 from utils.variator.report import CostSettings, cost_row, format_table, lengths_of
+from utils.writing import write_json
 
 
 class Job:

@@ -14,10 +14,11 @@ import torch
 
 from metric.cost import PairedTiming, interleaved_ratio
 from utils.arguments import ToolParser
-from utils.engine import environment, write_json
+from utils.engine import environment
 from utils.engine.names import AskedForward
 from utils.engine.precision import choose_precision
 from utils.pages import write_measured
+from utils.writing import write_json
 
 #: Batch x length.
 SHAPES = ((8, 128), (1, 128))

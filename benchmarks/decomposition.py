@@ -19,8 +19,9 @@ from torch import Tensor
 from benchmarks.common import Settings, parser, settings_from, write_measured
 from metric.cost import interleaved_ratio
 from model.decomposition.tucker import Ranks, relative_error, tucker
-from utils.engine import environment, write_json
+from utils.engine import environment
 from utils.errors import run_as_script
+from utils.writing import write_json
 
 #: The stacked encoder of BERT-base, and the ranks of the two published sizes.
 SHAPE = (144, 768, 768)

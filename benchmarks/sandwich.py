@@ -23,10 +23,10 @@ from model import Importance, SparsityAxis, committed, sparsify
 from model.pruning import places_of
 from model.schedule import Sandwich
 from model.variants import VariantDistillation, get_model_type
-from utils.engine import environment, write_json
-from utils.engine.files import to_json
+from utils.engine import environment
 from utils.engine.optimisation import build_optimizer, trainable_parameters
 from utils.pages import write_measured
+from utils.writing import to_json, write_json
 
 Batch = dict[str, Tensor]
 Side = Literal["minidisc", "plain"]

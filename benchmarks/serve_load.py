@@ -28,10 +28,10 @@ import httpx
 from benchmarks.serve_report import table, write_plot
 from dataset import get_task, read_glue
 from utils.arguments import ToolParser
-from utils.engine import environment, write_json
-from utils.engine.files import to_json
+from utils.engine import environment
 from utils.errors import UserError, run_as_script
 from utils.pages import write_measured
+from utils.writing import to_json, write_json
 
 #: Requests under way while the fixed server's capacity is measured, and for how long.
 _CLIENTS, _CAPACITY_S = 24, 8.0

@@ -18,9 +18,9 @@ from model.plugin.objective import PluginObjective, freeze_for
 from tests.helpers_engine import metrics_of
 from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig
 from utils.engine.engines import EngineName
-from utils.engine.lock import release_all
 from utils.engine.optimisation import trainable_parameters
 from utils.engine.resume import Resume
+from utils.lock import release_all
 
 Batch = dict[str, Tensor]
 #: What is trained: all weights, LoRA inside frozen layers, or plugins beside them.

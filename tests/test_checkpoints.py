@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model.errors import ModelError
 from tests.helpers_engine import Bench, Regression, Rows, names
-from utils.engine import TrainerConfig, atomic_directory, random_state, write_json
+from utils.engine import TrainerConfig, random_state
 from utils.engine.checkpoint import (
     Progress,
     checkpoint_path,
@@ -27,9 +27,9 @@ from utils.engine.checkpoint import (
     save_checkpoint,
     training_state,
 )
-from utils.engine.files import recover_directory
 from utils.engine.optimisation import build_optimizer
 from utils.errors import UserError
+from utils.writing import atomic_directory, recover_directory, write_json
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -69,15 +69,15 @@ def test_a_failing_rename_leaves_the_old_directory(tmp_path: Path, monkeypatch: 
     """The second of the two renames fails: the old directory is put back."""
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "old").write_text("old")
-    rename = Path.rename
+    rename = os.rename
 
-    def fails(self: Path, target: Path) -> Path:
-        if self.name.endswith(".partial"):
+    def fails(source: Path, target: Path) -> None:
+        if source.parent.name.endswith(".partial"):
             raise OSError(28, "No space left on device")
-        return rename(self, target)
+        rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fails)
+        patch.setattr(os, "rename", fails)
         with (
             pytest.raises(UserError, match=r"Could not write .*best: No space left"),
             atomic_directory(tmp_path / "best"),

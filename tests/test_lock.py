@@ -15,9 +15,9 @@ import pytest
 
 from tests.tiny import Tiny, assert_same_run, run, start_run
 from utils.engine import RunDirectory
-from utils.engine.lock import lock_directory, release_all
 from utils.engine.run_files import LOCK_FILE
 from utils.errors import UserError
+from utils.lock import lock_directory, release_all
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 _OWNER = """
 import os, sys, time
 from pathlib import Path
-from utils.engine.lock import lock_directory, note_owner
+from utils.lock import lock_directory, note_owner
 lock_directory(Path(sys.argv[1]))
 note_owner(Path(sys.argv[1]))
 child = os.fork()

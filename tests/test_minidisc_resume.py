@@ -102,12 +102,12 @@ def die_before_result(number: int) -> None:
 
     original, seen = stages.write_json, 0
 
-    def fatal(path: Path, value: Any) -> None:
+    def fatal(target: Path, value: Any) -> None:
         nonlocal seen
         seen += 1
         if seen == number:
             _kill()
-        original(path, value)
+        original(target, value)
 
     stages.write_json = fatal
 
@@ -118,9 +118,9 @@ def die_after_result(number: int) -> None:
 
     original, seen = stages.write_json, 0
 
-    def fatal(path: Path, value: Any) -> None:
+    def fatal(target: Path, value: Any) -> None:
         nonlocal seen
-        original(path, value)
+        original(target, value)
         seen += 1
         if seen == number:
             _kill()

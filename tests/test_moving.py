@@ -21,7 +21,7 @@ from tests.test_scripts import ROOT, launch, repository
 from tests.tiny import backbone, write_squad
 from tests.tiny_bert import edit_config, run_task, save_bert, tiny_word_pieces, write_epochs, write_glue
 from utils import convert_t5
-from utils.engine.lock import release_all
+from utils.lock import release_all
 from utils.tucker.general_arguments import parse_general_arguments
 from utils.tucker.task_arguments import parse_task_arguments
 from utils.variator.arguments import parse_arguments

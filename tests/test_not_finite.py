@@ -19,10 +19,10 @@ from model.finite import NotFiniteError, check_outputs, check_weights
 from tests.helpers_engine import Bench
 from tests.tiny import Tiny, run
 from tests.tiny_bert import TinyBert, run_task
-from utils.engine import RunLog, TrainerConfig, write_json
+from utils.engine import RunLog, TrainerConfig
 from utils.engine.checkpoint import list_checkpoints
-from utils.engine.files import to_json
 from utils.errors import UserError
+from utils.writing import to_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")

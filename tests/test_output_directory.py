@@ -142,13 +142,13 @@ def test_a_disk_that_becomes_read_only(tiny: Tiny, tmp_path: Path, monkeypatch: 
     original = Path.mkdir
 
     def refused(path: Path, *args: Any, **kwargs: Any) -> None:
-        if path.name == ".step-00000004.partial":
+        if path.name.startswith(".step-00000004."):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         original(path, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refused)
-        with pytest.raises(UserError, match=r"Could not write .*step-00000004: Read-only file system\. What was saved"):
+        with pytest.raises(UserError, match=r"Could not write .*step-00000004: Read-only file system\.$"):
             run(tiny.sst2(tmp_path / "run", "--save-step", 2))
     run(tiny.sst2(tmp_path / "run", "--save-step", 2, "--resume", "auto"))
     run(tiny.sst2(tmp_path / "whole", "--save-step", 2))

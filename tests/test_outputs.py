@@ -17,13 +17,14 @@ import pytest
 from dataset.submission import FILES, write_predictions
 from utils.download import fetch
 from utils.embedded.build import make_once
-from utils.engine import RunDirectory, atomic_directory
-from utils.engine.lock import release_all
+from utils.engine import RunDirectory
 from utils.engine.run_files import RUN_FOLDERS
 from utils.errors import UserError
+from utils.lock import release_all
 from utils.outputs import COMMANDS, REPORT_MARK, guard
 from utils.plan.commit import check_target
 from utils.tucker.prediction import check_place
+from utils.writing import atomic_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What can be started and writes nothing that its user names as an output, or only below the folders of its own runs.
@@ -440,7 +441,7 @@ def test_no_command_deletes_folders_in_a_way_of_its_own() -> None:
         "utils/archives.py",
         "utils/embedded/build.py",
         "utils/engine/checkpoint.py",
-        "utils/engine/files.py",
+        "utils/writing.py",
         "utils/engine/run_directory.py",
         "utils/pregenerate_training_data.py",
         "utils/save_data.py",

@@ -16,9 +16,9 @@ from tests.tiny_bert import TinyBert, run_task
 from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments
 from utils.arguments.spellings import flag_named
 from utils.engine import RunDirectory
-from utils.engine.lock import release_all
 from utils.engine.same_run import _NAMES, RULES
 from utils.errors import UserError
+from utils.lock import release_all
 from utils.minidisc.arguments import ScheduleArguments
 from utils.tucker.adaptation import AdaptationArguments
 from utils.tucker.arguments import BertArguments, DecompositionArguments

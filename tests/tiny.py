@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.helpers_tokenizer import tiny_tokenizer
-from utils.engine.lock import release_all
+from utils.lock import release_all
 
 WIDTH = 32
 _GOOD, _BAD = ("a good film", "it is a good film", "good"), ("a bad film", "it is bad", "bad and bad film")

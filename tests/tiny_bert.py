@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
-from utils.engine.lock import release_all
+from utils.lock import release_all
 
 WIDTH = 32
 WORDS = ("a", "good", "bad", "film", "and", "is", "it", "of", "each", "to", "in", "this", "not", "the", "plot", "dull")

@@ -23,11 +23,11 @@ import torch
 
 from model.compression import edits_of
 from model.modelcenter import config_to_modelcenter, to_modelcenter
-from utils.engine import atomic_directory, write_json
 from utils.errors import UserError, run_as_script
 from utils.loading import load_t5
 from utils.opening.places import model_directory
 from utils.outputs import guard
+from utils.writing import atomic_directory, write_json
 
 _TOKENIZER_FILES = (
     *("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),

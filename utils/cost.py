@@ -27,7 +27,6 @@ from transformers import PreTrainedModel
 from metric.cost import count_macs, latency_ms, parameter_counts, peak_memory_bytes
 from model import auto, available_ratios, edits_of, use_ratio
 from model.backbone import COMPRESSED_PREFIX, T5, family_of, spec_for
-from utils.engine.files import write_json
 from utils.engine.precision import PrecisionChoice, choose_precision
 from utils.errors import UserError, run_as_script
 from utils.opening.files import architecture, open_config
@@ -35,6 +34,7 @@ from utils.opening.places import CONFIG, model_directory
 from utils.opening.weights import load_weights
 from utils.outputs import guard
 from utils.tucker.report import frozen
+from utils.writing import write_json
 
 #: Tokens that a decoder reads in the cost figures: [start, <extra_id_0>], as classification does.
 _DECODER_TOKENS = 2

@@ -33,6 +33,22 @@ class UserError(ValueError):
     """A flag, a file or a combination of them is not what it must be; the text is one sentence."""
 
 
+class WriteError(UserError):
+    """A file or folder that could not be written.
+
+    Args:
+        what: its name, with a flag where that helps.
+        reason: the operating system's words.
+    """
+
+    def __init__(self, what: object, reason: str) -> None:
+        super().__init__(what, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Could not write {self.args[0]}: {self.reason}."
+
+
 class Interrupted(Exception):
     """The run was asked to stop, has saved a checkpoint and can be resumed."""
 
@@ -57,17 +73,35 @@ _REFUSALS = frozenset(
 )
 
 
+_NAMES = (str, bytes, os.PathLike)
+#: How libraries that are written in Rust pass on what the operating system said.
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def write_failure(error: BaseException) -> str | None:
+    """The operating system's words for a disk that is full or not writable; None for any other error."""
+    if isinstance(error, WriteError):
+        return error.reason
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if (found := _SYSTEM_ERROR.search(str(error))) is not None:
+        return os.strerror(int(found[1]))
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else None
+
+
 def refusal_of(error: BaseException | None) -> str | None:
     """A sentence for a name, a permission or a disk that the operating system refuses; None for any other error.
 
     Libraries wrap such errors in their own, so that causes are looked at too.
     """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _REFUSALS:
-            named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
-            return f"{named}{error.strerror}."
-        if "No space left on device" in str(error) or "os error 28" in str(error):
-            return "A file could not be written: No space left on device."
+        if isinstance(error, OSError):
+            if error.errno in _REFUSALS:
+                named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, _NAMES) else ""
+                return f"{named}{error.strerror}."
+        elif (reason := write_failure(error)) is not None:
+            return f"A file could not be written: {reason}."
         error = error.__cause__
     return None
 
@@ -80,12 +114,15 @@ def writing(what: object) -> Iterator[None]:
         what: the file or folder that is written.
 
     Raises:
-        UserError: it was refused.
+        WriteError: it was refused.
     """
     try:
         yield
-    except OSError as error:
-        raise UserError(f"Could not write {what}: {error.strerror or error}.") from error
+    except Exception as error:
+        is_told = isinstance(error, user_errors()) and not isinstance(error, WriteError)
+        if is_told or (reason := write_failure(error)) is None:
+            raise
+        raise WriteError(what, reason) from error
 
 
 def run_as_script(main: Callable[[], T], debug: bool, waits: bool = False) -> T:

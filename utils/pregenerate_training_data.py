@@ -27,7 +27,6 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
-from utils.engine.files import write_json
 from utils.errors import Interrupted, UserError, run_as_script
 from utils.heartbeat import doing
 from utils.hints import next_lines
@@ -37,6 +36,7 @@ from utils.pregenerate.generate import Generator, epoch_files, workers, write_ep
 from utils.pregenerate.instances import InstanceSettings
 from utils.pregenerate.tokens import Pieces, load_pieces
 from utils.tool_steps import after_pregeneration
+from utils.writing import write_json
 
 #: Beside the epochs: the settings that they were made with.
 SETTINGS_FILE = "pregenerated.json"

@@ -21,13 +21,13 @@ if __name__ == "__main__":
 
 from model import QuantizationConfig, apply_edit
 from utils.cost import load_any
-from utils.engine import atomic_directory
 from utils.errors import UserError, run_as_script
 from utils.hints import next_lines
 from utils.loading import copy_task_file
 from utils.opening.tokenizers import carry_tokenizer
 from utils.outputs import guard
 from utils.tool_steps import after_model
+from utils.writing import atomic_directory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, Any
 
-from utils.engine.files import write_json
 from utils.errors import writing
+from utils.writing import write_json
 
 
 class GrowingFile:

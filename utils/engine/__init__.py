@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from utils.engine.checkpoint import Progress
     from utils.engine.config import TrainerConfig
-    from utils.engine.files import atomic_directory, write_json
     from utils.engine.logs import RunLog
     from utils.engine.names import NO_STEP_LIMIT, AskedPrecision, Precision
     from utils.engine.precision import PrecisionChoice, choose_precision
@@ -24,11 +23,9 @@ __all__ = [
     "Runtime",
     "Trainer",
     "TrainerConfig",
-    "atomic_directory",
     "choose_precision",
     "environment",
     "seed_everything",
-    "write_json",
 ]
 
 if not TYPE_CHECKING:
@@ -37,10 +34,10 @@ if not TYPE_CHECKING:
         """A public name, when it is first asked for: most need torch, which takes seconds to load."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from utils.engine import files, names
+        from utils.engine import names
 
-        modules = [files, names]
-        if not any(name in vars(module) for module in modules):
+        modules: list[Any] = [names]
+        if name not in vars(names):
             from utils.engine import (
                 checkpoint,
                 config,

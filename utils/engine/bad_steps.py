@@ -10,7 +10,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from utils.engine.files import is_write_failure, write_failure_reason, write_json
+from utils.errors import WriteError
+from utils.writing import atomic_file, write_json
 
 FOLDER = "bad_batches"
 #: fp16 halves its scale at each overflow, from 2^16: so many in a row cannot be the scale's doing.
@@ -51,14 +52,12 @@ def save_batches(folder: Path, rank: int, group: Sequence[Mapping[str, Tensor]],
         f"{i}.{key}": value.detach().cpu().clone() for i, batch in enumerate(group) for key, value in batch.items()
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / f"rank{rank}.safetensors")
+        with atomic_file(folder / f"rank{rank}.safetensors") as file:
+            save_file(tensors, file)
         if rank == 0:
             write_json(folder / "step.json", {key: _named(value) for key, value in told.items()})
-    except Exception as error:
-        if not is_write_failure(error) and not is_write_failure(error.__cause__ or error):
-            raise
-        return write_failure_reason(error)
+    except WriteError as error:
+        return error.reason
     return None
 
 

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from model.weights import read_json, read_safetensors
 from utils.engine import random_state
 from utils.engine.engines import divided_like, full, whole_shape
-from utils.engine.files import atomic_directory, recover_directory
 from utils.engine.optimisation import trainable_parameters
 from utils.engine.random_state import RandomState
 from utils.engine.trainer_file import problem_in
 from utils.errors import UserError
+from utils.writing import atomic_directory, recover_directory
 
 FORMAT_VERSION = 2
 TENSOR_FILES = ("model.safetensors", "optimizer.safetensors", "random.safetensors")

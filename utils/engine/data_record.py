@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from model.weights import read_json
-from utils.engine.files import write_json
 from utils.errors import UserError
+from utils.writing import write_json
 
 DATA_FILE = "data.json"
 FORMAT_VERSION = 1

@@ -17,9 +17,9 @@ from typing import Any, TextIO
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from utils.engine.files import to_json
 from utils.errors import writing
 from utils.heartbeat import SILENCE_S
+from utils.writing import to_json
 
 
 class RunLog:

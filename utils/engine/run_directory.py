@@ -14,13 +14,13 @@ from model.errors import ModelError
 from model.weights import read_json
 from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
 from utils.engine.data_record import DATA_FILE, Fingerprints, check_data
-from utils.engine.files import recover_directory, write_json
-from utils.engine.lock import lock_directory, note_owner
 from utils.engine.precision import Precision
 from utils.engine.resume import Resume, prepare_resume
 from utils.engine.run_files import ARGUMENTS_FILE, LOCK_FILE, foreign_below, is_left_by_others, is_run, own_files
 from utils.engine.same_run import differences, models_in
 from utils.errors import UserError, writing
+from utils.lock import lock_directory, note_owner
+from utils.writing import recover_directory, write_json
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
 

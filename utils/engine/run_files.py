@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
 #: Arguments, versions and seed of the run.
 ARGUMENTS_FILE = "arguments.json"
-#: See `utils.engine.lock`.
+#: See `utils.lock`; also in what is half-written (`utils.writing`).
 LOCK_FILE = ".lock"
 #: Of a saved model, with its tokenizer and what describes it; of plugins or LoRA alone; of a checkpoint.
 MODEL_FILES = (
@@ -34,6 +35,8 @@ RUN_FOLDERS: Mapping[str, tuple[str, ...]] = {
         *("RTE.tsv", "WNLI.tsv", "AX.tsv", "conll.txt", "wnut17.txt", "submission.zip"),
     ),
 }
+#: The names that `utils.writing` gives to what is not complete, or is being replaced.
+_HALF_WRITTEN = re.compile(r"^\.(.+?)(?:(?:\.[0-9a-f]{8})?\.partial|\.old)$")
 #: What a scheduler, a shell, an editor or a file system leaves in a folder before a run begins there.
 OTHERS_LEAVE = (
     *("slurm-*", "nohup.out", "*.out", "*.err", "*.log", "*.o[0-9]*", "*.e[0-9]*", "events.out.tfevents.*"),
@@ -68,7 +71,8 @@ def own_files(folder: Path) -> list[Path]:
         if path.is_symlink():
             return False
         if path.is_dir():
-            return matches(path.name, tuple(RUN_FOLDERS)) or is_run(path)
+            is_half_written = _plain(path.name) != path.name and matches(path.name, RUN_FILES)
+            return is_half_written or matches(path.name, tuple(RUN_FOLDERS)) or is_run(path)
         return matches(path.name, RUN_FILES)
 
     return [path for path in sorted(folder.iterdir()) if is_own(path)]
@@ -81,16 +85,16 @@ def foreign_below(folder: Path) -> Path | None:
         others = [path for path in sorted(folder.iterdir()) if path not in own and path.name != LOCK_FILE]
         below = (found for path in own if path.is_dir() and (found := foreign_below(path)) is not None)
         return others[0] if others else next(below, None)
-    return first_other(folder, RUN_FOLDERS.get(_plain(folder.name), MODEL_FILES))
+    return first_other(folder, RUN_FOLDERS.get(_plain(folder.name), (*MODEL_FILES, *RUN_FILES)))
 
 
 def first_other(folder: Path, patterns: tuple[str, ...]) -> Path | None:
     """The first file below a folder whose name matches none of the patterns; a link never does."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    patterns = (*patterns, LOCK_FILE)
     return next((path for path in files if path.is_symlink() or not matches(path.name, patterns)), None)
 
 
 def _plain(name: str) -> str:
     """The name that something has when it is complete."""
-    ending = next((ending for ending in (".partial", ".old") if name.startswith(".") and name.endswith(ending)), None)
-    return name if ending is None else name[1 : -len(ending)]
+    return _HALF_WRITTEN.sub(r"\1", name)

@@ -22,7 +22,6 @@ from utils.engine.checkpoint import Progress, load_checkpoint, save_checkpoint, 
 from utils.engine.config import NO_STEP_LIMIT, TrainerConfig
 from utils.engine.data_record import fingerprints_of
 from utils.engine.engines import engine_for
-from utils.engine.files import atomic_directory
 from utils.engine.logs import RunLog
 from utils.engine.optimisation import schedule_factor, trainable_parameters
 from utils.engine.run_directory import RunDirectory
@@ -31,6 +30,7 @@ from utils.engine.shares import add_shares
 from utils.engine.stop_signals import StopSignals
 from utils.errors import Interrupted, UserError
 from utils.heartbeat import doing
+from utils.writing import atomic_directory
 
 Batch = dict[str, Tensor]
 

@@ -25,7 +25,6 @@ if __name__ == "__main__":
     begin(parse)  # before the libraries load
 
 
-from utils.engine.files import to_json
 from utils.errors import run_as_script, writing
 from utils.export.card import card
 from utils.export.checks import (
@@ -45,6 +44,7 @@ from utils.export.source import Forward, Source, load_source, output_names
 from utils.export.trace import runner_of
 from utils.hints import next_lines
 from utils.tool_steps import after_export
+from utils.writing import to_json
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "safetensors")
 #: Written into a standalone directory.

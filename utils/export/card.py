@@ -14,9 +14,9 @@ from metric.cost import parameter_counts
 from model import ModelError, edits_of
 from model.backbone import family_of
 from model.weights import read_json
-from utils.engine.files import to_json
 from utils.export.source import Source
 from utils.opening.tokenizers import has_tokenizer
+from utils.writing import to_json
 
 #: Files with measurements, in a run's directory or in that of its best model.
 _RESULTS = ("evaluation.json", "result.json")

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from model import edits_of
 from model.backbone import COMPRESSED_PREFIX, family_of
-from utils.engine.files import to_json
 from utils.errors import UserError, writing
 from utils.export.checks import Batches, ManyRunner
 from utils.export.flatten import flat_name, flattened
 from utils.export.source import Source
 from utils.loading import copy_task_file
 from utils.opening.tokenizers import carry_tokenizer
+from utils.writing import to_json
 
 #: The file that config.json's `auto_map` names.
 ENTRY = "modeling_compressed"

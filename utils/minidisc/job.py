@@ -21,7 +21,6 @@ from model.schedule.axis import SCALE_TOLERANCE
 from model.variants import VariantDistillation
 from utils.engine import RunDirectory, Runtime, TrainerConfig
 from utils.engine.data_record import DATA_FILE, fingerprints_of
-from utils.engine.files import atomic_directory
 from utils.heartbeat import tracked
 from utils.minidisc.arguments import (
     ScheduleArguments,
@@ -46,6 +45,7 @@ from utils.tucker.loading import check_length, load_classifier
 from utils.tucker.report import encoder_params
 from utils.tucker.settings import bert_trainer_config
 from utils.tucker.training import Fit, fit, with_patience
+from utils.writing import atomic_directory
 
 #: Folder of the stage that trains a student which is given.
 _GIVEN = "student"

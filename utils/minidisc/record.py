@@ -10,10 +10,10 @@ from typing import Any
 
 from model.schedule import Choice
 from model.weights import read_json
-from utils.engine import write_json
 from utils.errors import writing
 from utils.minidisc.arguments import ScheduleArguments
 from utils.minidisc.axes import AxisKind
+from utils.writing import write_json
 
 SCHEDULE_FILE = "schedule.json"
 PLOT_FILE = "schedule.png"

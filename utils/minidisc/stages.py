@@ -9,10 +9,11 @@ from typing import Any
 
 from model.weights import read_json
 from utils.arguments import RunArguments
-from utils.engine import RunDirectory, Runtime, write_json
+from utils.engine import RunDirectory, Runtime
 from utils.engine.run_files import ARGUMENTS_FILE
 from utils.engine.runtime import seed_everything
 from utils.tucker.training import open_run
+from utils.writing import write_json
 
 RESULT_FILE = "result.json"
 

@@ -26,7 +26,7 @@ import torch
 from dataset import Task, get_task
 from metric.errors import MetricError
 from utils.arguments.spellings import flag_named
-from utils.engine import Runtime, write_json
+from utils.engine import Runtime
 from utils.engine.precision import choose_precision
 from utils.errors import UserError, run_as_script
 from utils.hints import next_lines
@@ -51,6 +51,7 @@ from utils.plan.points import Wanted, find_points
 from utils.plan.recorded import unsaved_scales
 from utils.plan.show import Plan, as_json, as_text, verdict
 from utils.plan.table import key_of, place_of, read_table, write_table
+from utils.writing import write_json
 
 #: What a model is of which an axis has several points.
 _NEEDED = {

@@ -10,7 +10,6 @@ from typing import Any
 
 from model import undo_edit
 from model.plugin import PluginConfig, with_ratios
-from utils.engine import atomic_directory, write_json
 from utils.engine.run_files import MODEL_FILES, first_other
 from utils.errors import UserError
 from utils.loading import copy_task_file
@@ -18,6 +17,7 @@ from utils.opening.tokenizers import carry_tokenizer
 from utils.plan import PLAN_FILE
 from utils.plan.load import Opened
 from utils.plan.point import Point
+from utils.writing import atomic_directory, write_json
 
 
 def check_target(target: Path, overwrite: bool) -> None:

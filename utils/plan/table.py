@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from model.weights import read_json
-from utils.engine import write_json
 from utils.errors import UserError, writing
 from utils.measured import device_name, machine
 from utils.plan.measure import Shape
 from utils.plan.point import Point
+from utils.writing import write_json
 
 FORMAT_VERSION = 1
 _CHUNK = 1 << 20

@@ -22,11 +22,11 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.engine.files import is_write_failure, write_failure_reason, write_json
 from utils.errors import UserError
 from utils.pregenerate.corpus import Corpus
 from utils.pregenerate.instances import InstanceMaker, InstanceSettings
 from utils.pregenerate.tokens import Pieces
+from utils.writing import atomic_file, write_json
 
 #: Text handed to a process at a time.
 _PART_BYTES = 1 << 18
@@ -102,26 +102,16 @@ def write_epoch(
         UserError: the disk is full or not writable, or the corpus gave no instance.
     """
     target, metrics = epoch_files(directory, epoch)
-    partial = target.with_name(f".{target.name}.partial")
     count = 0
-    try:
-        with partial.open("wb") as stream:
-            for part in parts:
-                stream.write(part.lines)
-                count += part.instances
-                advance(part.text_bytes)
-            stream.flush()
-            os.fsync(stream.fileno())
+    with atomic_file(target) as file, file.open("wb") as stream:
+        for part in parts:
+            stream.write(part.lines)
+            count += part.instances
+            advance(part.text_bytes)
         if not count:
             raise UserError("--train_corpus: not one instance could be made of this text.")
-        partial.replace(target)
-        # Last, since it says that the epoch is complete.
-        write_json(metrics, {"num_training_examples": count, "max_seq_len": max_seq_len})
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if is_write_failure(error):
-            raise UserError(f"Could not write {target}: {write_failure_reason(error)}.") from error
-        raise
+    # Last, since it says that the epoch is complete.
+    write_json(metrics, {"num_training_examples": count, "max_seq_len": max_seq_len})
     return count
 
 

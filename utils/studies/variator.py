@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.engine import write_json
 from utils.errors import run_as_script
 from utils.pages import write_measured
 from utils.studies.runner import Runner, commands_block, spread, study_parser
 from utils.studies.summary import SummaryRow, write_summary
+from utils.writing import write_json
 
 RATIOS = (2, 4, 8)
 #: Flags of the stages by task; `wiki` is the plugins' pre-training. Chosen on seed 1.

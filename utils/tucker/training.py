@@ -14,10 +14,11 @@ from model import QuantizationConfig, find_edit
 from model.compression import edits_of
 from model.weights import read_json
 from utils.arguments import RunArguments
-from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig, write_json
+from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig
 from utils.engine.run_directory import ARGUMENTS_FILE, environment
 from utils.errors import UserError
 from utils.hints import next_lines
+from utils.writing import write_json
 
 
 @dataclass(frozen=True)
