@@ -52,13 +52,14 @@ class Runner:
         return list({_folder(line): line for line in lines if "--resume" not in line}.values())
 
 
-def study_parser(name: str, description: str, summary: bool = True) -> ToolParser:
+def study_parser(name: str, description: str, summary: bool = True, costs: bool = True) -> ToolParser:
     """A study's command line with the flags that all have.
 
     Args:
         name: of the module and of its page in docs/results.
         description: the module's docstring, whose first line is shown.
         summary: whether it also writes a few rows into the README.
+        costs: whether it can measure what is there without making more.
     """
     parser = ToolParser(prog=f"python -m utils.studies.{name}", description=description.split("\n")[0])
     shown = "(default: %(default)s)"
@@ -68,7 +69,8 @@ def study_parser(name: str, description: str, summary: bool = True) -> ToolParse
     parser.add_argument("--page", type=Path, default=page, help=f"page whose measured block is rewritten {shown}")
     if summary:
         parser.add_argument("--readme", type=Path, default=Path("README.md"), help=f"page of the summary {shown}")
-    parser.add_argument("--costs", action="store_true", help="only measure MACs and latencies of what is there")
+    if costs:
+        parser.add_argument("--costs", action="store_true", help="only measure MACs and latencies of what is there")
     parser.add_argument("--report", action="store_true", help="only write the pages")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
