@@ -31,9 +31,10 @@ import httpx
 from benchmarks.serve_load import Body, bodies_of, schedule
 from benchmarks.serve_report import percentile
 from utils.arguments import ToolParser
-from utils.engine import environment, write_json
+from utils.engine import environment
 from utils.errors import UserError, run_as_script
 from utils.measured import machine
+from utils.writing import write_json
 
 #: Name in the table -> requirement of pip, module that serves.
 PEERS: Mapping[str, tuple[str, str]] = {
