@@ -31,6 +31,7 @@ ALLOWED = {
     "utils/download.py": {"address"},
     "utils/archives.py": {"archive"},
     "benchmarks/serve_load.py": {"address"},  # asks the server that it has started, at 127.0.0.1
+    "benchmarks/serve_peers.py": {"address"},  # likewise
     "utils/api_page.py": {"importlib.import_module of a name"},  # the toolkit's own packages, from a list beside it
     # Of the file that the same command has just written, to compare its answers: no stranger's. Torch has no reader of
     # .pt2 that does not unpickle.
