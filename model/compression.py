@@ -8,7 +8,8 @@ possible, and which of the model's parameters are its own. The list of a model's
     from model import PluginConfig, apply_edit
     apply_edit(t5, PluginConfig(ratios=(2, 4)))
     t5.save_pretrained("small")                      # plain safetensors + config.json
-    AutoModelForSeq2SeqLM.from_pretrained("small")   # same logits, in any process that did `import model`
+    # the same logits, in any process that did `import model`
+    AutoModelForSeq2SeqLM.from_pretrained("small", trust_remote_code=False)
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ encoder's states, then a linear classifier. Tokens: the classifier on the encode
 
     model = enct5_from_t5("t5-small", num_labels=2)
     model.save_pretrained("classifier")
-    AutoModelForSequenceClassification.from_pretrained("classifier")   # in any process that did `import model`
+    # in any process that did `import model`
+    AutoModelForSequenceClassification.from_pretrained("classifier", trust_remote_code=False)
 
 Source: Liu et al. 2021, "EncT5" (arXiv:2110.08426); checkpoints and names of the MiniDisc release.
 Shapes: B batch, L length, D width, C classes, H heads, d head size.
@@ -25,6 +26,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassif
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel, T5Stack
 
 from model.errors import ModelError
+from model.pretrained import open_pretrained
 
 Head = Literal["sequence", "token"]
 
@@ -259,12 +261,10 @@ def _stack_config(config: EncT5Config, is_decoder: bool) -> EncT5Config:
 
 def _load_t5(directory: str | Path) -> tuple[PreTrainedModel, frozenset[str]]:
     """The T5 of a directory, and the names of the tensors that it lacks."""
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    config = open_pretrained(AutoConfig, directory)
     if config.model_type != "t5":
         raise ModelError(f"EncT5 begins from a plain T5, but {directory} holds a model of type {config.model_type!r}.")
-    model, info = T5ForConditionalGeneration.from_pretrained(
-        directory, config=config, output_loading_info=True, trust_remote_code=False
-    )
+    model, info = open_pretrained(T5ForConditionalGeneration, directory, config=config, output_loading_info=True)
     return model, frozenset(info["missing_keys"])
 
 

@@ -20,6 +20,8 @@ class Finding(NamedTuple):
 _WHERE = ("", "e", "p", "pe")
 #: Functions that replace this process by another program, or start one beside it, each in many variants.
 _PROGRAMS = tuple(f"os.{kind}{how}{where}" for kind in ("exec", "spawn") for how in "lv" for where in _WHERE)
+#: What in Transformers runs a folder's modules by a way of its own.
+_REMOTE = tuple(f"transformers.{name}" for name in ("pipeline", "pipelines", "dynamic_module_utils"))
 #: Rule -> names that sources do not use at all: functions, or modules with all that is in them.
 FORBIDDEN = {
     "unpickling": (
@@ -28,7 +30,7 @@ FORBIDDEN = {
         *("torch.hub", "torch.jit.load", "torch.serialization.add_safe_globals", "torch.serialization.safe_globals"),
         *("torch.export.load", "torch.package", "torch.distributed.checkpoint"),  # they unpickle inside
     ),
-    "code": ("eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec", "runpy", "code"),
+    "code": ("eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec", "runpy", "code", *_REMOTE),
     "shell": (
         *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "commands", "pty"),
         *("asyncio.create_subprocess_shell", "asyncio.subprocess.create_subprocess_shell"),
@@ -58,6 +60,8 @@ KEYWORDS = {
     "shell": ("shell", False),
     "verify": ("address", True),
 }
+#: Methods of whatever object that ask on standard input whether to run a folder's modules, unless they are told not to.
+_LOADERS = ("from_pretrained", "from_config")
 #: Methods of whatever object, by their names alone.
 METHODS = {"extractall": "archive", "extract": "archive", "read_pickle": "unpickling", "subprocess_shell": "shell"}
 #: An address that is not encrypted, of another machine.
@@ -69,6 +73,7 @@ SHELL = {
         r"(?:^|[;&|]\s*)\s*eval\b"
         rf"|\b(?:curl|wget)\b[^|\n]*\|\s*(?:sudo\s+)?{_SHELLS}\b|<\(\s*(?:curl|wget)\b"
         rf"|(?:^|[\s;&|(/]){_SHELLS}\s+-[a-z]*c\s+(?!')"  # a command that is put together, and not in single quotes
+        rf"|\.(?:{'|'.join(_LOADERS)})\((?!.*\btrust_remote_code=False\b)"  # Python in it
     ),
     "address": re.compile(_PLAIN.pattern + r"|--insecure\b|\bcurl\b.* -k\b|--no-check-certificate|--trusted-host"),
 }
@@ -127,6 +132,10 @@ def _uncalled(tree: ast.AST, imported: dict[str, str]) -> Iterator[Finding]:
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         name = _qualified(node, imported) if id(node) not in called else None
+        if isinstance(node, ast.Attribute) and node.attr in _LOADERS and id(node) not in called:
+            yield Finding("code", node.lineno, f".{node.attr} that is not called")
+        if isinstance(node, ast.Constant) and node.value in _LOADERS:
+            yield Finding("code", node.lineno, f"{node.value!r}, which is looked up")
         if name in _CAREFUL and isinstance(node, ast.Name | ast.Attribute):
             yield Finding("archive" if "zip" in name else "unpickling", node.lineno, f"{name} that is not called")
 
@@ -173,6 +182,8 @@ def _of_call(call: ast.Call, imported: dict[str, str]) -> Iterator[Finding]:
         yield Finding("unpickling", call.lineno, f"{name} without weights_only=True")
     if name == "zipfile.ZipFile" and not _is(given.get("mode", call.args[1] if len(call.args) > 1 else None), "w"):
         yield Finding("archive", call.lineno, "zipfile.ZipFile that is not written")
+    if isinstance(call.func, ast.Attribute) and call.func.attr in _LOADERS and "trust_remote_code" not in given:
+        yield Finding("code", call.lineno, f".{call.func.attr} without trust_remote_code=False")
     for word, value in given.items():
         rule, right = KEYWORDS.get(word, ("", None))
         if rule and not _is(value, right):

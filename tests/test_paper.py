@@ -176,7 +176,7 @@ def test_minidisc_is_compared_by_task_and_seed(tmp_path: Path) -> None:
         (["variator", "--scales", "1", "--text", "t"], "--scales 1: expected ratios"),
         (["variator"], "--text is required"),
         (["tucker", "--scales", "1/9", "--text", "t"], "--scales 1/9: expected some of 1/7, 1/48"),
-        (["tucker", "--text", "t"], "nowhere: no model there"),
+        (["tucker", "--text", "t"], "nowhere does not exist"),
         (["minidisc", "--scales", "55"], "--scales 55: expected sparsities"),
         (["minidisc", "--epochs", "0"], "--num_train_epochs must be at least 1, found 0"),
     ],

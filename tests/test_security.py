@@ -107,6 +107,19 @@ def test_shell_scripts_keep_the_rules() -> None:
     assert not broken, "\n".join(broken)
 
 
+def test_what_the_pages_show_keeps_the_rules() -> None:
+    """Their blocks of Python are copied; the exceptions are told beside them."""
+    allowed = {"docs/export.md": {"trust_remote_code=True", "torch.export.load"}}  # of a folder that one made oneself
+    broken = []
+    for page in sources(".md"):
+        name = page.relative_to(ROOT).as_posix()
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+        for block in blocks if name != "docs/api.md" else ():  # signatures alone
+            found = findings_in(block)
+            broken += [f"{name}: {place.found}" for place in found if place.found not in allowed.get(name, ())]
+    assert not broken, "\n".join(broken)
+
+
 @pytest.mark.parametrize(
     ("rule", "source"),
     [
@@ -123,6 +136,15 @@ def test_shell_scripts_keep_the_rules() -> None:
         ("code", "exec(text)"),
         ("code", "from builtins import eval as look"),
         ("code", "AutoModel.from_pretrained(d, trust_remote_code=True)"),
+        ("code", "AutoTokenizer.from_pretrained(d)"),
+        ("code", "kind_of(task).from_config(config)"),
+        ("code", "AutoConfig.from_pretrained(d, **{'trust_remote_code': False})"),
+        ("code", "AutoConfig.from_pretrained(d, trust_remote_code=trusts)"),
+        ("code", "load = AutoModel.from_pretrained"),
+        ("code", "getattr(AutoModel, 'from_pretrained')(d)"),
+        ("code", "import operator\noperator.methodcaller('from_config', config)(AutoModel)"),
+        ("code", "from transformers import pipeline\npipeline('fill-mask', d)"),
+        ("code", "from transformers.dynamic_module_utils import get_class_from_dynamic_module"),
         ("shell", "import subprocess\nsubprocess.run(text, shell=True)"),
         ("shell", "run(text, shell=flag)"),
         ("shell", "from os import system"),
@@ -186,6 +208,8 @@ def test_the_walk_finds(rule: str, source: str) -> None:
         "import torch\ntorch.load(f, weights_only=True)",
         "import json\njson.load(f)",
         "import re\nre.compile('a')\nmodel.eval()",
+        "AutoModel.from_pretrained(d, trust_remote_code=False)\nAutoModel.from_config(c, trust_remote_code=False)",
+        "model.save_pretrained(d)\nopen_pretrained(AutoModel, d)",
         "import subprocess\nsubprocess.run(['ls'], check=True)",
         "import yaml\nyaml.safe_load(f)",
         "import zipfile\nzipfile.ZipFile(f, 'w')",
@@ -214,6 +238,8 @@ def test_the_walk_lets_pass(source: str) -> None:
         ("source <(curl -s https://a.b/c)", True),
         ('bash -c "$1"', True),
         ("sh -ec $1", True),
+        ("python -c 'AutoModel.from_pretrained(\"a\")'", True),
+        ("python -c 'AutoModel.from_pretrained(\"a\", trust_remote_code=False)'", False),
         ("bash -c 'echo done'", False),
         ("bash scripts/test.sh -c file", False),
         ("wget --no-check-certificate https://a.b", True),

@@ -27,10 +27,11 @@ from transformers import PreTrainedModel
 from metric.cost import count_macs, latency_ms, parameter_counts, peak_memory_bytes
 from model import auto, available_ratios, edits_of, use_ratio
 from model.backbone import COMPRESSED_PREFIX, T5, family_of, spec_for
+from model.pretrained import CONFIG
 from utils.engine.precision import PrecisionChoice, choose_precision
 from utils.errors import UserError, run_as_script
 from utils.opening.files import architecture, open_config
-from utils.opening.places import CONFIG, model_directory
+from utils.opening.places import model_directory
 from utils.opening.weights import load_weights
 from utils.outputs import guard
 from utils.tucker.report import frozen

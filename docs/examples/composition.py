@@ -27,7 +27,7 @@ from utils.cost import measure_model
 
 torch.manual_seed(0)
 if len(sys.argv) > 1:
-    bert = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
+    bert = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], trust_remote_code=False).eval()
 else:
     config = BertConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256
@@ -51,7 +51,7 @@ print(
 
 with tempfile.TemporaryDirectory() as folder:
     small.save_pretrained(folder)
-    again = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    again = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False).eval()
 print("edits:", " + ".join(edit.kind for edit in edits_of(again)))
 for ratio in (1, 2):
     set_ratio(small, ratio)

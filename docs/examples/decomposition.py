@@ -18,7 +18,7 @@ from model import DecompositionConfig, apply_edit, optimize_for_inference, relat
 
 torch.manual_seed(0)
 if len(sys.argv) > 1:
-    bert = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
+    bert = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], trust_remote_code=False).eval()
 else:
     config = BertConfig(
         vocab_size=64,
@@ -68,7 +68,7 @@ with torch.no_grad():
 
 with tempfile.TemporaryDirectory() as folder:
     bert.save_pretrained(folder)
-    again = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    again = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False).eval()
 with torch.no_grad():
     difference = (again(input_ids=ids).logits - wanted).abs().max()
 print(f"loaded again: {again.config.model_type}, logits differ by {difference:.1e}")

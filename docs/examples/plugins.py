@@ -18,7 +18,7 @@ from model import PluginConfig, apply_edit, set_ratio, undo_edit, use_ratio
 
 torch.manual_seed(0)
 if len(sys.argv) > 1:
-    t5 = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1]).eval()
+    t5 = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=False).eval()
 else:
     config = T5Config(vocab_size=64, d_model=32, d_kv=8, num_heads=4, d_ff=256, num_layers=2, decoder_start_token_id=0)
     t5 = T5ForConditionalGeneration(config).eval()
@@ -55,7 +55,7 @@ for ratio in (1, 2, 4):
 set_ratio(t5, 4)  # from now on, in every thread
 with tempfile.TemporaryDirectory() as folder:
     t5.save_pretrained(folder)  # plain safetensors and config.json
-    again = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    again = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=False).eval()
 set_ratio(again, 4)
 with torch.no_grad():
     found, wanted = (one(input_ids=ids, decoder_input_ids=start).logits for one in (again, t5))

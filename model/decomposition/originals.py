@@ -21,6 +21,7 @@ from model.decomposition.embeddings.config import EmbeddingConfig
 from model.decomposition.stacking import StackOrder, unstack_biases
 from model.decomposition.surgery import BANK, role_slots
 from model.errors import ModelError
+from model.pretrained import CONFIG, check_foreign, new_model
 from model.weights import read_json, read_safetensors, read_torch_file
 
 _PREFIX = "tucker_weighter."
@@ -76,7 +77,7 @@ def is_original(directory: Path) -> bool:
 
     A model that was saved here lists its edits, and stays what it is when `load_compressed_model` is added to it.
     """
-    config = directory / "config.json"
+    config = directory / CONFIG
     values = read_json(config) if config.is_file() else {}
     return bool(values.get("load_compressed_model")) and not values.get("compression")
 
@@ -93,7 +94,8 @@ def load_original(directory: Path, auto_class: Any, drawn: list[str] | None = No
     Raises:
         ModelError: a file is missing or damaged, or the tensors do not make a decomposed BERT.
     """
-    values = read_json(directory / "config.json")
+    values = read_json(directory / CONFIG)
+    check_foreign(values, directory / CONFIG)
     state = convert_names(_read_state(directory))
     factors = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
     if not factors:
@@ -106,7 +108,7 @@ def load_original(directory: Path, auto_class: Any, drawn: list[str] | None = No
     for head in ("classifier.weight", "qa_outputs.weight"):
         if head in state:
             config.num_labels = state[head].shape[0]
-    model = auto_class.from_config(config).eval()
+    model = new_model(auto_class, config).eval()
     edit = edit_from_tensors(state, values.get("ops"), str(directory))
     apply_edit(model, edit, from_scratch=True)
     if (leaves := state.get(_LEAVES)) is not None:

@@ -27,12 +27,13 @@ def load(directory: Path) -> Any:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     heads = [place for name, place in config.get("auto_map", {}).items() if name != "AutoConfig"]
     if not heads:
-        return getattr(transformers, config["architectures"][0]).from_pretrained(directory)
+        return getattr(transformers, config["architectures"][0]).from_pretrained(directory, trust_remote_code=False)
     package = types.ModuleType("standalone")
     package.__path__ = [str(directory)]
     sys.modules["standalone"] = package
     module, name = heads[0].split(".")
-    return getattr(importlib.import_module(f"standalone.{module}"), name).from_pretrained(directory)
+    kind = getattr(importlib.import_module(f"standalone.{module}"), name)
+    return kind.from_pretrained(directory, trust_remote_code=False)
 
 
 def main(directory: Path, scratch: Path) -> None:

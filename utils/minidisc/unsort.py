@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING
 from dataset import Task
 from model import PruningConfig, find_edit
 from model.backbone import family_of
+from model.pretrained import new_model
 from model.pruning import places_of
 from model.pruning.surgery import reorder
 from utils.tucker.loading import classifier_class
@@ -28,7 +29,7 @@ def unsorted(model: Any, task: Task) -> Any:
     back = [torch.tensor(ids).argsort() for ids in heads]
     reorder(places, back, [torch.arange(count) for count in widths.neurons])
     values = {key: value for key, value in model.config.to_dict().items() if key not in ("compression", "model_type")}
-    dense = classifier_class(task).from_config(CONFIG_MAPPING[family_of(model.config)].from_dict(values))
+    dense = new_model(classifier_class(task), CONFIG_MAPPING[family_of(model.config)].from_dict(values))
     wanted = dense.state_dict().keys()
     dense.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in wanted})
     return dense

@@ -34,7 +34,9 @@ def loading_errors(source: str, what: str = "model") -> Iterator[None]:
         ) from error
     except Exception as error:
         reason = first_line(error)
-        if "ignore_mismatched_sizes" in str(error):
+        if "trust_remote_code" in str(error):
+            reason = "it needs code of its own (auto_map), which is never run."
+        elif "ignore_mismatched_sizes" in str(error):
             reason = "its weights have other shapes than its config.json says."
         elif not isinstance(error, OSError | ValueError):
             reason = f"{type(error).__name__}: {reason}"

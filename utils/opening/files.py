@@ -11,11 +11,11 @@ from typing import Any
 from transformers import AutoConfig, BertConfig
 
 from model.backbone import BERT, ENCT5, T5, family_of
+from model.pretrained import CONFIG, check_foreign, open_pretrained
 from model.weights import check_content, read_json
 from utils.errors import UserError
 from utils.opening.errors import loading_errors
 from utils.opening.names import WEIGHTS, like_weights, unreadable
-from utils.opening.places import CONFIG
 
 #: Sizes in config.json, and the largest that is taken for a size and not for a slip.
 _SIZES = {
@@ -66,7 +66,8 @@ def check_config(directory: str) -> dict[str, Any]:
 
     Raises:
         UserError, ModelError: it is missing or damaged, has sizes that cannot be, or describes a model that is
-            quantised by another library or has parts that Transformers no longer builds.
+            quantised by another library, needs code or kernels of others, or has parts that Transformers no longer
+            builds.
     """
     path = Path(directory) / CONFIG
     if not path.is_file():
@@ -86,6 +87,7 @@ def check_config(directory: str) -> dict[str, Any]:
         is_rate = name.endswith(("dropout", "dropout_prob", "dropout_rate")) and isinstance(value, int | float)
         if is_rate and not 0 <= value <= 1:
             raise UserError(f"{path}: {name} is {value}, expected a number from 0 to 1.")
+    check_foreign(values, path)
     _check_make(values, path)
     return values
 
@@ -99,7 +101,7 @@ def open_config(directory: str) -> Any:
     values = check_config(directory)
     with loading_errors(directory):
         if "model_type" in values:
-            return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+            return open_pretrained(AutoConfig, directory)
         return BertConfig(**values)
 
 

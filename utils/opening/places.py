@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 
 from model.delta import is_delta
+from model.pretrained import CONFIG
 from utils.errors import UserError
 from utils.opening.errors import first_line
 from utils.opening.names import hub_files
 
-CONFIG = "config.json"
 #: Where a run keeps its model; `--stage both` has a folder per stage.
 _BEST = ("best", "prediction/best")
 #: One or two parts; anything else that is not there is a path with a mistake in it.

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, BertTokenizerFast, T5TokenizerFast
 
+from model.pretrained import open_pretrained
 from model.weights import check_content, read_json
 from utils.errors import UserError
 from utils.opening.errors import loading_errors
@@ -54,13 +55,13 @@ def open_tokenizer(
     directory = model_directory(source)
     root = Path(directory)
     _check_files(root)
-    options: dict[str, Any] = {"trust_remote_code": False}
+    options: dict[str, Any] = {}
     if lower_case:
         options["do_lower_case"] = True
     elif (saved := lowers_case(root)) is not None:
         options["do_lower_case"] = saved
     with loading_errors(directory, "tokenizer"):
-        tokenizer = _class_of(root).from_pretrained(directory, **options)
+        tokenizer = open_pretrained(_class_of(root), directory, **options)
         vocabulary = tokenizer.get_vocab()
     if len(vocabulary) <= len(set(tokenizer.all_special_ids)):
         raise UserError(f"The tokenizer of {directory} has {len(vocabulary)} tokens, and no words among them.")

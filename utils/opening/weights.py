@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from model.pretrained import open_pretrained
 from model.weights import check_finite, not_tensors
 from utils.errors import UserError
 from utils.opening.errors import loading_errors, without_report
@@ -46,13 +47,13 @@ def load_weights(
     check_files(directory)
     options = {} if config is None else {"config": config}
     with loading_errors(directory), without_report():
-        model, info = kind.from_pretrained(
+        model, info = open_pretrained(
+            kind,
             directory,
             **options,
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=other_heads,
-            trust_remote_code=False,
         )
     return Loaded(model, check_loaded(directory, model, info, may_lack))
 

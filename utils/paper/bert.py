@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from dataset import DataError, get_task, read_glue
-from model.errors import ModelError
+from model.pretrained import new_model
 from utils.errors import UserError
+from utils.opening.files import open_config
+from utils.opening.places import model_directory
 from utils.paper.stages import Request, Stage, Work, flags, rows_of, time_training
 from utils.tucker.defaults import Stage as StageName
 from utils.tucker.defaults import stage_defaults
@@ -59,20 +61,17 @@ def config_of(backbone: str) -> Any:
     """The backbone's config.json.
 
     Raises:
-        ModelError: it is not there.
+        UserError, ModelError: it is not there, or cannot be used.
     """
-    try:
-        return AutoConfig.from_pretrained(backbone)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"--backbone {backbone}: no model there ({str(error).splitlines()[0]}).") from None
+    return open_config(model_directory(backbone))
 
 
 def timer(backbone: str, threads: int) -> Callable[[int], float]:
     """Seconds per row and length of training a BERT of the backbone's sizes; random weights take as long as others.
 
     Raises:
-        ModelError: the backbone is not there.
-        UserError: of what it gives, if a length is beyond the backbone's positions.
+        UserError, ModelError: the backbone is not there; of what it gives, if a length is beyond the backbone's
+            positions.
     """
     config = config_of(backbone)
 
@@ -80,7 +79,7 @@ def timer(backbone: str, threads: int) -> Callable[[int], float]:
         loss: torch.Tensor = model(input_ids=ids).logits.float().square().mean()
         return loss
 
-    timed = time_training(AutoModelForSequenceClassification.from_config(config), step, threads)
+    timed = time_training(new_model(AutoModelForSequenceClassification, config), step, threads)
 
     def seconds(length: int) -> float:
         if length > config.max_position_embeddings:

@@ -15,6 +15,7 @@ from model.decomposition import asked_in_config
 from model.decomposition.config import RANKS
 from model.decomposition.embeddings import EmbeddingConfig
 from model.decomposition.embeddings.config import TYPES
+from model.pretrained import new_model
 from utils.errors import UserError
 from utils.heartbeat import doing
 from utils.opening.files import has_weights
@@ -165,11 +166,11 @@ def unused_request(source: str, flags: DecompositionArguments, learns: bool = Fa
 
 def _drawn(config: Any, task: Task | None) -> PreTrainedModel:
     if task is None:
-        return AutoModel.from_config(config)
+        return new_model(AutoModel, config)
     if family_of(config) == T5.family:
         raise UserError(f"{config.name_or_path} has no weights: an EncT5 begins from those of a T5.")
     set_classes(config, task)
-    return classifier_class(task).from_config(config)
+    return new_model(classifier_class(task), config)
 
 
 def _described(model: PreTrainedModel, edit: EditConfig, from_scratch: bool) -> str:
