@@ -132,6 +132,29 @@ def test_when_it_evaluates(bench: Bench, config: TrainerConfig, evaluated: list[
     assert bench.evaluated == evaluated == [row["step"] for row in metrics_of(bench.path, "valid")]
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["known_length", "stream"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainerConfig(epochs=3),
+        TrainerConfig(epochs=3, max_steps=19),
+        TrainerConfig(epochs=2, valid_step=8),
+        TrainerConfig(epochs=2, valid_step=3),
+        TrainerConfig(epochs=2, valid_step=100),
+        TrainerConfig(epochs=2, accumulation=3),
+    ],
+)
+def test_an_evaluation_tells_the_epoch_of_the_step_before_it(
+    bench: Bench, capsys: pytest.CaptureFixture[str], config: TrainerConfig, known: bool
+) -> None:
+    """`epoch:` of a validation line is that of the training line above it, at the end of an epoch and of the run too."""
+    bench.trainer(replace(config, inspect_step=1), known=known).fit()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("train |", "valid |"))]
+    told = [(line.split(" | ")[0], line.split(" | ")[1]) for line in lines]
+    pairs = [(before, now) for before, now in zip(told, told[1:], strict=False) if now[0] == "valid"]
+    assert pairs and all(before[1] == now[1] for before, now in pairs)
+
+
 @pytest.mark.parametrize(
     ("schedule", "known", "max_steps", "warned"),
     [

@@ -79,6 +79,11 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
 
+    @property
+    def epoch_of_last_step(self) -> int:
+        """The epoch that the last step belongs to, from 0: behind the last one of an epoch, not yet the next."""
+        return self.epoch - 1 if self.batch == 0 and self.epoch > 0 else self.epoch
+
 
 class TrainingState(NamedTuple):
     """What is trained, on the CPU: trained parameters by name, and the optimizer's state as `parameter|state`.

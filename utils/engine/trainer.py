@@ -274,7 +274,7 @@ class Trainer:
         progress = self.progress
         text = " | ".join(f"{key}: {number:.4f}" for key, number in values.items())
         self.log.line(
-            f"valid | epoch: {progress.epoch:2d} | step: {progress.step:6d} | {text} | "
+            f"valid | epoch: {progress.epoch_of_last_step:2d} | step: {progress.step:6d} | {text} | "
             f"time: {time.perf_counter() - started:.1f}s{' | best so far' if gained else ''}"
         )
         self.log.metrics("valid", progress.step, values)
