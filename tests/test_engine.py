@@ -10,6 +10,7 @@ import signal
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,11 @@ def test_when_it_evaluates(bench: Bench, config: TrainerConfig, evaluated: list[
 def test_an_evaluation_tells_the_epoch_of_the_step_before_it(
     bench: Bench, capsys: pytest.CaptureFixture[str], config: TrainerConfig, known: bool
 ) -> None:
-    """`epoch:` of a validation line is that of the training line above it, at the end of an epoch and of the run too."""
+    """`epoch:` of a validation line is that of the training line above it, at the end of an epoch and of a run too."""
     bench.trainer(replace(config, inspect_step=1), known=known).fit()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("train |", "valid |"))]
     told = [(line.split(" | ")[0], line.split(" | ")[1]) for line in lines]
-    pairs = [(before, now) for before, now in zip(told, told[1:], strict=False) if now[0] == "valid"]
+    pairs = [(before, now) for before, now in pairwise(told) if now[0] == "valid"]
     assert pairs and all(before[1] == now[1] for before, now in pairs)
 
 
