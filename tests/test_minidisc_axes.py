@@ -55,8 +55,9 @@ def checked(run: Path, axis: str, texts: list[str], last: str) -> dict[str, Any]
     assert first["written"] == best["written"] and second["written"] == last
     for row in first["table"]:
         assert row["tradeoff"] == pytest.approx(row["accuracy"] + 0.2 * row["scale"])
-    valid = next(row for row in rows_of(run / "iteration-1") if row["split"] == "valid")
-    assert {f"accuracy@{text[:-1]}" for text in texts} <= set(valid)
+    for split, name in (("train", "loss"), ("valid", "accuracy")):  # every scale by its number in the axis' unit
+        told = next(row for row in rows_of(run / "iteration-1") if row["split"] == split)
+        assert {key for key in told if "@" in key} == {f"{name}@{text[:-1]}" for text in texts}
     assert (run / "schedule.png").is_file()
     return schedule
 

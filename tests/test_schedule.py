@@ -250,10 +250,10 @@ def test_the_loss_is_the_mean_over_scales_with_one_teacher_pass() -> None:
     """Its parts are the scales' own losses."""
     made = sandwich()
     loss, parts = made(batch())
-    assert set(parts) == {"loss@0.5", "loss@0.7", "loss@0.9", "loss@0.95"}
+    assert set(parts) == {"loss@50", "loss@70", "loss@90", "loss@95"}
     assert loss.item() == pytest.approx(sum(parts.values()).item() / 4)
     assert made.objective.asked == 1
-    assert parts["loss@0.5"] > parts["loss@0.95"]
+    assert parts["loss@50"] > parts["loss@95"]
 
 
 def test_pieces_add_up_to_the_whole() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol, cast
 
@@ -49,6 +49,7 @@ class Sandwich(nn.Module):
         axis: selects a scale of the student.
         scales: which ones are trained; those of the axis' grid.
         lam, target, teacher_scale, last: see `choose`.
+        number: of a scale in its axis' unit, which stands behind the names of what is told of it; without, percent.
 
     Raises:
         ModelError: a scale or the target is not in the grid, or lambda is not a number from 0 upwards.
@@ -65,6 +66,7 @@ class Sandwich(nn.Module):
         target: float,
         teacher_scale: float = 0.0,
         last: bool = False,
+        number: Callable[[float], float] | None = None,
     ) -> None:
         super().__init__()
         if not scales:
@@ -74,7 +76,7 @@ class Sandwich(nn.Module):
         self.objective, self.axis = objective, axis
         self.scales = tuple(sorted({find_scale(axis.grid, scale, axis.name) for scale in scales}))
         self.target = find_scale(self.scales, target, f"target {axis.name}")
-        self.lam, self.teacher_scale, self.last = lam, teacher_scale, last
+        self.lam, self.teacher_scale, self.last, self._number = lam, teacher_scale, last, number
         self.register_buffer("best_metric", torch.full((len(self.scales),), math.nan, dtype=torch.float64))
         self._targets: Any = None
         self._lookup: SharedLookup | None = None
@@ -85,7 +87,7 @@ class Sandwich(nn.Module):
         return len(self.scales)
 
     def forward(self, batch: Batch, piece: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of all scales, or with `piece` its summand of one; the parts are `loss@SCALE`.
+        """The mean loss of all scales, or with `piece` its summand of one; the parts are `loss@NUMBER` of each scale.
 
         The pieces of a batch are asked for in their order, from 0: the first runs the teacher for all of them. Each
         goes backwards before the next: the last one's gradients of the student's embedding are those of all.
@@ -115,6 +117,10 @@ class Sandwich(nn.Module):
         if is_last:
             self._targets = self._lookup = None
         return result
+
+    def told(self, name: str, scale: float) -> str:
+        """What a value at a scale is called: `loss@90`, `accuracy@90`."""
+        return f"{name}@{100 * scale if self._number is None else self._number(scale):g}"
 
     def update(self, metrics: Mapping[float, float]) -> Choice:
         """Take in the metrics of an evaluation (scale -> fraction) and choose.
@@ -169,7 +175,7 @@ class Sandwich(nn.Module):
     def _at(self, scale: float, batch: Batch, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
         self.axis.select(scale)
         loss, _ = self._parts().loss(batch, targets)
-        return loss / self.pieces, {f"loss@{scale:g}": loss.detach()}
+        return loss / self.pieces, {self.told("loss", scale): loss.detach()}
 
 
 def _is_row(row: Any) -> bool:

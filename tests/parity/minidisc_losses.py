@@ -156,7 +156,7 @@ def check_sandwich(directory: Path, name: str) -> None:
     loss, parts = sandwich(batch)
     close(loss, out["loss_item"], "mean loss", EXACT)
     for scale in grid:
-        close(parts[f"loss@{scale:g}"], out[f"loss_{100 * scale:g}"], f"loss at {scale}", EXACT)
+        close(parts[f"loss@{100 * scale:g}"], out[f"loss_{100 * scale:g}"], f"loss at {scale}", EXACT)
         axis.select(scale)
         logits = student(**model_inputs(student, batch)).logits
         close(logits, out[f"student_logits_{100 * scale:g}"], f"logits at {scale}", EXACT)

@@ -261,7 +261,8 @@ class ScheduleJob:
             student = kind.student(load_classifier(str(source.folder), self.task, trained=True), scales)
             axis = kind.open(student, scales)
             variant = self.objective(source, student)
-            objective = Sandwich(variant, axis, scales, self.flags.lam, target, source.scale, is_last)
+            lam = self.flags.lam
+            objective = Sandwich(variant, axis, scales, lam, target, source.scale, is_last, kind.number)
             whole = evaluator_for(self.task)(self.runtime, student, self.sets, self.selection)
             evaluate = NestedEvaluator(axis, objective, whole, self.selection, kind.number)
 
@@ -406,7 +407,7 @@ class NestedEvaluator:
             self._axis.select(scale)
             values[scale] = self._evaluate()[self._metric]
         self.choice = self._objective.update(values)
-        shown = {f"{self._metric}@{self._number(scale):g}": value for scale, value in values.items()}
+        shown = {self._objective.told(self._metric, scale): value for scale, value in values.items()}
         return {self.SCORE: self.choice.score, "assistant": self._number(self.choice.scale), **shown}
 
 
