@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from utils import heartbeat
 from utils.doctor import __main__ as doctor
 from utils.doctor.data import check_glue, check_places
 from utils.doctor.findings import Finding, as_text, is_healthy
 from utils.doctor.machine import check_bash, check_folder, check_gpus, check_memory, check_python, check_torch
 from utils.doctor.packages import check_packages, check_requirements, read_pins
-from utils.doctor.recipes import RECIPES, ROOT, Recipe, check_launchers, check_recipes
+from utils.doctor.recipes import LAUNCHERS, RECIPES, ROOT, Recipe, check_launchers, check_recipes
 from utils.installation import installed
 
 SCRIPTS = ("train_t5.py", "general_distill.py", "task_distill.py")
@@ -169,6 +172,31 @@ def test_this_machine_has_what_the_quickstart_needs(capsys):
     broken = [f for group in groups.values() for f in group if f.is_needed and f.state == "missing"]
     assert not broken, as_text(groups)
     assert len(groups["packages"]) == len(read_pins(ROOT / "requirements.txt")) and installed()
+    out, err = capsys.readouterr()
+    start, *progress = err.splitlines()
+    assert out == "" and start == f"looking at this machine, {len(LAUNCHERS)} dry runs of launchers"
+    assert len(progress) == len(LAUNCHERS) and progress[-1].endswith("(12 of 12 dry runs of launchers)")
+
+
+def test_it_says_what_takes_long_before_it_begins_and_how_far_it_is(tmp_path, monkeypatch, capsys):
+    """The start names the runs and the flag that leaves them out; a silence is explained with how many are done."""
+    silences = []
+
+    def check_few(folder: Path) -> Iterator[Finding]:
+        for name in ("one", "two"):
+            silences.append(heartbeat.line(time.monotonic())[0])
+            yield Finding(name, "ok", "made")
+
+    monkeypatch.setattr(doctor, "check_launchers", lambda root: [])
+    monkeypatch.setattr(doctor, "check_recipes", check_few)
+    doctor.examine(tmp_path, quick=False)
+    start, *progress = capsys.readouterr().err.splitlines()
+    count = len(RECIPES)
+    assert f"{count} runs of the entry scripts (a minute or two; --quick leaves them out)" in start
+    assert progress == [
+        f"ok       {name} ({i} of {count} runs of the entry scripts)" for i, name in ((1, "one"), (2, "two"))
+    ]
+    assert [line.split(",")[0] for line in silences] == [f"runs of the entry scripts: {i} of {count}" for i in (0, 1)]
 
 
 #: One of each entry script.

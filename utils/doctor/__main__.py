@@ -1,7 +1,7 @@
 """What this machine has and lacks for the toolkit, and how to get it (docs/doctor.md).
 
 python -m utils.doctor            looks at everything, and runs every mode of the entry scripts for a step
-python -m utils.doctor --quick    without these runs: seconds
+python -m utils.doctor --quick    without these runs
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.arguments import ToolParser
@@ -26,7 +26,8 @@ from utils.doctor.machine import (
     check_torch,
 )
 from utils.doctor.packages import check_requirements
-from utils.doctor.recipes import ROOT, check_launchers, check_recipes
+from utils.doctor.recipes import LAUNCHERS, RECIPES, ROOT, check_launchers, check_recipes
+from utils.heartbeat import doing, listen
 from utils.installation import installed, torch_requirements
 from utils.streams import protect
 
@@ -53,6 +54,8 @@ def examine(root: Path, quick: bool) -> dict[str, list[Finding]]:
     Args:
         root: the repository, or another folder that is laid out as it is.
     """
+    runs = [] if quick else [f"{len(RECIPES)} runs of the entry scripts (a minute or two; --quick leaves them out)"]
+    _say("looking at " + ", ".join(["this machine", f"{len(LAUNCHERS)} dry runs of launchers", *runs]))
     distributions, requirements = installed(), torch_requirements()
     torch = check_torch(distributions, requirements)
     groups = {
@@ -60,7 +63,7 @@ def examine(root: Path, quick: bool) -> dict[str, list[Finding]]:
         "packages": check_requirements(root / "requirements.txt", distributions),
         "disk": [check_folder(root / name) for name in _FOLDERS],
         "data (for other sizes than the quickstart's)": [check_glue(root), *check_places(root)],
-        "launchers (dry runs)": check_launchers(root),
+        "launchers (dry runs)": _told(check_launchers(root), "dry runs of launchers", len(LAUNCHERS)),
     }
     if not quick:
         groups["entry scripts (two steps on models of two layers)"] = _runs()
@@ -68,12 +71,23 @@ def examine(root: Path, quick: bool) -> dict[str, list[Finding]]:
 
 
 def _runs() -> list[Finding]:
-    findings = []
     with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
-        for finding in check_recipes(Path(folder)):
-            print(f"{finding.state:<8} {finding.name}", file=sys.stderr, flush=True)
-            findings.append(finding)
-    return findings
+        return _told(check_recipes(Path(folder)), "runs of the entry scripts", len(RECIPES))
+
+
+def _told(findings: Iterable[Finding], what: str, total: int) -> list[Finding]:
+    """The findings of something that takes long, each of which is said when it is there."""
+    found: list[Finding] = []
+    with doing(what, lambda: f"{len(found)} of {total}"):
+        for finding in findings:
+            found.append(finding)
+            _say(f"{finding.state:<8} {finding.name} ({len(found)} of {total} {what})")
+    return found
+
+
+def _say(text: str) -> None:
+    """What is going on, beside the table."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _guard(given: argparse.Namespace) -> None:
@@ -102,4 +116,5 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
 
 if __name__ == "__main__":
     protect()
+    listen()
     main()

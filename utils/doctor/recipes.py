@@ -137,26 +137,24 @@ RECIPES = (
 )
 
 
-def check_launchers(root: Path = ROOT, launchers: Sequence[str] = LAUNCHERS) -> list[Finding]:
-    """Whether every launcher can say what it would do."""
+def check_launchers(root: Path = ROOT, launchers: Sequence[str] = LAUNCHERS) -> Iterator[Finding]:
+    """Whether every launcher can say what it would do; gives each finding when it is there."""
     environment = {**os.environ, "PYTHON": sys.executable}
-    findings = []
     for launcher in launchers:
         command = ["bash", *f"scripts/{launcher}".split(), "--dry-run"]
         try:
             made = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
         except OSError as error:
-            findings.append(Finding(f"scripts/{launcher}", "missing", str(error), "see bash above", True))
+            yield Finding(f"scripts/{launcher}", "missing", str(error), "see bash above", True)
             continue
         lines = made.stdout.splitlines()
         steps = sum(line.startswith("+ ") for line in lines)
         waits = sum(line.startswith("# missing: ") for line in lines)  # what an earlier launcher makes
         if made.returncode or not (steps or waits):
             remedy = f"look at it: {' '.join(command)}"
-            findings.append(Finding(f"scripts/{launcher}", "missing", _last_line(made), remedy, True))
+            yield Finding(f"scripts/{launcher}", "missing", _last_line(made), remedy, True)
         else:
-            findings.append(Finding(f"scripts/{launcher}", "ok", _told(steps, waits), is_needed=True))
-    return findings
+            yield Finding(f"scripts/{launcher}", "ok", _told(steps, waits), is_needed=True)
 
 
 def _told(steps: int, waits: int) -> str:
