@@ -28,6 +28,7 @@ _BOUNDS = st.dictionaries(st.sampled_from(NAMES), _COST, min_size=1)
         (" macs <= 0.5x , params<=2.5M", [("macs", 0.5, True), ("params", 2.5e6, False)]),
         ("delta_bytes<=.5k,macs<=3G", [("delta_bytes", 500.0, False), ("macs", 3e9, False)]),
         ("params<=1e6", [("params", 1e6, False)]),
+        ("latency_ms<=0.5, delta_bytes<=0", [("latency_ms", 0.5, False), ("delta_bytes", 0, False)]),
     ],
 )
 def test_a_budget_is_read(text, expected):
@@ -48,6 +49,9 @@ def test_a_budget_is_read(text, expected):
         ("params<=8;macs<=8", 10, "expected a comma"),
         ("macs<=8, macs<=9", 10, "macs is limited twice"),
         ("macs<=1e999", 7, "too large"),
+        ("macs<=0.5", 7, "0.5 times the whole model's is written 0.5x"),
+        ("latency_ms<=0.5, params <= 1", 28, "1 times the whole model's is written 1x"),
+        ("memory_bytes<=.0004k", 15, "no model keeps memory_bytes<=0.4; 0.4 times"),
     ],
 )
 def test_what_is_no_budget_is_refused_with_its_place(text, position, words):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from model.weights import read_json
 from tests.helpers_hints import check, proposals
 from tests.helpers_minidisc import Teachers
 from tests.tiny import Tiny
@@ -107,7 +108,28 @@ def test_a_chosen_cut_is_distilled_from_the_sorted_teacher_or_written(teachers, 
     assert after(distil, "--teacher_model") == str(teachers.sorted())
     assert after(distil, "--output_dir").endswith("sorted-sst2-50S")
     again, (distil, *_) = plan(*write[3:])
-    assert "it has not learnt since it was cut" in again and after(distil, "--layer_or_sparsity") == "50S"
+    assert "it has not learnt since it was cut" in again
+    assert after(distil, "--layer_or_sparsity") == after(write, "--commit")
+
+
+@pytest.mark.parametrize(
+    ("axis", "kept"), [("sparsity", "pruning"), ("rank", "decomposition"), ("layers", "layer_drop")]
+)
+def test_the_cut_that_was_written_is_what_the_proposed_command_trains(teachers, plan, tmp_path, axis, kept) -> None:
+    """Pasted with one step, it ends with a student of the size that was written, on every axis."""
+    run, whole = teachers.teacher(), ()
+    if axis != "layers":
+        run = tmp_path / axis
+        teachers.run(run, "--mode", "sparsify", "--axis", axis, teacher=teachers.teacher())
+        whole = ("--whole", teachers.teacher())
+    grid = () if axis == "layers" else ("--grid", "50")
+    written = tmp_path / "cut"
+    words = ("--model", run, *whole, "--axis", axis, *grid, "--budget", "params<=0.9x", "--commit", written)
+    _, (distil, *_) = plan(*words)
+    run_task([*distil[2:], "--max_steps", "1", "--batch_size", "4"])
+    sizes = [read_json(place / "config.json") for place in (written, Path(after(distil, "--output_dir")) / "best")]
+    assert sizes[0]["compression"] == sizes[1]["compression"]
+    assert [edit["kind"] for edit in sizes[0]["compression"]] == [kept]
 
 
 def test_ranks_are_distilled_from_the_model_that_was_decomposed(teachers, plan, tmp_path) -> None:
@@ -120,7 +142,7 @@ def test_ranks_are_distilled_from_the_model_that_was_decomposed(teachers, plan, 
         plan(*words)
     _, (distil, write) = plan(*words, "--whole", teachers.teacher())
     assert after(distil, "--layer_or_sparsity") == "0R" and after(distil, "--rank_condim") == "24"
-    assert after(plan(*write[3:])[1][0], "--layer_or_sparsity") == "0R"
+    assert after(plan(*write[3:])[1][0], "--layer_or_sparsity") == after(write, "--commit")
     _, (distil, _) = plan(*words, "--budget", "params<=0.3x", "--whole", teachers.teacher())
     assert after(distil, "--layer_or_sparsity") == "50R" and after(distil, "--rank_layer") == "16"
     assert after(distil, "--teacher_model") == str(teachers.teacher())

@@ -23,6 +23,8 @@ QUANTITIES: Mapping[str, str] = {
     "delta_bytes": "bytes on disk beyond those of the model that the point shares with others",
     "memory_bytes": "peak memory of one forward",
 }
+#: Of these every model has many: a limit of at most one is a share without its x.
+_COUNTS = ("macs", "params", "memory_bytes")
 _SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _NAME = re.compile(r"\s*([A-Za-z_]\w*)")
 _SIGN = re.compile(r"\s*(<=)")
@@ -104,6 +106,9 @@ def _condition(text: str, start: int) -> tuple[Limit, int]:
     value *= _SUFFIXES.get(suffix, 1.0)
     if not math.isfinite(value):
         raise _problem(text, number.start(1), "the number is too large")
+    if name[1] in _COUNTS and suffix != "x" and 0 < value <= 1:
+        said = f"no model keeps {name[1]}<={value:g}; {value:g} times the whole model's is written {value:g}x"
+        raise _problem(text, number.start(1), said)
     return Limit(name[1], value, suffix == "x", text[start : number.end()].rstrip()), number.end()
 
 

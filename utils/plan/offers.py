@@ -147,27 +147,32 @@ def has_to_learn(point: Point, origin: Origin) -> bool:
 
 
 def after_commit(point: Point, origin: Origin, target: Path) -> list[str]:
-    """What to do with the written model: a cut has not learnt, any other one can be served."""
+    """What to do with the written model: a cut has not learnt and is distilled, any other one can be served."""
     learns = has_to_learn(point, origin)
-    if learns and (distil := _distillation(point, origin)):
+    if learns and (distil := _distillation(point, origin, target)):
         return distil
     if not learns and origin.task not in _NOT_SERVED and _can_predict(target):
         return [command("serving", "--model", target, "--task_name", origin.task)]
     return after_model(target)
 
 
-def _distillation(point: Point, origin: Origin) -> list[str]:
-    """The distillation of a cut, from the model that it is cut of, or from the one that this was decomposed of."""
+def _distillation(point: Point, origin: Origin, written: Path | None = None) -> list[str]:
+    """The distillation of a cut, from the model that it is cut of, or from the one that this was decomposed of.
+
+    Args:
+        written: where the cut has been saved; the command cuts it itself otherwise.
+    """
     directory, recorded = point.source.directory, origin.recorded
     if not origin.is_known or not _is_classifier(directory):
         return []
     teacher, ranks = origin.place, []
+    made = beside(origin.place, point.step) if written is None else beside(written, "distilled")
     if point.axis == "rank" and recorded.get("mode") == "sparsify" and (first := teacher_of([point])) is not None:
         teacher = first
-        names = ("protocol", "ops", *RANKS["IV"])
+        names = ("protocol", "ops", *RANKS["IV"]) if written is None else ()
         ranks = [word for name in names if recorded.get(name) is not None for word in (f"--{name}", recorded[name])]
-    step = ["--layer_or_sparsity", point.step, *_kind(directory), *ranks]
-    place = ["--teacher_model", teacher, "--output_dir", beside(origin.place, point.step)]
+    step = ["--layer_or_sparsity", written or point.step, *_kind(directory), *ranks]
+    place = ["--teacher_model", teacher, "--output_dir", made]
     return [_task_command(origin, "--mode", "distill", *step, *place)]
 
 
