@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,41 @@ def test_an_evaluation_elsewhere_is_a_part_of_the_run_that_made_the_model(walked
     stages = [parse_task_arguments(words)[0] for words in lines]
     assert [plan.stages for plan in stages] == [("intermediate",), ("prediction",), ()]
     assert stages[2].evaluate and "--use_swap" in lines[0] and "--use_swap" not in lines[1]
+
+
+@pytest.mark.parametrize("place", ["evaluation", "own-name", "prediction/evaluation", "prediction/own-name", "a/b"])
+@pytest.mark.parametrize("given", ["run", "above", "both"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_an_evaluation_below_its_run_is_a_part_of_it(
+    walked: Path, tmp_path: Path, place: str, given: str, moved: bool
+) -> None:
+    """In whatever folder of `--stage both` it lies, however it is given, and where its model has moved since."""
+    shutil.copytree(walked / "both", tmp_path / "both")
+    below = tmp_path / "both" / place
+    shutil.copytree(walked / "both-evaluation", below)
+    found = json.loads((below / "evaluation.json").read_text(encoding="utf-8"))
+    made.write(
+        below / "evaluation.json", {**found, "model": "gone" if moved else str(tmp_path / "both" / "prediction")}
+    )
+    folders = {"run": [tmp_path / "both"], "above": [tmp_path], "both": [tmp_path / "both", below]}[given]
+    (row,) = build_rows(find_runs(folders))
+    assert row.seeds == (7,) and row.macs == found["macs"] and row.tokens is not None
+    assert [Path(folder).name for folder, _ in row.commands] == ["intermediate", "prediction", below.name]
+
+
+def test_an_evaluation_below_a_run_that_is_of_another_model_stays_a_row(walked: Path, tmp_path: Path) -> None:
+    """What it names counts more than where it lies; runs beside the stages, as the launchers leave them, are rows."""
+    shutil.copytree(walked / "both", tmp_path / "sst2")
+    shutil.copytree(walked / "teacher", tmp_path / "sst2" / "teacher")
+    shutil.copytree(walked / "both-evaluation", tmp_path / "sst2" / "prediction" / "other")
+    found = json.loads((walked / "both-evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    other = {**found, "model": str(tmp_path / "sst2" / "teacher"), "macs": 12345}
+    made.write(tmp_path / "sst2" / "prediction" / "other" / "evaluation.json", other)
+    rows = rows_by_name([tmp_path])
+    assert set(rows) == {"sst2", "sst2/teacher"} and rows["sst2"].macs is None
+    assert "sst2/prediction/other" in {
+        Path(folder).relative_to(tmp_path).as_posix() for folder, _ in rows["sst2/teacher"].commands
+    }
 
 
 def test_an_evaluation_alone_says_by_which_command_it_was_made(walked: Path) -> None:

@@ -5,7 +5,7 @@ A run is a folder with one of the files that the entry scripts write:
     arguments.json           what was asked for, versions, seed
     result.json              of a training; of `train_t5.py --mode valid`, a row per ratio
     evaluation.json          of `task_distill.py --do_eval`, of a model with plugins at each ratio; also in the folders
-                             `evaluation` and `costs` of a run
+                             `evaluation` and `costs` of a run or of its last stage
     plan.json                of a model that `utils.plan --commit` wrote
     intermediate, prediction the stages of `--stage both`, runs themselves
 """
@@ -13,7 +13,7 @@ A run is a folder with one of the files that the entry scripts write:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from utils.report.measured import (
 )
 
 RESULT_FILE, EVALUATION_FILE = "result.json", "evaluation.json"
+#: Any of these makes a folder a run.
+_RUN_FILES = (ARGUMENTS_FILE, RESULT_FILE, EVALUATION_FILE, PLAN_FILE)
 #: Stages of one run with folders of their own, the last of which makes the model.
 _STAGES = ("intermediate", "prediction")
 #: Where a run's evaluations lie; what an earlier one says is taken first.
@@ -125,13 +127,7 @@ class Run:
 
 def is_run(folder: Path) -> bool:
     """Whether an entry script wrote here."""
-    names = (
-        ARGUMENTS_FILE,
-        RESULT_FILE,
-        EVALUATION_FILE,
-        PLAN_FILE,
-        *(f"{stage}/{ARGUMENTS_FILE}" for stage in _STAGES),
-    )
+    names = (*_RUN_FILES, *(f"{stage}/{ARGUMENTS_FILE}" for stage in _STAGES))
     try:
         return any((folder / name).is_file() for name in names)
     except OSError:  # a name that is too long to be one
@@ -140,6 +136,9 @@ def is_run(folder: Path) -> bool:
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
     """The given folders that are runs, and of the others all runs below them; each once.
+
+    Of what lies below a run, evaluations in folders of their own are taken too; and all of it, where the stages of
+    `--stage both` have other runs beside them.
 
     Raises:
         UserError: one of them is none and has none below it.
@@ -160,12 +159,41 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 def _runs_in(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         return
-    if is_run(folder):
-        yield folder
-        return
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink() and path.name not in _OWN:
+    if not is_run(folder):
+        for path in _folders_in(folder):
             yield from _runs_in(path)
+        return
+    yield folder
+    read = {place / name for place in _places_of(folder) for name in _EVALUATIONS}
+    holds_runs = not any((folder / name).is_file() for name in _RUN_FILES)  # a run by its stages alone
+    for path in _folders_in(folder):
+        below = _runs_in(path) if holds_runs and path.name not in _STAGES else _evaluations_in(path)
+        yield from (found for found in below if found not in read)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.is_symlink() and path.name not in _OWN
+    )
+
+
+def _evaluations_in(folder: Path) -> Iterator[Path]:
+    """The folder and those below it in which something was evaluated and nothing trained."""
+    result = _read(folder / RESULT_FILE)
+    if isinstance(result.get("rows"), list) or (not result and (folder / EVALUATION_FILE).is_file()):
+        yield folder
+    for path in _folders_in(folder):
+        yield from _evaluations_in(path)
+
+
+def _places_of(folder: Path) -> list[Path]:
+    """A run's folder, and that of its last stage, in which evaluations lie."""
+    return [folder, *[place for stage in reversed(_STAGES) if (place := folder / stage).is_dir()][:1]]
+
+
+def run_around(folder: Path, among: Container[Path]) -> Path | None:
+    """The nearest of the runs `among`, resolved, that `folder` lies in."""
+    return next((above for above in folder.resolve().parents if above in among), None)
 
 
 def read_run(folder: Path, evaluations_elsewhere: Sequence[Path] = ()) -> Run:
@@ -186,9 +214,11 @@ def read_run(folder: Path, evaluations_elsewhere: Sequence[Path] = ()) -> Run:
         return _committed(folder, evaluations_elsewhere)
     own = _read(folder / RESULT_FILE)
     stages = [_read(folder / stage / RESULT_FILE) for stage in _STAGES if (folder / stage).is_dir()]
-    last = next((folder / stage for stage in reversed(_STAGES) if (folder / stage).is_dir()), folder)
+    own_places = _places_of(folder)
+    last = own_places[-1]
     result = own or (stages[-1] if stages else {})
-    places = [*(folder / name for name in _EVALUATIONS), *evaluations_elsewhere]
+    inside = [place / name for place in own_places for name in _EVALUATIONS]
+    places = [*inside, *evaluations_elsewhere]
     evaluations = [found for place in places if (found := _read(place / EVALUATION_FILE))]
     said = {
         name: str(found[name])
@@ -205,7 +235,7 @@ def read_run(folder: Path, evaluations_elsewhere: Sequence[Path] = ()) -> Run:
         _edits(last / "best") if own or last != folder else None,
         said.get("edits"),
         said.get("model"),
-        _parts([folder, *(folder / name for name in (*_STAGES, *_EVALUATIONS[1:])), *evaluations_elsewhere]),
+        _parts(dict.fromkeys([folder, *(folder / stage for stage in _STAGES), *places])),
     )
 
 
@@ -245,7 +275,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _parts(folders: Sequence[Path]) -> list[tuple[Path, Mapping[str, Any]]]:
+def _parts(folders: Iterable[Path]) -> list[tuple[Path, Mapping[str, Any]]]:
     """Those of the folders in which a call has recorded its arguments."""
     return [(folder, found) for folder in folders if (found := _read(folder / ARGUMENTS_FILE))]
 

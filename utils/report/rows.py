@@ -15,7 +15,7 @@ from utils.arguments import EvaluationArguments, OptimisationArguments
 from utils.engine.same_run import MAY_CHANGE
 from utils.report.commands import commands_of, script_of
 from utils.report.measured import Circumstances, Measured, merged, number
-from utils.report.reading import Run, metric_of, read_run, without_seed
+from utils.report.reading import EVALUATION_FILE, Run, metric_of, read_run, run_around, without_seed
 from utils.tucker.adaptation import AdaptationArguments
 
 #: Arguments in which runs of the same row may differ.
@@ -139,13 +139,19 @@ def build_rows(folders: Sequence[Path], metric: str | None = None, dense: Sequen
 
 
 def _with_evaluations(folders: Sequence[Path]) -> list[Run]:
-    """The runs of these folders; one that only evaluates the model of another one of them is a part of that."""
+    """The runs of these folders; one that only evaluates the model of another one of them is a part of that.
+
+    It is the model that the evaluation names, or where that is not to be found, the one that it lies below.
+    """
     runs = {folder.resolve(): read_run(folder) for folder in folders}
     parts: dict[Path, list[Path]] = {}
     for place, run in runs.items():
-        owner = run.find(run.evaluated) if run.evaluated and not run.stages and run.origin is None else None
-        if owner is not None and place != (key := owner.resolve()) and key in runs and _is_of_same_rows(run, runs[key]):
-            parts.setdefault(key, []).append(run.folder)
+        if run.stages or run.origin is not None or not (run.folder / EVALUATION_FILE).is_file():
+            continue
+        named = run.find(run.evaluated) if run.evaluated else None
+        owner = named.resolve() if named is not None else run_around(place, runs)
+        if owner is not None and owner != place and owner in runs and _is_of_same_rows(run, runs[owner]):
+            parts.setdefault(owner, []).append(run.folder)
     taken = {folder.resolve() for found in parts.values() for folder in found}
     return [read_run(run.folder, parts.get(place, ())) for place, run in runs.items() if place not in taken]
 
