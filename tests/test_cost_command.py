@@ -57,6 +57,7 @@ def test_a_stack_is_reported_edit_by_edit_and_measured_as_a_whole(
     assert [entry["macs"] for entry in json.loads(file.read_text())] == [made.macs for made in costs]
     printed = capsys.readouterr().out
     assert printed.index("layer_drop") < printed.index("decomposition") < printed.index("quantization")
+    assert "MACs/example of 6 tokens" in printed
     assert f"{first.num_params:,} parameters" in printed and f"made: {file}" in printed
 
 

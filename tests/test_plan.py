@@ -96,7 +96,9 @@ def test_a_sparsified_model_is_offered_at_its_grid_and_committed_at_the_one_that
     told = json.loads((tmp_path / "out/plan.json").read_text())
     assert told.pop("command")[-1] == SMALL[-1]
     assert json.loads((tmp_path / "p").read_text()) == as_json(made) == told
-    assert "chosen: sparsification 50S" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "chosen: sparsification 50S" in printed
+    assert f"MACs/example: of {SMALL[SMALL.index('--length') + 1]} tokens, none of them padding" in printed
 
 
 def test_the_same_points_are_measured_once_and_other_files_again(sparsified, monkeypatch, cache, tmp_path):
@@ -118,9 +120,9 @@ def test_the_same_points_are_measured_once_and_other_files_again(sparsified, mon
 
 def test_where_nothing_fits_the_exit_code_is_1_and_the_nearest_is_named(sparsified, capsys, tmp_path):
     with pytest.raises(SystemExit) as stop:
-        plan("--model", sparsified, "--budget", "params<=1", "--commit", tmp_path / "out")
+        plan("--model", sparsified, "--budget", "params<=2", "--commit", tmp_path / "out")
     assert stop.value.code == 1 and not (tmp_path / "out").exists()
-    assert "none fits params<=1: the least params is" in capsys.readouterr().out
+    assert "none fits params<=2: the least params is" in capsys.readouterr().out
 
 
 def test_plugins_are_offered_at_their_ratios_with_the_recorded_metrics(with_plugins, tmp_path):

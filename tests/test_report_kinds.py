@@ -19,7 +19,9 @@ from utils.report.html import page
 from utils.report.markdown import markdown
 from utils.report.reading import find_runs
 from utils.report.rows import Row, build_rows
+from utils.tucker.report import format_values
 from utils.tucker.task_arguments import parse_task_arguments
+from utils.variator.report import format_table
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -149,6 +151,16 @@ def test_latencies_of_other_moments_and_settings_are_marked(tmp_path: Path) -> N
         marked = told({}, change)
         assert "128) \\[a\\]" in marked and "128) \\[b\\]" in marked
     assert "not recorded" in told({}, None)
+
+
+def test_an_evaluation_says_over_which_lengths_it_counts() -> None:
+    """A plan counts full rows; both stand in one terminal."""
+    sizes = {"num_params": 10, "latency_ms": 2.0, "latency_p95_ms": 3.0, "delta_bytes": 0, "macs": 5e6}
+    shape = {"encoder_params": 5, "latency_batch": 8, "latency_length": 64}
+    assert "MACs/example (real length): 5.00 M" in format_values({"metrics": {"accuracy": 0.5}, **sizes, **shape})
+    rows = [{"name": "dense", "accuracy": 0.5, **sizes}]
+    assert format_table(rows, "accuracy").endswith("MACs/example: at its real length, mean over the rows")
+    assert "MACs" not in format_table([{"name": "dense", "accuracy": 0.5}], "accuracy")
 
 
 def test_pages_beside_the_runs_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -186,7 +186,7 @@ def describe(cost: ModelCost) -> str:
             *lines,
             f"whole model: {cost.num_params:,} parameters in {cost.memory_bytes:,} bytes | {disk}",
             f"{ratio}{cost.batch} x {cost.length} tokens in {cost.precision} on {where}: "
-            f"{cost.macs / 1e6:.2f} M MACs/example | latency p50 {cost.latency_ms:.2f} ms, "
+            f"{cost.macs / 1e6:.2f} M MACs/example of {cost.length} tokens | latency p50 {cost.latency_ms:.2f} ms, "
             f"p95 {cost.latency_p95_ms:.2f} ms | peak memory {cost.peak_memory_bytes / 2**20:.0f} MiB",
         ]
     )

@@ -126,6 +126,10 @@ def _notes(plan: Plan) -> list[str]:
         f"costs: {shape['batch']} x {shape['length']} tokens, {shape['precision']}, {shape['device']}, "
         f"{shape['threads']} thread(s), median of {shape['repeats']}; table: {plan.table}"
     ]
+    if "macs" in plan.candidates[0].costs:
+        notes.append(
+            f"MACs/example: of {shape['length']} tokens, none of them padding; an evaluation counts real lengths"
+        )
     if plan.whole is not None:
         notes.append(f"whole model (x counts from it): {plan.whole}")
     origins = dict.fromkeys(point.metric.origin for point in points if point.metric)

@@ -82,6 +82,6 @@ def format_values(values: dict[str, Any]) -> str:
         return metrics
     return (
         f"{metrics}\nparameters: {values['num_params']:,} (encoder {values['encoder_params']:,}) | "
-        f"MACs/example: {values['macs'] / 1e6:.2f} M | latency of {values['latency_batch']} x "
+        f"MACs/example (real length): {values['macs'] / 1e6:.2f} M | latency of {values['latency_batch']} x "
         f"{values['latency_length']}: {values['latency_ms']:.2f} ms"
     )

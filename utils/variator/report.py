@@ -90,7 +90,7 @@ def cost_row(
 
 
 def format_table(rows: Sequence[dict[str, Any]], metric: str) -> str:
-    """The rows as a plain table for the console; costs where they were measured."""
+    """The rows as a plain table for the console, and what MACs count; costs where they were measured."""
     costs = "macs" in rows[0]
     head = f"{'model':<22} {metric:>12}"
     if costs:
@@ -104,4 +104,4 @@ def format_table(rows: Sequence[dict[str, Any]], metric: str) -> str:
                 f" {row['latency_p95_ms']:>7.2f} ms {row['num_params']:>12,} {row['delta_bytes'] / 1e6:>7.2f} MB"
             )
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join([*lines, "MACs/example: at its real length, mean over the rows"] if costs else lines)
