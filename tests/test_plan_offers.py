@@ -117,11 +117,11 @@ def test_a_chosen_cut_is_distilled_from_the_sorted_teacher_or_written(teachers, 
 )
 def test_the_cut_that_was_written_is_what_the_proposed_command_trains(teachers, plan, tmp_path, axis, kept) -> None:
     """Pasted with one step, it ends with a student of the size that was written, on every axis."""
-    run, whole = teachers.teacher(), ()
+    run, whole = teachers.teacher(), list[object]()
     if axis != "layers":
         run = tmp_path / axis
         teachers.run(run, "--mode", "sparsify", "--axis", axis, teacher=teachers.teacher())
-        whole = ("--whole", teachers.teacher())
+        whole = ["--whole", teachers.teacher()]
     grid = () if axis == "layers" else ("--grid", "50")
     written = tmp_path / "cut"
     words = ("--model", run, *whole, "--axis", axis, *grid, "--budget", "params<=0.9x", "--commit", written)
