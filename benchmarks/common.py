@@ -1,49 +1,32 @@
-"""What all benchmarks share: flags, the interleaved comparison, the table and the JSON file."""
+"""What all benchmarks share: settings, the interleaved comparison, the table and the JSON file."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from metric.cost import PairedTiming, interleaved_ratio
-from utils.arguments import ToolParser
 from utils.engine import environment
-from utils.engine.names import AskedForward
 from utils.engine.precision import choose_precision
 from utils.pages import write_measured
 from utils.writing import write_json
 
-#: Batch x length.
-SHAPES = ((8, 128), (1, 128))
-
 
 @dataclass(frozen=True)
 class Settings:
-    """Common flags of a benchmark."""
+    """What the flags that all have ask for."""
 
     json: Path | None
     page: Path | None
     threads: int
     repeats: int
     device: torch.device
-
-
-def parser(prog: str, description: str, repeats: int) -> ToolParser:
-    """A parser with the flags that every benchmark takes."""
-    made = ToolParser(prog=f"python -m benchmarks.{prog}", description=description)
-    made.add_argument("--json", type=Path, help="write the rows to this file")
-    made.add_argument("--page", type=Path, help="put the table into this Markdown page, between its markers")
-    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: %(default)s)")
-    made.add_argument("--repeats", type=int, default=repeats, help="timed pairs per row (default: %(default)s)")
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    return made
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
@@ -58,25 +41,9 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     )
 
 
-def add_shape_flags(flags: ToolParser, base: Mapping[str, int]) -> None:
-    """Precision, batch shapes, and the sizes of the model, by default those of `base`."""
-    shown = " ".join(f"{batch}x{length}" for batch, length in SHAPES)
-    flags.add_argument("--precision", choices=get_args(AskedForward), default="auto", help="default: %(default)s")
-    flags.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES, metavar="BxL", help=f"default: {shown}")
-    for name, value in base.items():
-        flags.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="default: %(default)s")
-
-
 def sizes_from(arguments: argparse.Namespace, base: Mapping[str, int]) -> dict[str, int]:
     """The sizes that were asked for, by the names of `base`."""
     return {name: getattr(arguments, name) for name in base}
-
-
-def _shape(text: str) -> tuple[int, int]:
-    batch, _, length = text.partition("x")
-    if not (batch.isdigit() and length.isdigit() and int(batch) and int(length)):
-        raise argparse.ArgumentTypeError(f"expected batch x length such as 8x128, found {text!r}")
-    return int(batch), int(length)
 
 
 def compare(

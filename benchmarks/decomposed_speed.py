@@ -5,24 +5,25 @@ python -m benchmarks.decomposed_speed --json decomposed_speed.json
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.arguments import BERT_BASE, parse_decomposed_speed
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse_decomposed_speed)  # before the libraries load
+
 import torch
 from transformers import BertConfig, BertModel
 
-from benchmarks.common import add_shape_flags, compare, parser, report, settings_from, sizes_from
+from benchmarks.common import compare, report, settings_from, sizes_from
 from metric.cost import count_macs
 from model import DecompositionConfig, apply_edit, optimize_for_inference
 from utils.errors import run_as_script
-
-#: BERT-base (weights are random: speed does not depend on them).
-BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-#: (rank_layer, rank_dim); rank_condim is the same as rank_dim, as published.
-RANKS = ((72, 384), (36, 256), (36, 128), (144, 64))
 
 
 def build(sizes: dict[str, int]) -> Any:
@@ -63,24 +64,11 @@ def macs_bound(sizes: dict[str, int], length: int, rank: int) -> float:
     return (dense + attention) / (sides * width * rank + 4 * rank**2 + attention)
 
 
-def _ranks(text: str) -> tuple[int, int]:
-    parts = text.split(",")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"expected rank_layer,rank_dim such as 72,384, found {text!r}")
-    return int(parts[0]), int(parts[1])
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    flags = parser("decomposed_speed", "Wall-clock of a decomposed BERT encoder against the dense one.", repeats=15)
-    add_shape_flags(flags, BASE)
-    flags.add_argument(
-        "--ranks", nargs="+", type=_ranks, default=list(RANKS), metavar="LAYER,DIM", help="default: four"
-    )
-    flags.add_argument("--optimize", action="store_true", help="fix the plans by optimize_for_inference first")
-    given = flags.parse_args(arguments)
+    given = parse_decomposed_speed(arguments)
     settings = settings_from(given)
-    sizes = sizes_from(given, BASE)
+    sizes = sizes_from(given, BERT_BASE)
     dense, rows = build(sizes).to(settings.device), []
     for rank_layer, rank_dim in given.ranks:
         model = decomposed(dense, rank_layer, rank_dim)

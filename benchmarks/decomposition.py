@@ -5,27 +5,31 @@ python -m benchmarks.decomposition --json decomposition.json
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+
+from benchmarks.arguments import parse_decomposition
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse_decomposition)  # before the libraries load
 
 import tensorly
 import tensorly.decomposition
 import torch
 from torch import Tensor
 
-from benchmarks.common import Settings, parser, settings_from, write_measured
+from benchmarks.common import Settings, settings_from
 from metric.cost import interleaved_ratio
 from model.decomposition.tucker import Ranks, relative_error, tucker
 from utils.engine import environment
 from utils.errors import run_as_script
+from utils.pages import write_measured
 from utils.writing import write_json
 
-#: The stacked encoder of BERT-base, and the ranks of the two published sizes.
-SHAPE = (144, 768, 768)
-RANKS = (Ranks(72, 384, 384), Ranks(36, 128, 128))
 #: How fast the singular values of each unfolding fall in the made-up weights, and the size of their entries.
 _DECAY, _SPREAD = (0.2, 0.3, 0.3), 0.04
 
@@ -96,22 +100,12 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _triple(text: str) -> Ranks:
-    parts = text.replace("x", ",").split(",")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"expected three numbers such as 72,384,384, found {text!r}")
-    return Ranks(*map(int, parts))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    flags = parser("decomposition", "Tucker decomposition here against tensorly with its defaults.", repeats=1)
-    flags.add_argument("--shape", type=_triple, default=SHAPE, metavar="N,D,E", help="default: 144,768,768")
-    flags.add_argument("--ranks", type=_triple, nargs="+", default=RANKS, metavar="A,B,C", help="default: both sizes")
-    given = flags.parse_args(arguments)
+    given = parse_decomposition(arguments)
     settings = settings_from(given)
     tensor = made_up_weights(given.shape).to(settings.device)
-    rows = [measure(tensor, ranks, settings) for ranks in given.ranks]
+    rows = [measure(tensor, Ranks(*ranks), settings) for ranks in given.ranks]
     lines, versions = table(rows), environment()["versions"]
     note = (
         f"{' x '.join(map(str, given.shape))}, {settings.threads} threads on {settings.device}, "

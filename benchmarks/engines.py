@@ -18,13 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from benchmarks.arguments import parse_engines
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse_engines)  # before the libraries load
+
 import torch
 
-from utils.arguments import ToolParser
 from utils.embedded.build import build, default_paths
 from utils.engine import environment
-from utils.engine.engines import EngineName
-from utils.engine.names import AskedForward
+from utils.engine.names import EngineName
 from utils.engine.precision import choose_precision
 from utils.errors import UserError, run_as_script
 from utils.installation import load_bmtrain
@@ -148,37 +153,12 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = ToolParser(
-        prog="python -m benchmarks.engines", description="The same trainings under each engine that this machine has."
-    )
-    shown = "default: %(default)s"
-    parser.add_argument("--engines", nargs="+", choices=get_args(EngineName), help="default: all that can run here")
-    parser.add_argument("--processes", type=int, default=1, help=f"one per GPU, or on a CPU any number ({shown})")
-    parser.add_argument("--steps", type=int, default=60, help=shown)
-    parser.add_argument("--batch_size", type=int, default=32, help=f"rows per step, of all processes ({shown})")
-    parser.add_argument("--precision", choices=get_args(AskedForward), default="auto", help=shown)
-    parser.add_argument(
-        "--output_dir", dest="output", type=Path, default=Path("outputs/engines"), help=f"folder of the runs ({shown})"
-    )
-    parser.add_argument("--page", type=Path, help="put the table into this Markdown page, between its markers")
-    parser.add_argument("--plot", type=Path, help="draw the loss curves into this file")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser.parse_args(arguments)
-
-
 def measure(given: argparse.Namespace) -> None:
     """Run everything and write what was asked for.
 
     Raises:
         UserError: an engine that was asked for cannot run here.
     """
-    if given.steps < 2 or given.batch_size % given.processes:
-        raise UserError(
-            f"--steps must be at least 2 and --batch_size a multiple of --processes, found {given.steps} steps, "
-            f"{given.batch_size} rows, {given.processes} processes."
-        )
     engines, reasons = available(given.processes)
     if given.engines:
         if missing := [reason for reason in reasons if reason.split(":")[0] in given.engines]:
@@ -201,7 +181,7 @@ def measure(given: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    given = parse(arguments)
+    given = parse_engines(arguments)
     run_as_script(lambda: measure(given), given.debug)
 
 

@@ -10,17 +10,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from benchmarks.arguments import T5_BASE, parse_plugin_speed
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse_plugin_speed)  # before the libraries load
+
 import torch
 from transformers import T5Config, T5EncoderModel
 
-from benchmarks.common import add_shape_flags, compare, parser, report, settings_from, sizes_from
+from benchmarks.common import compare, report, settings_from, sizes_from
 from metric.cost import count_macs, t5_encoder_macs
 from model import PluginConfig, apply_edit, set_ratio
 from utils.errors import run_as_script
-
-#: t5-base (weights are random: speed does not depend on them).
-BASE = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
-RATIOS = (2, 4, 8)
 
 
 def build(ratios: tuple[int, ...], sizes: dict[str, int]) -> Any:
@@ -52,12 +55,9 @@ def macs(sizes: dict[str, int], length: int, ratio: int) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    flags = parser("plugin_speed", "Wall-clock of a T5 encoder with plugins against the dense one.", repeats=15)
-    add_shape_flags(flags, BASE)
-    flags.add_argument("--ratios", nargs="+", type=int, default=list(RATIOS), help="default: 2 4 8")
-    given = flags.parse_args(arguments)
+    given = parse_plugin_speed(arguments)
     settings = settings_from(given)
-    sizes = sizes_from(given, BASE)
+    sizes = sizes_from(given, T5_BASE)
     model = build(tuple(given.ratios), sizes).to(settings.device)
     rows = []
     for batch, length in given.shapes:

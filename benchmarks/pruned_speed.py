@@ -10,16 +10,21 @@ import copy
 import sys
 from typing import Any
 
+from benchmarks.arguments import BERT_BASE, parse_pruned_speed
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse_pruned_speed)  # before the libraries load
+
 import torch
 
-from benchmarks.common import add_shape_flags, compare, parser, report, settings_from, sizes_from
-from benchmarks.decomposed_speed import BASE, build, forward_of
-from benchmarks.sandwich import GRID, SIDES, random_importance, sandwich_step
+from benchmarks.common import compare, report, settings_from, sizes_from
+from benchmarks.decomposed_speed import build, forward_of
+from benchmarks.sandwich import random_importance, sandwich_step
 from metric.cost import count_macs
 from model import committed, optimize_for_inference, sparsify
 from utils.errors import run_as_script
-
-SPARSITIES = (50, 70, 90, 95)
 
 
 def sorted_copy(dense: Any) -> Any:
@@ -31,22 +36,9 @@ def sorted_copy(dense: Any) -> Any:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    flags = parser("pruned_speed", "Wall-clock of pruned BERT encoders against the dense one.", repeats=15)
-    add_shape_flags(flags, BASE)
-    flags.add_argument(
-        "--sparsities", nargs="+", type=int, default=list(SPARSITIES), help="in percent (default: 50 70 90 95)"
-    )
-    flags.add_argument("--optimize", action="store_true", help="pack the students by optimize_for_inference first")
-    flags.add_argument(
-        "--sandwich", action="store_true", help="time one training step of MiniDisc instead, and its memory"
-    )
-    flags.add_argument(
-        "--grid", nargs="+", type=int, default=list(GRID), help="its sparsities in percent, rising (default: 50 … 95)"
-    )
-    flags.add_argument("--memory_of", choices=SIDES, help="with --sandwich: only print the peak memory of one step")
-    given = flags.parse_args(arguments)
+    given = parse_pruned_speed(arguments)
     settings = settings_from(given)
-    sizes = sizes_from(given, BASE)
+    sizes = sizes_from(given, BERT_BASE)
     if given.sandwich:
         sandwich_step(sizes, given, settings)
         return

@@ -11,12 +11,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from benchmarks.arguments import SIDES, Side
 from benchmarks.common import Settings, compare
 from metric.cost import count_macs, peak_memory_bytes
 from model import Importance, SparsityAxis, committed, sparsify
@@ -29,11 +30,6 @@ from utils.pages import write_measured
 from utils.writing import to_json, write_json
 
 Batch = dict[str, Tensor]
-Side = Literal["minidisc", "plain"]
-
-#: Sparsities in percent, the original's from 50 on.
-GRID = (50, 60, 70, 80, 85, 90, 95)
-SIDES: tuple[Side, Side] = ("minidisc", "plain")
 
 
 def random_importance(model: Any, seed: int = 0) -> Importance:

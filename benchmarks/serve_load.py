@@ -20,14 +20,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
+
+from benchmarks.arguments import parse_serve_load
+
+if __name__ == "__main__":
+    from utils.startup import begin
+
+    begin(parse_serve_load)  # before the libraries load
 
 import httpx
 
 from benchmarks.serve_report import table, write_plot
 from dataset import get_task, read_glue
-from utils.arguments import ToolParser
 from utils.engine import environment
 from utils.errors import UserError, run_as_script
 from utils.pages import write_measured
@@ -173,37 +178,6 @@ async def load(address: str, bodies: Sequence[Body], plan: Sequence[tuple[float,
         return list(await asyncio.gather(*tasks))
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    made = ToolParser(
-        prog="python -m benchmarks.serve_load",
-        description="A fixed-ratio server against the dynamic one, under the same load in steps.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    made.add_argument("--model", required=True, help="directory of a fine-tuned T5")
-    made.add_argument("--plugins", nargs="+", required=True, help="as `python -m serving` takes them")
-    made.add_argument("--data_dir", dest="data", required=True, help="folder of the GLUE data")
-    made.add_argument("--task_name", dest="task", default="sst2", help="whose validation rows are sent")
-    made.add_argument(
-        "--steps", type=float, nargs="+", default=[0.3, 0.6, 1.3, 0.6, 0.3], help="shares of the capacity"
-    )
-    made.add_argument("--step_seconds", type=float, default=15.0, help="length of a step")
-    made.add_argument("--rows_per_request", type=int, default=8, help="rows of a request")
-    made.add_argument("--target_factor", type=float, default=6.0, help="latency target over the latency of one alone")
-    made.add_argument("--latency_target_ms", type=float, help="instead of --target_factor")
-    made.add_argument("--queue_rows", type=int, default=512, help="of both servers")
-    made.add_argument("--threads", type=int, default=1, help="of the model, in both servers")
-    made.add_argument("--seed", type=int, least=0, default=1, help="of arrivals and rows")
-    made.add_argument("--json", type=Path, help="write every sample to this file")
-    made.add_argument("--page", type=Path, help="put table and plot into this Markdown page; the plot lies beside it")
-    given = made.parse_args(arguments)
-    numbers = ("step_seconds", "rows_per_request", "target_factor", "latency_target_ms", "threads", "queue_rows")
-    for name, value in [*((name, getattr(given, name)) for name in numbers), *(("steps", v) for v in given.steps)]:
-        if value is not None and not value > 0:
-            raise UserError(f"--{name.replace('_', '-')} must be above 0, found {value:g}.")
-    return given
-
-
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Run both servers, and give all that was measured."""
     bodies = bodies_of(given.data, given.task, given.rows_per_request, given.seed)
@@ -234,7 +208,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, and write where asked."""
-    given = parse(arguments)
+    given = parse_serve_load(arguments)
     measured = measure(given)
     lines = table(measured)
     print("\n".join(lines))

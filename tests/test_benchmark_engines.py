@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import engines
-from benchmarks.engines import TRAININGS, Curve, available, command_of, curve_of, difference, draw, page_lines, parse
+from benchmarks.arguments import parse_engines
+from benchmarks.engines import TRAININGS, Curve, available, command_of, curve_of, difference, draw, page_lines
 from utils import installation
 from utils.errors import UserError
 
@@ -37,15 +38,15 @@ def test_engines_that_cannot_run_say_why() -> None:
 def test_an_engine_that_was_asked_for_must_run() -> None:
     """Before anything is made."""
     with pytest.raises(UserError, match=r"^--engines bmtrain: --engine bmtrain needs an NVIDIA GPU"):
-        engines.measure(parse(["--engines", "ddp", "bmtrain"]))
+        engines.measure(parse_engines(["--engines", "ddp", "bmtrain"]))
     with pytest.raises(UserError, match=r"^--steps must be at least 2 and --batch_size a multiple of --processes"):
-        engines.measure(parse(["--processes", "3"]))
+        engines.measure(parse_engines(["--processes", "3"]))
 
 
 def test_commands_have_the_same_rows_per_step() -> None:
     """Whatever the number of processes."""
-    one = command_of("ddp", "all weights", parse([]), Path("out"))
-    two = command_of("fsdp", "all weights", parse(["--processes", "2"]), Path("out"))
+    one = command_of("ddp", "all weights", parse_engines([]), Path("out"))
+    two = command_of("fsdp", "all weights", parse_engines(["--processes", "2"]), Path("out"))
     assert one[0] == "train_t5.py" and one[one.index("--train_batch_size") + 1] == "32"
     assert "torch.distributed.run" in two and two[two.index("--train_batch_size") + 1] == "16"
 
@@ -66,7 +67,7 @@ def test_a_run_is_read(tmp_path: Path) -> None:
 def test_the_table_tells_the_largest_difference(tmp_path: Path) -> None:
     """Of each engine from the first one, and what was not run."""
     assert difference(CURVES[1], CURVES[0]) == pytest.approx(0.002)
-    lines = page_lines(CURVES, ["fsdp: no"], parse([]))
+    lines = page_lines(CURVES, ["fsdp: no"], parse_engines([]))
     assert lines[2] == "| all weights | ddp | 2.0000 | 1.0000 | 0.5000 |  | 10.0 |"
     assert lines[3] == "| all weights | bmtrain | 2.0000 | 1.0000 | 0.5010 | 2.0e-03 | 10.0 |"
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") and lines[-1] == "\nNot run: fsdp: no"

@@ -36,10 +36,10 @@ print(json.dumps([found, [name for name in heavy if name in sys.modules]]))
 
 
 def tools() -> list[str]:
-    """The entry scripts and every module that can be called by `python -m`."""
+    """The scripts of the root and every module outside the tests that can be called by `python -m`."""
     found = sorted(file.name for file in ROOT.glob("*.py"))
-    for folder in ("utils", "serving"):
-        for file in sorted((ROOT / folder).rglob("*.py")):
+    for folder in sorted(file.parent for file in ROOT.glob("*/__init__.py") if file.parent.name != "tests"):
+        for file in sorted(folder.rglob("*.py")):
             if '\nif __name__ == "__main__":\n' in file.read_text(encoding="utf-8"):
                 parts = file.relative_to(ROOT).with_suffix("").parts
                 found.append(".".join(parts[:-1] if parts[-1] == "__main__" else parts))

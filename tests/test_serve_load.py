@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.serve_load import bodies_of, parse, schedule
+from benchmarks.arguments import parse_serve_load
+from benchmarks.serve_load import bodies_of, schedule
 from benchmarks.serve_report import percentile, summary, table
 from tests.tiny import write_sst2
 from utils.errors import UserError
@@ -60,4 +61,4 @@ def test_the_table_counts_refusals_apart() -> None:
 
 def test_bad_numbers_are_named() -> None:
     with pytest.raises(UserError, match="--steps must be above 0, found 0"):
-        parse(["--model", "m", "--plugins", "p", "--data", "d", "--steps", "0.5", "0"])
+        parse_serve_load(["--model", "m", "--plugins", "p", "--data", "d", "--steps", "0.5", "0"])
