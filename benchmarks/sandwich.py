@@ -23,7 +23,8 @@ from metric.cost import count_macs, peak_memory_bytes
 from model import Importance, SparsityAxis, committed, sparsify
 from model.pruning import places_of
 from model.schedule import Sandwich
-from model.variants import VariantDistillation, get_model_type
+from model.variants import VariantDistillation
+from notation import get_model_type
 from utils.engine import environment
 from utils.engine.optimisation import build_optimizer, trainable_parameters
 from utils.pages import write_measured

@@ -95,6 +95,32 @@ def test_a_wrong_flag_is_one_sentence_without_the_libraries(helps: dict[str, str
     assert loaded == []
 
 
+_TASK = ("task_distill.py", "--task_name", "sst2", "--data_dir", ".", "--teacher_model", "t", "--output_dir", "o")
+#: Command lines whose flags exist and cannot be, and what is told.
+REFUSED = (
+    (*_TASK, "--mode", "distill", "--layer_or_sparsity", "1K"),
+    (*_TASK, "--mode", "distill", "--layer_or_sparsity", "tiny"),
+    (*_TASK, "--mode", "distill", "--layer_or_sparsity", "90S", "--model_type", "sparsebrt"),
+    (*_TASK, "--mode", "maxidisc", "--layer_or_sparsity_path", "80,4L"),
+    (*_TASK, "--mode", "minidisc", "--axis", "layers", "--target", "0L"),
+    (*_TASK, "--mode", "minidisc", "--grid", "50,sixty"),
+    (*_TASK, "--mode", "minidisc", "--target_sparsity", "91"),
+    ("benchmarks.plugin_speed", "--shapes", "8by128"),
+    ("benchmarks.decomposed_speed", "--ranks", "72"),
+    ("benchmarks.engines", "--steps", "1"),
+    ("utils.plan", "--model", "x", "--budget", "macs<=0.5x", "--batch", "0"),
+    ("serving", "--model", "x", "--port", "99999999"),
+)
+
+
+def test_a_value_that_cannot_be_is_one_sentence_without_the_libraries() -> None:
+    """A scale, a path of scales, a grid, ranks, shapes, a port: each is read before anything heavy is loaded."""
+    answers, loaded = ask([(tool, list(words)) for tool, *words in REFUSED])
+    for command, (code, text, errors) in zip(REFUSED, answers, strict=True):
+        assert code == 2 and text == "" and errors.count("\n") == 1 and "Traceback" not in errors, (command, errors)
+    assert loaded == []
+
+
 def test_hyphens_are_understood_in_every_flag_of_every_tool(helps: dict[str, str]) -> None:
     """What `--help` shows with underscores works with hyphens, and no tool takes parts of names."""
     commands = [

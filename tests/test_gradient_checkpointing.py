@@ -28,7 +28,8 @@ from model.lora import LoraConfig
 from model.plugin.config import Compat
 from model.plugin.objective import Distil, PluginObjective, freeze_for
 from model.schedule import Sandwich
-from model.variants import VariantDistillation, get_model_type
+from model.variants import VariantDistillation
+from notation import get_model_type
 from tests.helpers_decomposition import decomposed, decompositions, tiny_bert, tiny_inputs
 from tests.helpers_enct5 import tiny_enct5
 from tests.helpers_plugin import rows, tiny_t5, with_plugins

@@ -12,7 +12,8 @@ from transformers import BertForSequenceClassification
 from model import ModelError
 from model.pruning import Importance, SparsityAxis, sparsify
 from model.relations import last_projections, relation_loss
-from model.variants import VariantDistillation, get_model_type
+from model.variants import VariantDistillation
+from notation import get_model_type
 from tests.tiny_bert import bert_config
 
 INNER = 12

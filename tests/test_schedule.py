@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import model.schedule
+import notation
 from model import ModelError
-from model.schedule import Choice, Sandwich, Step, choose, find_scale, parse_path, parse_paths, parse_step, tradeoff
+from model.schedule import Choice, Sandwich, choose, find_scale, tradeoff
+from notation import NotationError, Step, parse_path, parse_paths, parse_step
 
 GRID = (0.5, 0.7, 0.9, 0.95)
 
@@ -62,11 +65,23 @@ def batch() -> dict[str, Tensor]:
 
 
 def test_the_package_knows_no_compression() -> None:
-    """It imports nothing of model/ but itself and the error."""
+    """Of model/ it imports nothing but itself and the error."""
     for file in Path(model.schedule.__file__).parent.glob("*.py"):
-        names = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}
-        ours = {name for name in names if name and name.startswith("model.")}
+        ours = {name for name in imported(file) if name.startswith("model.")}
         assert all(name == "model.errors" or name.startswith("model.schedule") for name in ours), file
+
+
+def test_how_scales_are_written_needs_nothing() -> None:
+    """Neither a library nor anything of the project: flags are read before any is loaded."""
+    for file in Path(notation.__file__).parent.glob("*.py"):
+        tops = {name.partition(".")[0] for name in imported(file)}
+        assert tops <= {"notation", *sys.stdlib_module_names}, file
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that a file takes names from."""
+    nodes = ast.walk(ast.parse(file.read_text()))
+    return {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------
@@ -98,7 +113,7 @@ def test_a_step_is_a_fraction_or_a_number_of_layers(text: str, expected: tuple[s
 )
 def test_what_is_no_step_is_told(text: str, found: str) -> None:
     """The sentence says what was found and what was expected."""
-    with pytest.raises(ModelError, match=found):
+    with pytest.raises(NotationError, match=found):
         parse_step(text)
 
 
@@ -126,7 +141,7 @@ def test_paths_share_the_last_letter() -> None:
 )
 def test_paths_go_downwards_in_size(text: str, found: str) -> None:
     """Upwards, twice the same and two letters are refused."""
-    with pytest.raises(ModelError, match=found):
+    with pytest.raises(NotationError, match=found):
         parse_path(text)
 
 
@@ -134,14 +149,14 @@ def test_path_steps_are_compared_as_numbers() -> None:
     """5 is before 10 and 10 layers are more than 5, whatever their texts are (M-11)."""
     assert parse_path("5,10S") == (Step("sparsity", 0.05), Step("sparsity", 0.1))
     assert parse_path("10,5L") == (Step("layers", 10), Step("layers", 5))
-    with pytest.raises(ModelError, match="from 10S to 5S"):
+    with pytest.raises(NotationError, match="from 10S to 5S"):
         parse_path("10,5S")
 
 
 def test_several_paths_are_separated_by_semicolons() -> None:
     """Each has its own letter; the same one twice is a mistake."""
     assert parse_paths("80,90S;6,4L") == (parse_path("80,90S"), parse_path("6,4L"))
-    with pytest.raises(ModelError, match="80S,90S comes twice"):
+    with pytest.raises(NotationError, match="80S,90S comes twice"):
         parse_paths("80,90S;80S,90S")
 
 

@@ -12,7 +12,8 @@ from torch.profiler import profile
 
 from model import ModelError, PluginConfig, RatioAxis, SparsityAxis, apply_edit, sparsify
 from model.schedule import Sandwich
-from model.variants import MODEL_TYPES, VariantDistillation
+from model.variants import VariantDistillation
+from notation import MODEL_TYPES
 from tests.helpers_decomposition import tiny_inputs
 from tests.helpers_edits import scramble
 from tests.helpers_enct5 import tiny_enct5

@@ -20,7 +20,8 @@ from model import ModelError
 from model.enct5 import EncT5Config, EncT5ForSequenceClassification, EncT5ForTokenClassification
 from model.inputs import model_inputs
 from model.losses import labelled_cross_entropy, masked_mse, rowwise_soft_cross_entropy, soft_cross_entropy
-from model.variants import MODEL_TYPES, ModelType, VariantDistillation, compared_layers, get_model_type
+from model.variants import VariantDistillation, compared_layers
+from notation import MODEL_TYPES, ModelType, NotationError, get_model_type
 from tests.tiny_bert import bert_config
 
 CLASSES = 3
@@ -71,9 +72,9 @@ def test_the_twelve_model_types_are_there() -> None:
 
 def test_a_wrong_name_gets_the_near_ones() -> None:
     """Or all of them."""
-    with pytest.raises(ModelError, match=r"no model type 'sparsebrt_cls'; did you mean sparsebert_cls"):
+    with pytest.raises(NotationError, match=r"no model type 'sparsebrt_cls'; did you mean sparsebert_cls"):
         get_model_type("sparsebrt_cls")
-    with pytest.raises(ModelError, match=r"did you mean ftbert_cls or kdbert_cls or"):
+    with pytest.raises(NotationError, match=r"did you mean ftbert_cls or kdbert_cls or"):
         get_model_type("x")
 
 

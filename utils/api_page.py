@@ -20,7 +20,10 @@ from utils.errors import run_as_script, writing
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 #: Packages in the order of the page; all of them can be imported without anything being run.
-PACKAGES = ("model", "model.schedule", "model.pruning", "model.decomposition", "dataset", "metric.cost", "utils.engine")
+PACKAGES = (
+    *("model", "model.schedule", "model.pruning", "model.decomposition"),
+    *("notation", "dataset", "metric.cost", "utils.engine"),
+)
 
 _HEAD = """# Public names
 

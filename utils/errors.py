@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from dataset.errors import DataError
 from metric.errors import MetricError
+from notation.errors import NotationError
 from utils.heartbeat import listen
 from utils.streams import lost_output, protect
 from utils.telling import launched_rank
@@ -60,7 +61,7 @@ class Interrupted(Exception):
 def user_errors() -> tuple[type[Exception], ...]:
     """The errors that are a user's mistake. `model` needs torch, and raises its own only where it has been imported."""
     errors = sys.modules.get("model.errors")
-    return (UserError, DataError, MetricError, *([] if errors is None else [errors.ModelError]))
+    return (UserError, DataError, MetricError, NotationError, *([] if errors is None else [errors.ModelError]))
 
 
 #: What the operating system refuses because of a name, a permission or a full disk: the user's matter, not a bug.

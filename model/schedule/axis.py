@@ -8,9 +8,7 @@ from typing import Protocol
 from transformers import PreTrainedModel
 
 from model.errors import ModelError
-
-#: Scales that differ by less are the same: they come from percentages and from files.
-SCALE_TOLERANCE = 1e-9
+from notation import SCALE_TOLERANCE
 
 
 class ScaleAxis(Protocol):

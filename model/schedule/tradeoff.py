@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model.errors import ModelError
-from model.schedule.axis import SCALE_TOLERANCE, find_scale
+from model.schedule.axis import find_scale
+from notation import SCALE_TOLERANCE
 
 
 @dataclass(frozen=True)

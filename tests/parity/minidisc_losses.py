@@ -21,8 +21,9 @@ from model.enct5 import EncT5Config, EncT5ForSequenceClassification, EncT5ForTok
 from model.inputs import model_inputs
 from model.losses import IGNORE
 from model.pruning import Importance, Places, SparsityAxis, places_of, sparsify
-from model.schedule import Sandwich, choose, parse_path
-from model.variants import MODEL_TYPES, VariantDistillation, compared_layers, get_model_type
+from model.schedule import Sandwich, choose
+from model.variants import VariantDistillation, compared_layers
+from notation import MODEL_TYPES, get_model_type, parse_path
 from tests.parity.cases import close, load, part
 from tests.parity.tucker_bert import bert_config
 

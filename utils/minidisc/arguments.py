@@ -7,18 +7,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from dataset.tasks import Task
+from notation import (
+    UNITS,
+    Axis,
+    ModelType,
+    NotationError,
+    Step,
+    get_model_type,
+    parse_grid,
+    parse_paths,
+    parse_step,
+)
 from utils.arguments import flag
 from utils.errors import UserError
 from utils.tucker.arguments import DecompositionArguments
-
-if TYPE_CHECKING:
-    from model.schedule import Axis, Step
-    from model.variants import ModelType
-
-# Scales and model types are read by `model`, which needs torch: functions that read them import it.
 
 #: Modes of `task_distill.py` that belong to schedules whatever else is given; `distill` does with --layer_or_sparsity.
 SCHEDULE_MODES = ("sparsify", "maxidisc", "minidisc")
@@ -46,7 +50,7 @@ class ScheduleArguments:
     data_type: str | None = flag(
         None, "The original's name of how rows are encoded, which the task decides: bert_cls, enct5_ner, … (checked)."
     )
-    axis: Literal["sparsity", "rank", "layers", "ratio"] | None = flag(
+    axis: Axis | None = flag(
         None,
         "What --mode minidisc scales: sparsity (default), rank (components of a decomposed student), layers or ratio "
         "(of plugins). In the other modes the letter of a scale says it.",
@@ -153,8 +157,6 @@ def _given(flags: ScheduleArguments, names: Sequence[str]) -> list[str]:
 
 
 def _minidisc_problems(flags: ScheduleArguments) -> list[str]:
-    from model.schedule import UNITS
-
     axis = flags.axis or "sparsity"
     if axis == "sparsity":
         problems = [f"--{name} is for another --axis: give --{name}_sparsity" for name in _given(flags, _TARGETS)]
@@ -189,8 +191,6 @@ def target_of(flags: ScheduleArguments) -> Step:
     Raises:
         UserError: it is no scale of the axis.
     """
-    from model.schedule import Step
-
     if flags.axis in (None, "sparsity") or flags.target is None:
         return Step("sparsity", flags.target_sparsity / 100)
     return _scale_of(flags.target, flags.axis, "--target")
@@ -202,16 +202,12 @@ def trunc_of(flags: ScheduleArguments) -> Step | None:
     Raises:
         UserError: it is no scale of the axis.
     """
-    from model.schedule import Step
-
     if flags.axis in (None, "sparsity"):
         return Step("sparsity", flags.trunc_sparsity / 100)
     return None if flags.trunc is None else _scale_of(flags.trunc, flags.axis, "--trunc")
 
 
 def _scale_of(text: str, axis: Axis | None, flag_name: str) -> Step:
-    from model.schedule import parse_grid
-
     assert axis is not None
     with naming(flag_name):
         return parse_grid(text, axis)[-1]
@@ -223,8 +219,6 @@ def grid_of(flags: ScheduleArguments, axis: Axis) -> tuple[Step, ...] | None:
     Raises:
         UserError: one is no scale of the axis.
     """
-    from model.schedule import UNITS, parse_grid
-
     if flags.grid == _GRID and not UNITS[axis].is_percent:
         return None
     with naming("--grid"):
@@ -251,8 +245,6 @@ def known_type(name: str, suffix: str) -> ModelType:
     Raises:
         UserError: there is none.
     """
-    from model.variants import get_model_type
-
     with naming("--model_type"):
         return get_model_type(name if "_" in name else f"{name}_{suffix}")
 
@@ -282,8 +274,6 @@ def steps_of(flags: ScheduleArguments, mode: str) -> list[tuple[Step, ...]]:
     Raises:
         UserError: one is no path.
     """
-    from model.schedule import parse_paths, parse_step
-
     with naming("--layer_or_sparsity_path" if mode == "maxidisc" else "--layer_or_sparsity"):
         if mode == "maxidisc" and flags.layer_or_sparsity_path is not None:
             return list(parse_paths(flags.layer_or_sparsity_path))
@@ -330,8 +320,6 @@ def axes_of(flags: ScheduleArguments, mode: str) -> tuple[Axis, ...]:
     Raises:
         UserError: a scale or path is not one, or of another axis than --axis.
     """
-    from model.schedule import UNITS
-
     steps = [step for path in steps_of(flags, mode) for step in path]
     if not steps:
         return (flags.axis or "sparsity",)
@@ -345,11 +333,9 @@ def axes_of(flags: ScheduleArguments, mode: str) -> tuple[Axis, ...]:
 @contextmanager
 def naming(flag_name: str) -> Iterator[None]:
     """Puts the flag in front of what is said of its value."""
-    from model.errors import ModelError
-
     try:
         yield
-    except (ModelError, UserError) as error:
+    except (NotationError, UserError) as error:
         raise UserError(f"{flag_name}: {error}") from None
 
 

@@ -31,8 +31,8 @@ from model.decomposition.embeddings import EmbeddingConfig
 from model.plugin import with_ratios
 from model.plugin.axis import ratio_at
 from model.pruning import Importance, sparsity_of, with_layers
-from model.schedule import UNITS, Axis, ScaleAxis, Step, Unit
-from model.schedule.axis import SCALE_TOLERANCE
+from model.schedule import ScaleAxis
+from notation import SCALE_TOLERANCE, UNITS, Axis, Step, Unit
 from utils.errors import UserError
 from utils.minidisc.ranks import base_flags
 from utils.minidisc.unsort import unsorted

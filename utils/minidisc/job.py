@@ -16,9 +16,9 @@ from model.attention_scores import Batch
 from model.distillation import classify
 from model.losses import task_loss
 from model.pruning import Importance, measure_importance
-from model.schedule import Axis, Choice, Sandwich, Step
-from model.schedule.axis import SCALE_TOLERANCE
+from model.schedule import Choice, Sandwich
 from model.variants import VariantDistillation
+from notation import SCALE_TOLERANCE, Axis, Step
 from utils.engine import RunDirectory, Runtime, TrainerConfig
 from utils.engine.data_record import DATA_FILE, fingerprints_of
 from utils.heartbeat import tracked

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from notation import Axis
 from utils.arguments import Parser
 from utils.engine.names import AskedForward
 from utils.plan.budget import QUANTITIES
 
-#: What the sizes of one model can differ in, as `model.schedule.Axis`.
-AXES = ("sparsity", "rank", "layers", "ratio")
+#: What the sizes of one model can differ in.
+AXES = get_args(Axis)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -12,8 +12,8 @@ from model.backbone import BERT
 from model.decomposition import DecompositionConfig, at_ranks, matrix_bank, ranks_at
 from model.decomposition.embeddings import EmbeddingConfig
 from model.pruning import LayerDropConfig, PruningConfig, with_layers
-from model.schedule import Axis, Step
 from model.weights import read_json
+from notation import Axis, Step
 from utils.errors import UserError
 from utils.minidisc.arguments import ScheduleArguments, grid_of
 from utils.minidisc.axes import STAGES

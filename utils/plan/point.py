@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from model.schedule import Axis, Step
+from notation import Axis, Step
 from utils.plan.recorded import Metric
 
 CONFIG = "config.json"
@@ -43,7 +43,7 @@ class Point:
     """One model that could be used.
 
     Attributes:
-        axis, value: the setting of the source, as `model.schedule.Step` has it: a fraction that is gone, a number of
+        axis, value: the setting of the source, as `notation.Step` has it: a fraction that is gone, a number of
             layers, a ratio of plugins; "" and 0 for as it is saved.
         is_whole: nothing is taken away: what `x` in a budget can count from.
         metric: on the development set; None where it is unknown.

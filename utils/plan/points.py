@@ -13,8 +13,8 @@ from typing import Any
 
 from model.delta import is_delta, read_delta_edit
 from model.plugin import PluginConfig
-from model.schedule import Axis
 from model.weights import read_json
+from notation import Axis
 from utils.engine.run_files import ARGUMENTS_FILE
 from utils.errors import UserError
 from utils.minidisc.axes import STAGES

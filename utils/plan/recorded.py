@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from dataset import get_task
 from dataset.errors import DataError
-from model.schedule.axis import SCALE_TOLERANCE
 from model.weights import read_json
+from notation import SCALE_TOLERANCE
 from utils.minidisc.record import CHOICE_FILE, SCHEDULE_FILE, read_choice
 
 RESULT_FILE = "result.json"

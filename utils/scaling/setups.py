@@ -22,7 +22,8 @@ from model.pruning import places_of
 from model.pruning.surgery import attach_order
 from model.pruning.widths import removal_ranks
 from model.schedule import Sandwich
-from model.variants import VariantDistillation, get_model_type
+from model.variants import VariantDistillation
+from notation import get_model_type
 
 #: MiniDisc's default sparsities from the default --trunc_sparsity on.
 GRID = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)

@@ -6,9 +6,11 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from model.errors import ModelError
-from model.schedule.axis import SCALE_TOLERANCE
-from model.schedule.units import LETTERS, UNITS, Axis, Unit
+from notation.errors import NotationError
+from notation.units import LETTERS, UNITS, Axis, Unit
+
+#: Scales that differ by less are the same: they come from percentages and from files.
+SCALE_TOLERANCE = 1e-9
 
 _STEP = re.compile(rf"([+-]?[\d.]+(?:e[+-]?\d+)?)\s*([{''.join(LETTERS)}]?)", re.IGNORECASE)
 
@@ -62,7 +64,7 @@ def parse_step(text: str, axis: Axis | None = None) -> Step:
         axis: whose letter may be left out.
 
     Raises:
-        ModelError: it is none of these.
+        NotationError: it is none of these.
     """
     return _step(text, "" if axis is None else UNITS[axis].letter)
 
@@ -71,11 +73,11 @@ def parse_grid(text: str, axis: Axis) -> tuple[Step, ...]:
     """Scales of one axis, separated by commas, in any order; the axis' letter may be left out.
 
     Raises:
-        ModelError: one is no scale, or of another axis.
+        NotationError: one is no scale, or of another axis.
     """
     steps = tuple(_step(piece, UNITS[axis].letter, text, least=1) for piece in text.split(","))
     if other := [step for step in steps if step.axis != axis]:
-        raise ModelError(f"{other[0].text} is none of the {UNITS[axis].plural}: expected {UNITS[axis].example}.")
+        raise NotationError(f"{other[0].text} is none of the {UNITS[axis].plural}: expected {UNITS[axis].example}.")
     return tuple(dict.fromkeys(steps))
 
 
@@ -85,7 +87,7 @@ def parse_path(text: str) -> tuple[Step, ...]:
     The letter of the last step stands for those before it that have none.
 
     Raises:
-        ModelError: a step is none, the path mixes letters, or it does not go downwards in size.
+        NotationError: a step is none, the path mixes letters, or it does not go downwards in size.
     """
     pieces = [piece.strip() for piece in text.split(",")]
     letter = pieces[-1][-1:].upper()
@@ -93,9 +95,9 @@ def parse_path(text: str) -> tuple[Step, ...]:
     for before, after in pairwise(steps):
         if before.axis != after.axis:
             mixed = " and ".join(f"{unit.plural} ({unit.letter})" for unit in (before.unit, after.unit))
-            raise ModelError(f"The path {text!r} mixes {mixed}: a path has one of them.")
+            raise NotationError(f"The path {text!r} mixes {mixed}: a path has one of them.")
         if not after.is_smaller_than(before):
-            raise ModelError(
+            raise NotationError(
                 f"The path {text!r} goes from {before.text} to {after.text}: each step has to be smaller than the one "
                 f"before it, that is {after.unit.smaller}."
             )
@@ -106,12 +108,12 @@ def parse_paths(text: str) -> tuple[tuple[Step, ...], ...]:
     """Several paths, separated by `;`, that are to be compared.
 
     Raises:
-        ModelError: one is no path, or comes twice.
+        NotationError: one is no path, or comes twice.
     """
     paths = tuple(parse_path(path) for path in text.split(";"))
     for i, path in enumerate(paths):
         if path in paths[:i]:
-            raise ModelError(f"The path {','.join(step.text for step in path)} comes twice in {text!r}.")
+            raise NotationError(f"The path {','.join(step.text for step in path)} comes twice in {text!r}.")
     return paths
 
 
@@ -123,20 +125,20 @@ def _step(text: str, letter: str, path: str | None = None, least: int | None = N
     unit = LETTERS.get((match[2] or letter).upper()) if match else None
     if match is None or unit is None:
         *most, last = (known.example for known in UNITS.values())
-        raise ModelError(f"{told}{where} is no scale: expected {', '.join(most)} or {last}.")
+        raise NotationError(f"{told}{where} is no scale: expected {', '.join(most)} or {last}.")
     try:
         number = float(match[1])
     except ValueError:
-        raise ModelError(f"{told}{where} is no scale: {match[1]!r} is no number.") from None
+        raise NotationError(f"{told}{where} is no scale: {match[1]!r} is no number.") from None
     what = f"{told}{where}: {unit.example.rsplit(' such as', 1)[0]}"
     if unit.is_percent:
         if not 0 <= number < 100:
             verb = "is" if unit.axis == "sparsity" else "are"
-            raise ModelError(f"{what} {verb} from 0 to below 100 percent, found {number:g}.")
+            raise NotationError(f"{what} {verb} from 0 to below 100 percent, found {number:g}.")
         return Step(unit.axis, number / 100)
     fewest = least or unit.least
     if not fewest <= number <= _MOST or not number.is_integer():
         verb = "are" if unit.axis == "layers" else "is"
         bound = f"at most {_MOST:g}" if number > _MOST else f"at least {fewest}"
-        raise ModelError(f"{what} {verb} a whole number of {bound}, found {number:g}.")
+        raise NotationError(f"{what} {verb} a whole number of {bound}, found {number:g}.")
     return Step(unit.axis, int(number))
