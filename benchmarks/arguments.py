@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from utils.arguments import ToolParser
+from utils.arguments import MODEL, Reading, ToolParser
 from utils.engine.names import AskedForward, EngineName
 from utils.errors import UserError
 
@@ -120,9 +120,13 @@ def parse_serve_load(arguments: Sequence[str] | None = None) -> argparse.Namespa
         description="A fixed-ratio server against the dynamic one, under the same load in steps.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    made.add_argument("--model", required=True, help="directory of a fine-tuned T5")
-    made.add_argument("--plugins", nargs="+", required=True, help="as `python -m serving` takes them")
-    made.add_argument("--data_dir", dest="data", required=True, help="folder of the GLUE data")
+    made.add_argument("--model", required=True, reads=MODEL, help="directory of a fine-tuned T5")
+    made.add_argument(
+        "--plugins", nargs="+", required=True, reads=Reading(named=True), help="as `python -m serving` takes them"
+    )
+    made.add_argument(
+        "--data_dir", dest="data", required=True, reads=Reading(words=("hub",)), help="folder of the GLUE data"
+    )
     made.add_argument("--task_name", dest="task", default="sst2", help="whose validation rows are sent")
     made.add_argument(
         "--steps", type=float, nargs="+", default=[0.3, 0.6, 1.3, 0.6, 0.3], help="shares of the capacity"

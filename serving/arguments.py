@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from serving.access import is_host_pattern
-from utils.arguments import flag, out_of_range, parse
+from utils.arguments import MODEL, PLACE, Reading, flag, out_of_range, parse
 from utils.arguments.values import task_among
 from utils.engine.names import AskedForward
 from utils.errors import UserError
@@ -25,11 +25,14 @@ class ServingArguments:
 
     _argument_group_name = "server"
 
-    model: Path | None = flag(None, "Directory of a fine-tuned T5, or of a classifier (BERT or EncT5); or of its run.")
+    model: Path | None = flag(
+        None, "Directory of a fine-tuned T5, or of a classifier (BERT or EncT5); or of its run.", reads=MODEL
+    )
     plugins: list[str] = flag(
         [],
         "Compression plugins for it: DIR, or TASK=DIR for each of several tasks on one backbone.",
         action="extend",
+        reads=Reading(named=True),
     )
     task: str | None = flag(
         None,
@@ -84,7 +87,9 @@ class ServingArguments:
         "numbers.",
     )
     token_file: Path | None = flag(
-        None, "File with a token that every request has to send (Authorization: Bearer TOKEN), but for /healthz."
+        None,
+        "File with a token that every request has to send (Authorization: Bearer TOKEN), but for /healthz.",
+        reads=PLACE,
     )
     access_log: bool = flag(False, "Write one line for each request to standard error.")
     drain_seconds: float = flag(30.0, "Time to finish what waits when the server is told to end.", least=0)

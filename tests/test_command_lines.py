@@ -6,10 +6,15 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from utils.arguments import MODEL, PLACE, Parser, Reading
+from utils.arguments.reading import looking
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 ENTRY_SCRIPTS = ("train_t5.py", "general_distill.py", "task_distill.py")
@@ -101,7 +106,7 @@ REFUSED = (
     (*_TASK, "--mode", "distill", "--layer_or_sparsity", "1K"),
     (*_TASK, "--mode", "distill", "--layer_or_sparsity", "tiny"),
     (*_TASK, "--mode", "distill", "--layer_or_sparsity", "90S", "--model_type", "sparsebrt"),
-    (*_TASK, "--mode", "maxidisc", "--layer_or_sparsity_path", "80,4L"),
+    (*_TASK, "--mode", "maxidisc", "--layer_or_sparsity_path", "80S,4L"),
     (*_TASK, "--mode", "minidisc", "--axis", "layers", "--target", "0L"),
     (*_TASK, "--mode", "minidisc", "--grid", "50,sixty"),
     (*_TASK, "--mode", "minidisc", "--target_sparsity", "91"),
@@ -119,6 +124,76 @@ def test_a_value_that_cannot_be_is_one_sentence_without_the_libraries() -> None:
     for command, (code, text, errors) in zip(REFUSED, answers, strict=True):
         assert code == 2 and text == "" and errors.count("\n") == 1 and "Traceback" not in errors, (command, errors)
     assert loaded == []
+
+
+#: What is to be read, by the flag that names it, in every tool that reads something; each with the flags it needs.
+ABSENT: tuple[tuple[str, str, str], ...] = (
+    ("train_t5.py", "--data_dir --model_config --checkpoint --plugin_path", "--task_name sst2 --output_dir o"),
+    ("general_distill.py", "--pregenerated_data --valid_data --teacher_model --student_model", "--output_dir o"),
+    ("task_distill.py", "--data_dir --teacher_model --student_model", "--task_name sst2 --output_dir o"),
+    ("run_glue.py", "--data_dir --student_model", "--task_name sst2 --output_dir o --do_eval"),
+    ("data_augmentation.py", "--pretrained_bert_model --data_dir --glove_embs", "--task_name sst2"),
+    ("pregenerate_training_data.py", "--train_corpus --bert_model", "--output_dir o"),
+    ("serving", "--model --plugins --token_file", ""),
+    ("utils.cost", "--model", ""),
+    ("utils.quantize", "--model", "--output_dir o"),
+    ("utils.export", "--model --plugin_path", "--format card --output o.md"),
+    ("utils.plan", "--model --whole --backbone --data_dir", "--budget macs<=0.5x"),
+    ("utils.scaling", "--recorded", ""),
+    ("utils.report", "--dense", "."),
+    ("utils.embedded", "--extra_text", ""),
+    ("utils.studies.tucker", "--data_dir --text --backbone", ""),
+    ("utils.studies.minidisc", "--data_dir --wnut --backbone --teachers", ""),
+    ("utils.studies.axes", "--data_dir --backbone", ""),
+    ("utils.studies.variator", "--data_dir --corpus --backbone", ""),
+    ("utils.studies.composition", "--data_dir --sources", ""),
+    ("benchmarks.serve_load", "--model --plugins --data_dir", ""),
+    ("utils.convert_t5", "", "/no/such/place out"),
+    ("utils.make_corpus", "", "/no/such/place --output train.txt"),
+    ("utils.submission", "", "/no/such/place"),
+    ("utils.report", "", "/no/such/place"),
+)
+
+
+def test_what_is_not_there_is_told_with_its_flag_without_the_libraries(tmp_path: Path) -> None:
+    """All of a call's paths at once, in one line, in every script and tool; also a link that leads nowhere."""
+    (tmp_path / "link").symlink_to("nowhere")
+    commands = [
+        (tool, [*more.split(), *(word for flag in flags.split() for word in (flag, place))])
+        for place in ("/no/such/place", str(tmp_path / "link"))
+        for tool, flags, more in ABSENT
+    ]
+    answers, loaded = ask(commands)
+    for (tool, words), (code, text, errors) in zip(commands, answers, strict=True):
+        assert code == 2 and text == "" and errors.count("\n") == 1, (tool, words, errors)
+        for word, place in pairwise(words):
+            if word.startswith("--") and place.startswith("/"):
+                told = "is a link to nowhere, which does not exist" if "link" in place else "does not exist"
+                assert f"{word} {place} {told}" in errors, (tool, errors)
+        assert "does not exist" in errors or "link" in words[-1]
+    assert loaded == []
+
+
+@pytest.mark.parametrize("name", ["t5-base", "google/t5-v1_1-base", "bert-base-uncased", "a.b_c"])
+def test_names_of_the_hub_and_words_are_no_paths_where_they_are_understood(name: str, tmp_path: Path) -> None:
+    """`--teacher_model bert-base-uncased`, `--data_dir hub`, `--plugin_path none`, `--plugins TASK=DIR`."""
+    assert MODEL.problem(name) is None and PLACE.problem(name) == f"{name} does not exist"
+    assert Reading(words=("hub",)).problem("hub") is None and PLACE.problem("hub") is not None
+    assert Reading(named=True).problem(f"sst2={tmp_path}") is None
+    assert Reading(named=True).problem("sst2=/no/such") == "/no/such does not exist"
+    for wrong in ("/no/such", "a/b/c", "./t5-base", "runs/", "~/no/such/model"):
+        assert MODEL.problem(wrong) == f"{wrong} does not exist"
+
+
+def test_a_default_and_a_command_line_of_elsewhere_are_not_looked_at() -> None:
+    """Only what this process was given has to be there: not a default, nor a line that is parsed for its values."""
+    parser = Parser()
+    parser.add_argument("--data_dir", type=Path, reads=PLACE, default=Path("/no/such/default"))
+    assert parser.parse_args(["--data_dir", "/no/such"]).data_dir == Path("/no/such")
+    with looking():
+        assert parser.parse_args([]).data_dir == Path("/no/such/default")
+        with pytest.raises(UserError, match=r"^--data_dir /no/such does not exist\.$"):
+            parser.parse_args(["--data-dir", "/no/such"])
 
 
 def test_hyphens_are_understood_in_every_flag_of_every_tool(helps: dict[str, str]) -> None:

@@ -44,12 +44,13 @@ from tests.helpers_fuzz import CLEAN, fuzz
 from tests.tiny import Tiny, result_of, run
 from tests.tiny_bert import TinyBert, bert_config, edit_config, run_general, run_task, save_bert, tiny_word_pieces
 from utils import convert_t5, cost, quantize
+from utils.arguments.reading import is_hub_id
 from utils.augmentation.masked_lm import load_masked_lm
 from utils.data_augmentation import AugmentationArguments, build_augmenter
 from utils.errors import UserError
 from utils.export.source import load_source as load_exported
 from utils.loading import load_t5
-from utils.opening.places import is_hub_id, model_directory
+from utils.opening.places import model_directory
 from utils.opening.tokenizers import carry_tokenizer, open_tokenizer
 from utils.plan.load import load_source
 from utils.plan.point import Source

@@ -19,9 +19,10 @@ from model.modelcenter import config_from_modelcenter, convert_modelcenter
 from model.plugin.published import ORIGINAL_DECODER_START
 from model.pretrained import CONFIG
 from model.weights import check_finite, read_json, read_torch_file
+from utils.arguments.reading import is_hub_id
 from utils.errors import UserError
 from utils.opening.files import check_config, is_modelcenter, open_config
-from utils.opening.places import delta_directory, expanded, is_hub_id, model_directory
+from utils.opening.places import delta_directory, expanded, model_directory
 from utils.opening.tokenizers import T5_TOKENS, has_tokenizer, open_tokenizer
 from utils.opening.weights import explained, load_weights
 

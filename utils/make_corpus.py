@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from utils.arguments import Parser
+from utils.arguments import PLACE, ToolParser
 from utils.embedded.corpus import SPAN_WORDS, cut
 from utils.errors import UserError, run_as_script, writing
 from utils.hints import next_lines
@@ -69,8 +69,10 @@ def make_corpus(files: list[Path], output: Path, span_words: int = SPAN_WORDS) -
 
 def main() -> None:
     """Command line."""
-    parser = Parser(prog="python -m utils.make_corpus", description=str(__doc__).split("\n")[0])
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="plain text, one paragraph per line")
+    parser = ToolParser(prog="python -m utils.make_corpus", description=str(__doc__).split("\n")[0])
+    parser.add_argument(
+        "files", nargs="+", type=Path, reads=PLACE, metavar="FILE", help="plain text, one paragraph per line"
+    )
     parser.add_argument(
         "--output",
         type=Path,

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
 
+from utils.arguments.reading import looking
 from utils.errors import run_as_script
 from utils.installation import import_torch
 from utils.streams import protect
 
 
 def begin(parse: Callable[[], object]) -> None:
-    """Answer `--help` and flags that are refused, before the libraries load.
+    """Answer `--help`, flags that are refused and paths that are not there, before the libraries load.
 
     Then protect the standard streams; end quietly at Ctrl-C while the libraries load, and in one sentence without
     torch. `utils.errors.run_as_script` takes over from here. A handler that somebody else has set stays.
@@ -27,7 +28,7 @@ def begin(parse: Callable[[], object]) -> None:
 
     def quietly() -> None:
         try:
-            with redirect_stderr(warnings):
+            with redirect_stderr(warnings), looking():
                 parse()
         except ImportError:
             import_torch()

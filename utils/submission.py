@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset.submission import FILES, write_zip
-from utils.arguments import ToolParser
+from utils.arguments import PLACE, ToolParser
 from utils.errors import run_as_script
 from utils.outputs import guard
 
@@ -19,7 +19,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = ToolParser(prog="python -m utils.submission", description=str(__doc__).split("\n")[0])
     files = ", ".join(entry.file for entry in FILES.values())
-    parser.add_argument("folder", type=Path, metavar="DIR", help=f"the folder that holds {files}")
+    parser.add_argument("folder", type=Path, reads=PLACE, metavar="DIR", help=f"the folder that holds {files}")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the archive (default: DIR/submission.zip)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)

@@ -6,13 +6,17 @@ needs torch or Transformers, so that `--help` and a mistake are answered at once
 
 from utils.arguments.fields import as_json, flag, out_of_range, parse, spelled
 from utils.arguments.parser import HIDDEN, Parser, ToolParser
+from utils.arguments.reading import MODEL, PLACE, Reading
 from utils.arguments.shared import EvaluationArguments, OptimisationArguments, RunArguments, for_training_only
 
 __all__ = [
     "HIDDEN",
+    "MODEL",
+    "PLACE",
     "EvaluationArguments",
     "OptimisationArguments",
     "Parser",
+    "Reading",
     "RunArguments",
     "ToolParser",
     "as_json",

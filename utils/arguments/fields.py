@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from utils.arguments.parser import HIDDEN, Parser
+from utils.arguments.reading import Reading
 from utils.arguments.spellings import key
 from utils.arguments.values import number, one_of, outside, place, text, whole_number
 from utils.errors import UserError
@@ -29,6 +30,7 @@ def flag(
     below: float | None = None,
     convert: Callable[[str], Any] | None = None,
     hint: str = "",
+    reads: Reading | None = None,
     **options: Any,
 ) -> Any:
     """A dataclass field that is a flag.
@@ -41,6 +43,7 @@ def flag(
         least, most, above, below: what its number, or each of them, has to be.
         convert: from a word to a value, where the field's type does not say how.
         hint: of a whole number, what else would do for one with a fraction.
+        reads: the value is a path to read, see `utils.arguments.reading`.
         options: further ones of `add_argument`.
     """
     metadata = {
@@ -50,6 +53,7 @@ def flag(
         "bounds": {"least": least, "most": most, "above": above, "below": below},
         "convert": convert,
         "hint": hint,
+        "reads": reads,
         "options": options,
     }
     if isinstance(default, list):
@@ -187,7 +191,7 @@ def add_fields(
         told = texts.get(one.name, one.metadata["help"])
         options = {**_options(one, hints[one.name]), **one.metadata["options"]}
         options |= {"required": True} if default is MISSING else {"default": default}
-        options["help"] = _with_default(told, default)
+        options |= {"help": _with_default(told, default), "reads": one.metadata["reads"]}
         opposite = f"The opposite of {spelled(one)}." if default is True and told != HIDDEN else HIDDEN
         parser.add_argument(spelled(one), group=group, aliases=names, opposite=opposite, dest=one.name, **options)
 

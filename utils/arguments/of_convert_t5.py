@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import Parser
+from utils.arguments import MODEL, Parser
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -15,7 +15,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m utils.convert_t5",
         description="Convert a T5 between ModelCenter (the original release's library) and Hugging Face.",
     )
-    parser.add_argument("source", type=Path, help="directory to read")
+    parser.add_argument("source", type=Path, reads=MODEL, help="directory to read")
     parser.add_argument("target", type=Path, help="directory to write; must not exist")
     parser.add_argument("--to", choices=("hf", "modelcenter"), default="hf", help="default: %(default)s")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

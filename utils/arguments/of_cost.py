@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from utils.arguments import Parser
+from utils.arguments import MODEL, Parser
 from utils.engine.names import AskedForward
 
 
@@ -17,7 +17,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m utils.cost",
         description="What a saved model costs as it stands: measured, never worked out from its parts.",
     )
-    made.add_argument("--model", required=True, help="directory of a saved model, or of a run that made one")
+    made.add_argument(
+        "--model", required=True, reads=MODEL, help="directory of a saved model, or of a run that made one"
+    )
     made.add_argument("--batch", type=int, least=1, default=8, help="rows of a forward (default: %(default)s)")
     made.add_argument("--length", type=int, least=1, default=128, help="tokens of a row (default: %(default)s)")
     made.add_argument("--ratios", type=int, nargs="+", help="plugin ratios to measure (default: all that there are)")

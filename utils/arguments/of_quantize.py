@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import Parser
+from utils.arguments import MODEL, Parser
 
 #: As `model.quantization.layers.Activations`.
 ACTIVATIONS = ("float", "int8")
@@ -18,7 +18,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m utils.quantize",
         description="Round the weights of a saved model to int8, after all other edits.",
     )
-    parser.add_argument("--model", required=True, help="a saved model or the directory of a run")
+    parser.add_argument("--model", required=True, reads=MODEL, help="a saved model or the directory of a run")
     parser.add_argument("--output_dir", type=Path, required=True, help="a new directory for the rounded model")
     parser.add_argument(
         "--activations",

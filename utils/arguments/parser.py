@@ -6,9 +6,11 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.arguments.reading import Reading, is_looking, looking, problems_of
 from utils.arguments.spellings import ALIASES, key, meant
 from utils.arguments.values import bounded, is_switch_value, number, place, switch, text, whole_number
 from utils.errors import UserError, run_as_script
@@ -36,6 +38,7 @@ class Parser(argparse.ArgumentParser):
         self._also: dict[str, str] = {}  # the same of aliases
         self._switches: set[str] = set()
         self._single: set[str] = set()  # options that take one value
+        self._reads: dict[str, tuple[str, Reading]] = {}  # name of a value -> its flag, and what it may be
         self._has_positionals = False
         self._hands_over = False
         self.unproposed: set[str] = set()  # names that no mistake is meant to be
@@ -51,6 +54,7 @@ class Parser(argparse.ArgumentParser):
         least: float | None = None,
         most: float | None = None,
         above: float | None = None,
+        reads: Reading | None = None,
         **options: Any,
     ) -> argparse.Action:
         """As argparse's, with the flag shown as the first of `names`.
@@ -60,6 +64,7 @@ class Parser(argparse.ArgumentParser):
             aliases: further names, without dashes.
             opposite: help text of a switch's other form, `--no_`.
             least, most, above: what a number has to be.
+            reads: the value is a path to read, which has to be there where `reading.looking` is around.
         """
         kind = options.get("action", "store")
         if options.get("help") is not None:
@@ -75,12 +80,16 @@ class Parser(argparse.ArgumentParser):
         add: Callable[..., argparse.Action] = super().add_argument if group is None else group.add_argument
         if not names[0].startswith("-"):
             self._has_positionals = True
+            if reads is not None:
+                self._reads[names[0]] = ("", reads)
             return add(*names, **options)
         if kind == "help":
             self._flags.update({"h": "-h", "help": "--help"})
             return add(*names, **options)
         shown = f"--{key(names[0])}"
         made = add(shown, **{"dest": key(shown), **options})
+        if reads is not None:
+            self._reads[made.dest] = (shown, reads)
         for name in (*names, *aliases):
             self._flags[key(name)] = shown
         for alias in ALIASES.get(key(shown), ()):
@@ -102,13 +111,25 @@ class Parser(argparse.ArgumentParser):
         """As argparse's, except that nothing may be left.
 
         Raises:
-            UserError: a word is not understood.
+            UserError: a word is not understood, or what is to be read is not there.
         """
         words = list(sys.argv[1:] if args is None else args)
         found, rest = super().parse_known_args(self.in_one_spelling(words), namespace)
         if rest:
             raise UserError(f"Not understood: {' '.join(rest)}; --help lists all flags.")
+        if is_looking():
+            self._look_at(found)
         return found, rest
+
+    def _look_at(self, found: argparse.Namespace) -> None:
+        """Refuse paths that are not there; defaults may be."""
+        problems: list[str] = []
+        for name, (shown, reads) in self._reads.items():
+            value = getattr(found, name, None)
+            if value != self.get_default(name):
+                problems += problems_of(shown, value, reads)
+        if problems:
+            raise UserError(f"{'; '.join(problems)}.")
 
     def in_one_spelling(self, words: Sequence[str]) -> list[str]:
         """The command line with every flag spelt as it is shown, and switches without values.
@@ -193,5 +214,6 @@ class ToolParser(Parser):
     """The parser of a tool that does not run in `run_as_script` yet: a mistake ends the process with exit code 2."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's."""
-        return run_as_script(lambda: super(ToolParser, self).parse_args(args, namespace), debug=False)
+        """As argparse's; of this process's own command line, what is to be read has to be there."""
+        with looking() if args is None else nullcontext():
+            return run_as_script(lambda: super(ToolParser, self).parse_args(args, namespace), debug=False)

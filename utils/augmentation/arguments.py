@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from utils.arguments import flag, out_of_range, parse
+from utils.arguments import MODEL, PLACE, flag, out_of_range, parse
 from utils.arguments.values import LARGEST, task_among
 from utils.errors import UserError
 
@@ -35,15 +35,17 @@ class AugmentationArguments:
         MISSING,
         "Directory or hub id of a BERT with its masked-language-model head.",
         aliases=("bert_model", "model", "model_name_or_path"),
+        reads=MODEL,
     )
     glue_dir: Path = flag(
         MISSING,
         "Directory of the tasks (a folder per task: GLUE's TSV files or a saved datasets folder), or of one.",
         name="data_dir",
+        reads=PLACE,
     )
     task_name: str = flag(MISSING, "A GLUE task (CoLA, MRPC, …), conll or wnut17.", convert=task_among(()))
     glove_embs: Path | None = flag(
-        None, "GloVe text file for words of several pieces; left out: the model's own word embeddings."
+        None, "GloVe text file for words of several pieces; left out: the model's own word embeddings.", reads=PLACE
     )
     M: int = flag(15, "Most candidates per word.", least=1)
     p: float = flag(0.4, "Probability that a word with candidates is replaced.", least=0, most=1)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import ToolParser
+from utils.arguments import PLACE, ToolParser
 from utils.embedded.build import build, default_paths
 from utils.embedded.sizes import BACKBONE_SIZES
 from utils.errors import run_as_script
@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="the T5 goes to DIR/backbone/SIZE/init (default: checkpoints)",
     )  # fmt: skip
     parser.add_argument(
-        "--extra_text", type=Path, nargs="+", default=[], metavar="FILE",
+        "--extra_text", type=Path, nargs="+", default=[], metavar="FILE", reads=PLACE,
         help="more text for the tokenizer, one document per line",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, least=0, default=1, help="seed of text and weights (default: 1)")

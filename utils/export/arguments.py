@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import Parser
+from utils.arguments import MODEL, PLACE, Parser
 from utils.errors import UserError
 from utils.outputs import guard
 
@@ -20,10 +20,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m utils.export",
         description="Write a model in a form that runs without this toolkit, and check it (docs/export.md).",
     )
-    made.add_argument("--model", required=True, help="directory of a saved model, or of a run with its best one")
+    made.add_argument(
+        "--model", required=True, reads=MODEL, help="directory of a saved model, or of a run with its best one"
+    )
     made.add_argument("--format", required=True, choices=FORMATS, help="what to write")
     made.add_argument("--output", required=True, type=Path, help="the file; with --format standalone the directory")
-    made.add_argument("--plugin_path", type=Path, help="directory of plugins that were saved without the backbone")
+    made.add_argument(
+        "--plugin_path", type=Path, reads=PLACE, help="directory of plugins that were saved without the backbone"
+    )
     made.add_argument(
         "--ratio", type=int, help="of the plugins, fixed in the file (1: without); standalone begins with it"
     )

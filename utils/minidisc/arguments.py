@@ -22,6 +22,7 @@ from notation import (
 )
 from utils.arguments import flag
 from utils.errors import UserError
+from utils.opening.places import model_directory
 from utils.tucker.arguments import DecompositionArguments
 
 #: Modes of `task_distill.py` that belong to schedules whatever else is given; `distill` does with --layer_or_sparsity.
@@ -291,8 +292,6 @@ def student_folder(flags: ScheduleArguments, mode: str) -> str | None:
     given = flags.layer_or_sparsity
     if mode != "distill" or given is None or not ("/" in given or os.path.isdir(given)):
         return None
-    from utils.opening.places import model_directory  # takes the libraries with it, and most calls name a scale
-
     if os.path.isdir(given) and (Path(model_directory(given)) / "config.json").is_file():
         return given
     raise UserError(

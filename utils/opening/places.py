@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import functools
-import os
-import re
 from pathlib import Path
 
-from model.delta import is_delta
-from model.pretrained import CONFIG
+from utils.arguments.reading import absence, is_hub_id
 from utils.errors import UserError
-from utils.opening.errors import first_line
 from utils.opening.names import hub_files
 
+#: As `model.pretrained`, which takes the libraries with it.
+_CONFIG = "config.json"
 #: Where a run keeps its model; `--stage both` has a folder per stage.
 _BEST = ("best", "prediction/best")
-#: One or two parts; anything else that is not there is a path with a mistake in it.
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _HUB_TIMEOUT_S = 10.0
 
 
@@ -45,27 +41,22 @@ def expanded(path: str | Path) -> Path:
 def _directory(source: str) -> str:
     root = expanded(source)
     if root.is_dir():
-        return str(root if (root / CONFIG).is_file() else _best_in(root, CONFIG) or root)
-    if root.is_symlink() and not root.exists():
-        raise UserError(f"{source} is a link to {os.readlink(root)}, which does not exist.")
+        return str(root if (root / _CONFIG).is_file() else _best_in(root, _CONFIG) or root)
     if root.exists():
         raise UserError(f"{source} is a file: expected the folder that holds a model.")
-    if not is_hub_id(source):
-        raise UserError(f"{source} does not exist.")
+    if root.is_symlink() or not is_hub_id(source):
+        raise UserError(f"{absence(source) or f'{source} does not exist'}.")
     return hub_directory(source)
 
 
 def delta_directory(path: Path, kind: str) -> Path:
     """The folder of plugins or LoRA (`kind`): `path`, or the best of the run whose folder it is."""
+    from model.delta import is_delta  # which takes the libraries with it
+
     root = expanded(path)
     if not root.is_dir() or is_delta(root, kind):
         return root
     return next((root / name for name in _BEST if is_delta(root / name, kind)), root)
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether a text could be a name on the hub, such as `t5-base` or `google/t5-v1_1-base`."""
-    return _HUB_ID.fullmatch(source) is not None
 
 
 @functools.cache
@@ -79,6 +70,8 @@ def hub_directory(name: str) -> str:
     """
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    from utils.opening.errors import first_line
 
     try:
         info = huggingface_hub.HfApi().model_info(name, timeout=_HUB_TIMEOUT_S)

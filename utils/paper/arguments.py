@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.arguments import ToolParser
+from utils.arguments import MODEL, PLACE, ToolParser
 from utils.arguments.spellings import flag_named
 
 _BERT_TASKS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
@@ -65,14 +65,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         one.add_argument(
             "--data_dir", dest="data", required=True, help="folder of the tasks, as --data_dir of the entry scripts"
         )
-        one.add_argument("--backbone", required=True, help="directory or hub id of the pre-trained model")
+        one.add_argument("--backbone", required=True, reads=MODEL, help="directory or hub id of the pre-trained model")
         one.add_argument("--tasks", nargs="+", choices=paper.tasks, default=list(paper.tasks), help="(default: all)")
         one.add_argument("--scales", nargs="+", default=list(paper.scales), help="(default: %(default)s)")
         one.add_argument("--seeds", nargs="+", type=int, least=0, default=[1, 2, 3], help="(default: %(default)s)")
         if paper.corpus:
             one.add_argument("--text", help=paper.corpus)
         if name == "variator":
-            one.add_argument("--plugins", help="pre-trained plugins (a run's best/ or a .pkl), instead of --text")
+            one.add_argument(
+                "--plugins", reads=PLACE, help="pre-trained plugins (a run's best/ or a .pkl), instead of --text"
+            )
         one.add_argument(
             "--output_dir",
             dest="output",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from notation import Axis
-from utils.arguments import Parser
+from utils.arguments import MODEL, PLACE, Parser, Reading
 from utils.engine.names import AskedForward
 from utils.plan.budget import QUANTITIES
 
@@ -25,9 +25,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="quantities: " + "; ".join(f"{name}: {unit}" for name, unit in QUANTITIES.items()),
     )
     add = made.add_argument
-    add("--model", nargs="+", required=True, help="model directories, run directories, or folders of runs")
+    add("--model", nargs="+", required=True, reads=PLACE, help="model directories, run directories, or folders of runs")
     add("--budget", required=True, help='such as "latency_ms<=8" or "macs<=0.5x,params<=20M"; x: times the whole model')
-    add("--whole", help="the model that x counts from (default: the first of --model that nothing is taken from)")
+    add(
+        "--whole",
+        reads=MODEL,
+        help="the model that x counts from (default: the first of --model that nothing is taken from)",
+    )
     add("--batch", type=int, least=1, default=8, help="rows of the timed forward (default: 8)")
     add("--length", type=int, least=1, default=128, help="tokens of a row (default: 128)")
     add(
@@ -37,11 +41,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "without it; rank lists cuts of a decomposed BERT, layers those of one with all edits to come",
     )
     add("--grid", help="the sizes: 50,70,90 (percent that is gone) or 6,4,2 (layers); default: those of the run")
-    add("--backbone", help="what plugins that lie alone go onto (default: what their run records)")
+    add("--backbone", reads=MODEL, help="what plugins that lie alone go onto (default: what their run records)")
     add("--task_name", dest="task", help="task of --data_dir; of a bank of plugins for several tasks, the one")
     add(
         "--data_dir",
         dest="data",
+        reads=Reading(words=("hub",)),
         help="evaluate every point on the development rows in this folder instead of reading its run's files",
     )
     add("--device", choices=("cpu", "cuda"), help="where to measure (default: a GPU if there is one)")

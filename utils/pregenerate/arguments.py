@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
 
-from utils.arguments import flag, out_of_range, parse
+from utils.arguments import MODEL, PLACE, flag, out_of_range, parse
 from utils.arguments.values import LARGEST
 from utils.errors import UserError
 
@@ -33,9 +33,13 @@ class PregenerateArguments:
         MISSING,
         "Text file, or directory of them: plain text (one sentence or paragraph per line, blank lines between "
         "documents), or what wikiextractor writes, with or without --json.",
+        reads=PLACE,
     )
     bert_model: str = flag(
-        MISSING, "Directory or hub id of a BERT; only its tokenizer is used.", aliases=("model", "model_name_or_path")
+        MISSING,
+        "Directory or hub id of a BERT; only its tokenizer is used.",
+        aliases=("model", "model_name_or_path"),
+        reads=MODEL,
     )
     output_dir: Path = flag(MISSING, "Directory for epoch_N.json and epoch_N_metrics.json.")
     do_lower_case: bool = flag(False, "Make all text lower case; left out: as the tokenizer was saved.")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import ToolParser
+from utils.arguments import PLACE, ToolParser
 
 #: What the chart can show the metric against: column -> title and unit of the axis.
 AXES = {
@@ -22,7 +22,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m utils.report",
         description="Puts runs side by side, as an HTML page and as Markdown (docs/report.md).",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="a run's folder, or one of such folders")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, reads=PLACE, metavar="RUN_DIR", help="a run's folder, or one of such folders"
+    )
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="(default: %(default)s)")
     parser.add_argument("--title", default="Runs side by side", help="(default: %(default)s)")
     parser.add_argument("--metric", help="shown where it was measured (default: the one that selects)")
@@ -34,6 +36,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=Path,
         default=[],
+        reads=PLACE,
         metavar="RUN_DIR",
         help="runs of the dense models that retention is against (default: the model's own teacher)",
     )

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import ToolParser
+from utils.arguments import PLACE, ToolParser
 from utils.errors import UserError
 
 #: Keys of `utils.scaling.setups.SETUPS`.
@@ -34,7 +34,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--tokens_per_second", type=float, help="measured on one GPU for the one --setup: tokens_per_second in its log"
     )
     made.add_argument("--gmacs_per_second", type=float, help="10^9 multiply-accumulates per second of a training step")
-    made.add_argument("--recorded", type=Path, help="take the rate of the training step on this page of results")
+    made.add_argument(
+        "--recorded", type=Path, reads=PLACE, help="take the rate of the training step on this page of results"
+    )
     made.add_argument("--measure", action="store_true", help="take the rate of a small step on this machine's CPU")
     made.add_argument("--link_inside", type=float, default=300.0, help="assumed GB/s and GPU inside a machine")
     made.add_argument("--link_between", type=float, default=25.0, help="assumed GB/s and GPU between machines")

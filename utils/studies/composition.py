@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.arguments import PLACE
 from utils.errors import UserError, run_as_script
 from utils.pages import write_measured
 from utils.studies.runner import Runner, add_rows_flag, commands_block, read_result, study_parser
@@ -183,10 +184,14 @@ def main() -> None:
     """Command line."""
     parser = study_parser("composition", str(__doc__), summary=False)
     parser.add_argument(
-        "--data_dir", dest="data", type=Path, required=True, help="folder with GLUE's TSV folders (SST-2)"
+        "--data_dir", dest="data", type=Path, required=True, reads=PLACE, help="folder with GLUE's TSV folders (SST-2)"
     )
     parser.add_argument(
-        "--sources", type=Path, default=Path("outputs/results"), help="folder of the studies (default: %(default)s)"
+        "--sources",
+        type=Path,
+        reads=PLACE,
+        default=Path("outputs/results"),
+        help="folder of the studies (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, least=0, default=1, help="default: 1")
     add_rows_flag(parser, NAMES)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import ToolParser
+from utils.arguments import MODEL, PLACE, ToolParser
 from utils.errors import run_as_script
 from utils.pages import write_measured
 from utils.studies import tucker
@@ -216,15 +216,20 @@ def add_flags(parser: ToolParser, tasks: Sequence[str], default_tasks: Sequence[
     """The flags of studies whose students come from one fine-tuned BERT."""
     shown = "(default: %(default)s)"
     parser.add_argument(
-        "--data_dir", dest="data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, SST-2)"
+        "--data_dir",
+        dest="data",
+        type=Path,
+        required=True,
+        reads=PLACE,
+        help="folder with GLUE TSV folders (MRPC, SST-2)",
     )
-    parser.add_argument("--backbone", required=True, help="pre-trained BERT directory")
+    parser.add_argument("--backbone", required=True, reads=MODEL, help="pre-trained BERT directory")
     parser.add_argument("--tasks", nargs="+", choices=tasks, default=default_tasks, help=shown)
     parser.add_argument("--seeds", nargs="+", type=int, least=0, default=[1], help=shown)
     add_rows_flag(parser, rows)
     teachers = Path("outputs/results/tucker/teacher")
     told = f"the Tucker study's, which serve where they are there {shown}"
-    parser.add_argument("--teachers", type=Path, default=teachers, help=told)
+    parser.add_argument("--teachers", type=Path, reads=PLACE, default=teachers, help=told)
 
 
 def run_or_measure(study: Study, given: argparse.Namespace, names: Sequence[str]) -> None:
@@ -241,7 +246,7 @@ def run_or_measure(study: Study, given: argparse.Namespace, names: Sequence[str]
 def main() -> None:
     """Command line."""
     parser = study_parser("minidisc", str(__doc__))
-    parser.add_argument("--wnut", type=Path, required=True, help="folder of WNUT-17 (train.txt, dev.txt)")
+    parser.add_argument("--wnut", type=Path, required=True, reads=PLACE, help="folder of WNUT-17 (train.txt, dev.txt)")
     add_flags(parser, list(TEACHER), list(TEACHER), list(ROWS))
     given = parser.parse_args()
     study = Study(given.data, given.wnut, given.backbone, Runner(given.output, given.threads), given.teachers)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.tasks import get_task
+from utils.arguments import MODEL, PLACE
 from utils.errors import run_as_script
 from utils.pages import write_measured
 from utils.studies.runner import Runner, add_rows_flag, commands_block, read_result, study_parser
@@ -237,10 +238,17 @@ def main() -> None:
     """Command line."""
     parser = study_parser("tucker", str(__doc__))
     parser.add_argument(
-        "--data_dir", dest="data", type=Path, required=True, help="folder with GLUE TSV folders (MRPC, STS-B, SST-2)"
+        "--data_dir",
+        dest="data",
+        type=Path,
+        required=True,
+        reads=PLACE,
+        help="folder with GLUE TSV folders (MRPC, STS-B, SST-2)",
     )
-    parser.add_argument("--text", required=True, help="pre-generated text (python -m utils.pregenerate_training_data)")
-    parser.add_argument("--backbone", required=True, help="pre-trained BERT directory")
+    parser.add_argument(
+        "--text", required=True, reads=PLACE, help="pre-generated text (python -m utils.pregenerate_training_data)"
+    )
+    parser.add_argument("--backbone", required=True, reads=MODEL, help="pre-trained BERT directory")
     parser.add_argument("--tasks", nargs="+", default=["mrpc", "stsb", "sst2"], help="default: mrpc stsb sst2")
     parser.add_argument("--sizes", nargs="+", choices=list(RANKS), default=list(RANKS), help="default: all")
     add_rows_flag(parser, [variant.name for variant in VARIANTS])

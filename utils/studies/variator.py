@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.arguments import MODEL, PLACE
 from utils.errors import run_as_script
 from utils.pages import write_measured
 from utils.studies.runner import Runner, commands_block, spread, study_parser
@@ -225,9 +226,11 @@ def write_rows(study: Study, datasets: list[str], seeds: list[int], path: Path) 
 def main() -> None:
     """Command line."""
     parser = study_parser("variator", str(__doc__))
-    parser.add_argument("--data_dir", dest="data", required=True, help="folder with GLUE TSV folders (SST-2, MRPC)")
-    parser.add_argument("--corpus", required=True, help="folder of the pre-training corpus")
-    parser.add_argument("--backbone", required=True, help="pre-trained T5 directory")
+    parser.add_argument(
+        "--data_dir", dest="data", required=True, reads=PLACE, help="folder with GLUE TSV folders (SST-2, MRPC)"
+    )
+    parser.add_argument("--corpus", required=True, reads=PLACE, help="folder of the pre-training corpus")
+    parser.add_argument("--backbone", required=True, reads=MODEL, help="pre-trained T5 directory")
     parser.add_argument("--datasets", nargs="+", default=["sst2", "mrpc"], help="default: sst2 mrpc")
     parser.add_argument("--seeds", nargs="+", type=int, least=0, default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--residual_scale", type=float, default=10.0, help="default: %(default)s")

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.arguments import EvaluationArguments, OptimisationArguments, RunArguments, flag, out_of_range, parse
+from utils.arguments import (
+    MODEL,
+    PLACE,
+    EvaluationArguments,
+    OptimisationArguments,
+    RunArguments,
+    flag,
+    out_of_range,
+    parse,
+)
 from utils.errors import UserError
 from utils.tucker.arguments import (
     IGNORED,
@@ -31,14 +40,18 @@ class GeneralArguments:
 
     _argument_group_name = "general distillation"
 
-    pregenerated_data: Path | None = flag(None, "Folder of epoch files of python -m utils.pregenerate_training_data.")
-    teacher_model: str | None = flag(None, "A pre-trained BERT: a hub id, a directory or a run's.")
+    pregenerated_data: Path | None = flag(
+        None, "Folder of epoch files of python -m utils.pregenerate_training_data.", reads=PLACE
+    )
+    teacher_model: str | None = flag(None, "A pre-trained BERT: a hub id, a directory or a run's.", reads=MODEL)
     student_model: str | None = flag(
-        None, "The student's directory or hub id; one with a config.json alone begins with random weights."
+        None, "The student's directory or hub id; one with a config.json alone begins with random weights.", reads=MODEL
     )
     init_from_teacher: bool = flag(False, "The student begins as a copy of the teacher (instead of --student_model).")
     valid_data: Path | None = flag(
-        None, "Pre-generated data of other text, to evaluate on (default: the first batches of the training data)."
+        None,
+        "Pre-generated data of other text, to evaluate on (default: the first batches of the training data).",
+        reads=PLACE,
     )
     reduce_memory: bool = flag(False, "Map the data from files instead of holding an epoch in memory.")
 

@@ -9,8 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 from utils.arguments import (
     HIDDEN,
+    MODEL,
     EvaluationArguments,
     OptimisationArguments,
+    Reading,
     RunArguments,
     as_json,
     flag,
@@ -60,16 +62,22 @@ class TaskArguments:
 
     _argument_group_name = "task"
 
-    data_dir: str | None = flag(None, "Folder of the task: GLUE's TSV files or a saved datasets folder; or hub.")
+    data_dir: str | None = flag(
+        None, "Folder of the task: GLUE's TSV files or a saved datasets folder; or hub.", reads=Reading(words=("hub",))
+    )
     task_name: str | None = flag(
         None,
         "One of GLUE's nine tasks (mnli is evaluated and predicted on both its sets), conll or wnut17.",
         convert=name_of_task,
     )
     teacher_model: str | None = flag(
-        None, "The fine-tuned teacher: a hub id, a directory or a run's; with --mode finetune, what is fine-tuned."
+        None,
+        "The fine-tuned teacher: a hub id, a directory or a run's; with --mode finetune, what is fine-tuned.",
+        reads=MODEL,
     )
-    student_model: str | None = flag(None, "The student; with --mode evaluate and predict, the model itself.")
+    student_model: str | None = flag(
+        None, "The student; with --mode evaluate and predict, the model itself.", reads=MODEL
+    )
     mode: Literal["finetune", "distill", "sparsify", "maxidisc", "minidisc", "adapt", "evaluate", "predict"] | None = (
         flag(
             None,

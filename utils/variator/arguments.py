@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from utils.arguments import (
+    MODEL,
+    PLACE,
     EvaluationArguments,
     OptimisationArguments,
+    Reading,
     RunArguments,
     flag,
     for_training_only,
@@ -41,15 +44,16 @@ class TaskArguments:
         None,
         "Folder of the data (a saved datasets directory, GLUE TSV files, SQuAD JSON or text files), or hub.",
         name="data_dir",
+        reads=Reading(words=("hub",)),
     )
     model_config: str | None = flag(
-        None,
-        "The backbone: a Hugging Face id or directory, or a ModelCenter directory.",
+        None, "The backbone: a Hugging Face id or directory, or a ModelCenter directory.", reads=MODEL
     )
     mode: Literal["train", "valid"] = flag("train", "Train, or evaluate at every ratio and report the costs.")
     checkpoint: Path | None = flag(
         None,
         "Weights to start from: a Hugging Face directory, a LoRA directory or an original .pt checkpoint.",
+        reads=PLACE,
     )
     costs: bool = flag(True, "Measure MACs, latency and memory in --mode valid (--no_costs: metrics only).")
     max_input_length: int = flag(
@@ -87,7 +91,9 @@ class PluginArguments:
         [], "Ratios k of the plugins (default with --distil or --plugin_path: what the file has, or 4).", least=1
     )
     plugin_path: str | None = flag(
-        None, "Plugins to start from: a run's best/ directory, a published .pkl, or none for untrained ones."
+        None,
+        "Plugins to start from: a run's best/ directory, a published .pkl, or none for untrained ones.",
+        reads=Reading(words=("none",)),
     )
     task_ratio: float = flag(1.0, "Weight of the task loss in --distil task-hidden.", least=0)
     delta_tuning: bool = flag(False, "LoRA (r=16, alpha=32) on q and v of self-attention instead of the whole T5.")
