@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from metric.cost import PairedTiming, interleaved_ratio
-from utils.engine import environment
 from utils.engine.precision import choose_precision
+from utils.measured import environment
 from utils.pages import write_measured
 from utils.writing import write_json
 

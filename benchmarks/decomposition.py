@@ -25,8 +25,8 @@ from torch import Tensor
 from benchmarks.common import Settings, settings_from
 from metric.cost import interleaved_ratio
 from model.decomposition.tucker import Ranks, relative_error, tucker
-from utils.engine import environment
 from utils.errors import run_as_script
+from utils.measured import environment
 from utils.pages import write_measured
 from utils.writing import write_json
 

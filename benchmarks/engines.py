@@ -28,11 +28,11 @@ if __name__ == "__main__":
 import torch
 
 from utils.embedded.build import build, default_paths
-from utils.engine import environment
 from utils.engine.names import EngineName
 from utils.engine.precision import choose_precision
 from utils.errors import UserError, run_as_script
 from utils.installation import load_bmtrain
+from utils.measured import environment
 from utils.pages import write_measured
 
 #: What is trained, and the flags that say so.

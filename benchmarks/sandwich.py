@@ -25,8 +25,8 @@ from model.pruning import places_of
 from model.schedule import Sandwich
 from model.variants import VariantDistillation
 from notation import get_model_type
-from utils.engine import environment
 from utils.engine.optimisation import build_optimizer, trainable_parameters
+from utils.measured import environment
 from utils.pages import write_measured
 from utils.writing import to_json, write_json
 

@@ -22,19 +22,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.arguments import parse_serve_load
-
-if __name__ == "__main__":
-    from utils.startup import begin
-
-    begin(parse_serve_load)  # before the libraries load
-
 import httpx
 
+from benchmarks.arguments import parse_serve_load
 from benchmarks.serve_report import table, write_plot
-from dataset import get_task, read_glue
-from utils.engine import environment
+from dataset.glue import read_glue
+from dataset.tasks import get_task
 from utils.errors import UserError, run_as_script
+from utils.measured import environment
 from utils.pages import write_measured
 from utils.writing import to_json, write_json
 

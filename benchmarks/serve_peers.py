@@ -32,10 +32,9 @@ import httpx
 
 from benchmarks.serve_load import Body, bodies_of, schedule
 from benchmarks.serve_report import percentile
-from utils.arguments import ToolParser
-from utils.engine import environment
+from utils.arguments import MODEL, PLACE, ToolParser
 from utils.errors import UserError, run_as_script
-from utils.measured import machine
+from utils.measured import environment, machine
 from utils.writing import write_json
 
 #: Name in the table -> requirement of pip, module that serves.
@@ -347,8 +346,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="The toolkit's server beside mosec and LitServe, with the same model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    made.add_argument("--model", required=True, help="directory of a fine-tuned BERT that plain Transformers can open")
-    made.add_argument("--data_dir", dest="data", required=True, help="folder of the GLUE data")
+    made.add_argument(
+        "--model", required=True, reads=MODEL, help="directory of a fine-tuned BERT that plain Transformers can open"
+    )
+    made.add_argument("--data_dir", dest="data", required=True, reads=PLACE, help="folder of the GLUE data")
     made.add_argument("--task_name", dest="task", default="sst2", help="whose validation rows are sent")
     made.add_argument("--peers_dir", type=Path, default=Path("outputs/peers"), help="where the others are installed")
     made.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64, 256], help="clients at once")
@@ -361,6 +362,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the model, in all servers")
     made.add_argument("--seed", type=int, least=0, default=1, help="order of the rows")
     made.add_argument("--json", type=Path, help="write all that was measured to this file")
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made.parse_args(arguments)
 
 

@@ -22,6 +22,8 @@ ENTRY_SCRIPTS = ("train_t5.py", "general_distill.py", "task_distill.py")
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn", "scipy", "numpy", "tokenizers", "model")
 #: Called by another one or by a launcher, never by a user.
 INTERNAL = ("utils.export.probe", "utils.warm")
+#: The same: servers of other libraries, which `benchmarks.serve_peers` installs and starts.
+SERVERS = "benchmarks.peers."
 #: Run in a process of its own: what each command line of standard input answers, and what is loaded in the end.
 ASK = """
 import contextlib, io, json, runpy, sys, warnings
@@ -48,7 +50,7 @@ def tools() -> list[str]:
             if '\nif __name__ == "__main__":\n' in file.read_text(encoding="utf-8"):
                 parts = file.relative_to(ROOT).with_suffix("").parts
                 found.append(".".join(parts[:-1] if parts[-1] == "__main__" else parts))
-    return [name for name in found if name not in INTERNAL]
+    return [name for name in found if name not in INTERNAL and not name.startswith(SERVERS)]
 
 
 def ask(commands: list[tuple[str, list[str]]]) -> tuple[list[tuple[int, str, str]], list[str]]:
@@ -147,7 +149,9 @@ ABSENT: tuple[tuple[str, str, str], ...] = (
     ("utils.studies.axes", "--data_dir --backbone", ""),
     ("utils.studies.variator", "--data_dir --corpus --backbone", ""),
     ("utils.studies.composition", "--data_dir --sources", ""),
+    ("utils.studies.serving", "--data_dir --backbone", ""),
     ("benchmarks.serve_load", "--model --plugins --data_dir", ""),
+    ("benchmarks.serve_peers", "--model --data_dir", ""),
     ("utils.convert_t5", "", "/no/such/place out"),
     ("utils.make_corpus", "", "/no/such/place --output train.txt"),
     ("utils.submission", "", "/no/such/place"),

@@ -6,11 +6,14 @@ import os
 import platform
 from datetime import UTC, datetime
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch  # only for types: environments are told by tools that start in a moment
 
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
 #: Instruction sets as Linux calls them.
 _SETS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX"}
 
@@ -41,11 +44,17 @@ def _told(name: str) -> str:
 
 def device_name(device: torch.device) -> str:
     """`cpu`, or the GPU's name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    if device.type != "cuda":
+        return "cpu"
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def circumstances(device: torch.device, precision: str) -> dict[str, Any]:
     """JSON values beside a latency. All of one process have the same time, as they were measured one after another."""
+    import torch
+
     return {
         "at": _moment(),
         "machine": machine(),
@@ -58,3 +67,13 @@ def circumstances(device: torch.device, precision: str) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _moment() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what a result depends on."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,9 +17,8 @@ from utils.engine.run_files import ARGUMENTS_FILE, LOCK_FILE, foreign_below, is_
 from utils.engine.same_run import differences, models_in
 from utils.errors import UserError, writing
 from utils.lock import lock_directory, note_owner
+from utils.measured import environment
 from utils.writing import recover_directory, write_json
-
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "safetensors")
 
 
 class RunDirectory:
@@ -201,13 +197,3 @@ def _precision_in(recorded: Mapping[str, Any]) -> Any:
     """What a record says that `--precision` stood for."""
     arguments = recorded.get("arguments")
     return recorded.get("precision") or (arguments.get("precision") if isinstance(arguments, dict) else None)
-
-
-def environment() -> dict[str, Any]:
-    """Versions of what a result depends on."""
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }

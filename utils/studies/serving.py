@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.serve_peers import tables
 from benchmarks.serve_report import table, write_plot
+from utils.arguments import MODEL, PLACE
 from utils.errors import UserError, run_as_script
 from utils.pages import write_measured
 from utils.studies.runner import Runner, commands_block, read_result, study_parser
@@ -46,8 +47,10 @@ def _measured(runner: Runner, name: str) -> Path:
 def main() -> None:
     """Run what is missing, then write the page."""
     parser = study_parser("serving", str(__doc__), summary=False, costs=False)
-    parser.add_argument("--data_dir", dest="data", type=Path, required=True, help="folder of the GLUE data")
-    parser.add_argument("--backbone", help="directory of a pretrained BERT")
+    parser.add_argument(
+        "--data_dir", dest="data", type=Path, required=True, reads=PLACE, help="folder of the GLUE data"
+    )
+    parser.add_argument("--backbone", reads=MODEL, help="directory of a pretrained BERT")
     parser.add_argument("--seed", type=int, least=0, default=1, help="of all stages (default: %(default)s)")
     given = parser.parse_args()
     runner = Runner(given.output, given.threads)
