@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from model.backbone import family_of, spec_for
 from model.compression import EditConfig, apply_edit, delta_state, edit_from_dict, edits_of, extend_edit, join_edits
 from model.errors import ModelError
+from model.folders import check_link
 from model.weights import check_finite, read_json, read_safetensors
 
 FORMAT_VERSION = 1
@@ -124,7 +125,9 @@ def _carried(model: PreTrainedModel, kind: str) -> EditConfig | None:
 
 
 def _read_part(directory: Path, name: str, kind: str) -> tuple[EditConfig, dict[str, Any]]:
-    path = delta_files(directory, name)[1]
+    weights, path = delta_files(directory, name)
+    for file in (weights, path):
+        check_link(file, directory)
     content = read_json(path)
     if content.get("format_version") != FORMAT_VERSION:
         raise ModelError(

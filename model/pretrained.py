@@ -14,9 +14,9 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from model.errors import ModelError
+from model.folders import CONFIG, check_config_files, check_folder
 from model.weights import read_json
 
-CONFIG = "config.json"
 #: What computes attention -> the package that has it beside torch and Transformers, or None. Where that package is
 #: missing, Transformers would fetch a kernel from the hub in its place.
 ATTENTIONS = {
@@ -28,7 +28,7 @@ _KERNEL_KEYS = ("attn_implementation", "experts_implementation")
 
 
 def open_pretrained(kind: Any, directory: str | Path, **options: Any) -> Any:
-    """`kind.from_pretrained(directory, **options)`, without the code and the kernels that the folder names.
+    """`kind.from_pretrained(directory, **options)`, without the code, kernels and files elsewhere that it names.
 
     Args:
         kind: an `Auto…` class, or that of a model, config or tokenizer.
@@ -36,6 +36,7 @@ def open_pretrained(kind: Any, directory: str | Path, **options: Any) -> Any:
     Raises:
         ModelError: the folder cannot be read without them; anything else that Transformers raises comes as it is.
     """
+    check_folder(directory)
     if (path := Path(directory) / CONFIG).is_file():
         check_foreign(read_json(path), path)
     check_foreign(options, "the options")
@@ -55,8 +56,10 @@ def check_foreign(values: Mapping[str, Any], path: Path | str) -> None:
         path: where they stand.
 
     Raises:
-        ModelError: they name a kernel of a repository, or code of the folder's own for a type that is not known.
+        ModelError: they name a kernel of a repository, other files, or code of the folder's own for a type that is
+            not known.
     """
+    check_config_files(values, path)
     for key, name in _kernels(values):
         if name is None:
             continue

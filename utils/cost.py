@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from metric.cost import count_macs, latency_ms, parameter_counts, peak_memory_bytes
 from model import auto, available_ratios, edits_of, use_ratio
 from model.backbone import COMPRESSED_PREFIX, T5, family_of, spec_for
-from model.pretrained import CONFIG
+from model.folders import CONFIG
 from utils.engine.precision import PrecisionChoice, choose_precision
 from utils.errors import UserError, run_as_script
 from utils.opening.files import architecture, open_config

@@ -15,9 +15,9 @@ from transformers import AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 from model import LoraConfig, apply_edit, find_edit
 from model.backbone import T5, family_of
 from model.delta import is_delta, load_delta, load_delta_state
+from model.folders import CONFIG
 from model.modelcenter import config_from_modelcenter, convert_modelcenter
 from model.plugin.published import ORIGINAL_DECODER_START
-from model.pretrained import CONFIG
 from model.weights import check_finite, read_json, read_torch_file
 from utils.arguments.reading import is_hub_id
 from utils.errors import UserError

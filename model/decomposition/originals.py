@@ -21,7 +21,8 @@ from model.decomposition.embeddings.config import EmbeddingConfig
 from model.decomposition.stacking import StackOrder, unstack_biases
 from model.decomposition.surgery import BANK, role_slots
 from model.errors import ModelError
-from model.pretrained import CONFIG, check_foreign, new_model
+from model.folders import CONFIG, check_folder
+from model.pretrained import check_foreign, new_model
 from model.weights import read_json, read_safetensors, read_torch_file
 
 _PREFIX = "tucker_weighter."
@@ -94,6 +95,7 @@ def load_original(directory: Path, auto_class: Any, drawn: list[str] | None = No
     Raises:
         ModelError: a file is missing or damaged, or the tensors do not make a decomposed BERT.
     """
+    check_folder(directory)
     values = read_json(directory / CONFIG)
     check_foreign(values, directory / CONFIG)
     state = convert_names(_read_state(directory))

@@ -11,7 +11,8 @@ from typing import Any
 from transformers import AutoConfig, BertConfig
 
 from model.backbone import BERT, ENCT5, T5, family_of
-from model.pretrained import CONFIG, check_foreign, open_pretrained
+from model.folders import CONFIG, check_folder
+from model.pretrained import check_foreign, open_pretrained
 from model.weights import check_content, read_json
 from utils.errors import UserError
 from utils.opening.errors import loading_errors
@@ -69,6 +70,7 @@ def check_config(directory: str) -> dict[str, Any]:
             quantised by another library, needs code or kernels of others, or has parts that Transformers no longer
             builds.
     """
+    check_folder(directory)
     path = Path(directory) / CONFIG
     if not path.is_file():
         _check_link(path)
@@ -185,8 +187,6 @@ def _check_weights(path: Path) -> None:
         raise UserError(f"{path} has no 'weight_map', which says what tensor lies in which file.")
     for name in sorted({str(shard) for shard in weight_map.values()}):
         shard = path.parent / name
-        if Path(name).name != name:
-            raise UserError(f"{path} names {name!r}, which is no file beside it.")
         _check_link(shard)
         if not shard.is_file():
             raise UserError(f"{path} names {name}, which is not there.")

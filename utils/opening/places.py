@@ -9,7 +9,7 @@ from utils.arguments.reading import absence, is_hub_id
 from utils.errors import UserError
 from utils.opening.names import hub_files
 
-#: As `model.pretrained`, which takes the libraries with it.
+#: As `model.folders`, which takes the libraries with it.
 _CONFIG = "config.json"
 #: Where a run keeps its model; `--stage both` has a folder per stage.
 _BEST = ("best", "prediction/best")

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, BertTokenizerFast, T5TokenizerFast
 
+from model.folders import check_folder
 from model.pretrained import open_pretrained
 from model.weights import check_content, read_json
 from utils.errors import UserError
@@ -54,6 +55,7 @@ def open_tokenizer(
     """
     directory = model_directory(source)
     root = Path(directory)
+    check_folder(root)
     _check_files(root)
     options: dict[str, Any] = {}
     if lower_case:
