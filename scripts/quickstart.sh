@@ -6,8 +6,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/bert/common.sh"
 parse_command_line "usage: bash scripts/quickstart.sh [--dry-run] [--overwrite]
   Makes a tiny T5 and a tiny BERT with their corpus and tasks. Variator: pre-trains compression plugins for ratios
   2 and 4, fine-tunes the T5 on the sentiment task, adapts the plugins to it. Tucker: fine-tunes the BERT,
-  decomposes its encoder to about 1/29, distils it. MiniDisc: prunes the BERT by 90 %, distils it at once, over a fixed
-  assistant, and over the assistant that it chooses. Evaluates all and writes outputs/quickstart/report.md.
+  decomposes its encoder to about 1/29, distils it. MiniDisc: prunes the BERT by 90 %, distils it at once, over each
+  of three assistants in turns, and over the one that a single trial chooses. Evaluates all and writes
+  outputs/quickstart/report.md.
   What is there already is used again." 0 "$@"
 [[ ${#EXTRA[@]} -eq 0 ]] || fail "unknown flag ${EXTRA[0]}; known: --dry-run, --overwrite"
 on_one_machine quickstart.sh
@@ -95,12 +96,13 @@ if [[ " $EMBEDDED_TASKS " == *" $dataset "* ]]; then
     launch minidisc/finetuning.sh "$size" "$dataset"
     launch minidisc/sparsification.sh "$size" "$dataset"
     launch minidisc/distillation.sh "$size" "$dataset" --do_eval
-    launch minidisc/maxidisc.sh "$size" "$dataset" --do_eval
+    # The assistants among which minidisc.sh chooses, one after the other.
+    launch minidisc/maxidisc.sh "$size" "$dataset" --do_eval --layer_or_sparsity_path "60,90S;70,90S;80,90S"
     launch minidisc/minidisc.sh "$size" "$dataset" --do_eval
     unset PLAN_CONTINUES
     schedules="checkpoints/minidisc/$size/$dataset"
     GROUPS_OF_REPORT+=(--group MiniDisc "teacher=$bert/teacher" "conventional=$schedules/distillation-90S"
-        "maxidisc=$schedules/maxidisc-80-90S" "minidisc=$schedules/minidisc-90S")
+        "maxidisc=$schedules/maxidisc-60-90S-70-90S-80-90S" "minidisc=$schedules/minidisc-90S")
 fi
 
 [[ $DRY_RUN == 1 ]] || echo "$(($(date +%s%N) - begun)) total" >>"$TIMES_FILE"

@@ -183,6 +183,9 @@ def test_paths_share_what_they_have_in_common(
     assert of["50S-80S-90S"] == str(run / "50S-80S" / "best")
     schedule, values = read(run / "schedule.json"), {name: result_of(run / name)["best_value"] for name in stages}
     assert schedule["paths"] == {name: values[name] for name in ("50S-90S", "50S-80S-90S")}
+    taken = {name: result_of(run / name)["train_seconds"] for name in stages}
+    paths = {"50S-90S": ("50S", "50S-90S"), "50S-80S-90S": ("50S", "50S-80S", "50S-80S-90S")}
+    assert schedule["path_seconds"] == {path: sum(taken[name] for name in parts) for path, parts in paths.items()}
     assert result["best_value"] == max(schedule["paths"].values()) == schedule["paths"][schedule["best_path"]]
     assert_same_tensors(tensors_under(run / "best"), tensors_under(run / schedule["best_path"] / "best"))
     assert result["tokens"] == sum(result_of(run / name)["tokens"] for name in stages) > 0

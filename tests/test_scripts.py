@@ -237,6 +237,25 @@ def test_quickstart_has_the_decomposed_rows(repository: Path) -> None:
     assert report == "Tucker teacher={} distilled={} decomposed={}".format(*runs)
 
 
+def test_the_quickstarts_schedules_are_compared_at_equal_steps(repository: Path) -> None:
+    """Each distillation has the same steps, rate, batch and evaluations; MiniDisc has the assistants of MaxiDisc."""
+    assert launch(repository, "quickstart.sh").returncode == 0
+    found = [
+        [call for call in calls(repository) if f"--mode {mode} " in call]
+        for mode in ("distill", "maxidisc", "minidisc")
+    ]
+    assert [len(of) for of in found] == [1, 1, 1]
+    for name in ("--max_steps", "--lr", "--batch-size", "--eval_step", "--random-seed", "--teacher_model"):
+        assert len({flag(call, name) for (call,) in found}) == 1, name
+        assert all(call.split().count(name) == 1 for (call,) in found), name
+    _, (maxi,), (mini,) = found
+    tried = [path.split(",")[0] for path in flag(maxi, "--layer_or_sparsity_path").split(";")]
+    assert [*tried, flag(mini, "--target_sparsity")] == flag(mini, "--grid").split(",")
+    assert flag(mini, "--trunc_sparsity") == tried[0]
+    report = calls(repository)[-1]
+    assert all(f"={flag(call, '--output-path')}" in report for (call,) in found)
+
+
 def test_dry_run_of_the_quickstart_is_one_plan(repository: Path) -> None:
     """Nothing that an earlier command makes is called missing, and the backbones are made once."""
     lines = launch(repository, "quickstart.sh", "--dry-run").stdout.splitlines()

@@ -29,6 +29,7 @@ if __name__ == "__main__":
 from dataset import TASKS
 from utils.errors import UserError, run_as_script
 from utils.measured import instruction_sets, processor
+from utils.quickstart_schedules import SCHEDULES_TOLD, Schedule, Table, read_schedules, schedule_table
 from utils.report.reading import Measured, measured_model, measured_ratios
 
 _MEANING = {
@@ -38,8 +39,8 @@ _MEANING = {
     "distilled": "the fine-tuned BERT decomposed, then distilled from what it was",
     "decomposed": "control: the same decomposition, not distilled",
     "conventional": "the BERT pruned by 90 %, distilled at once from what it was",
-    "maxidisc": "the same over an assistant of 80 %",
-    "minidisc": "the same over the assistant that one trial over all sparsities chose",
+    "maxidisc": "the same over each of several assistants, one after the other, of which the best student is kept",
+    "minidisc": "the same over the assistant that one distillation of all sizes at once chose",
 }
 _COLUMNS = (
     "method",
@@ -186,34 +187,30 @@ def cells(row: Row) -> list[str]:
         "–" if found.latency_ms is None else f"{found.latency_ms:.2f}",
         "–" if found.num_params is None else f"{found.num_params:,}",
         f"{found.delta_bytes / 1e3:.1f}" if found.delta_bytes else "–",
-        f"{found.train_seconds:.0f}" if found.train_seconds else "–",
+        f"{found.train_seconds:.1f}" if found.train_seconds else "–",
     ]
 
 
-def plain_table(metric: str, rows: Sequence[Row]) -> str:
-    """The table for a terminal."""
-    lines = [[column.format(metric=metric) for column in _COLUMNS], *map(cells, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < _WORDS else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+def row_table(metric: str, rows: Sequence[Row]) -> Table:
+    """The rows as cells, below a head."""
+    return Table([[column.format(metric=metric) for column in _COLUMNS], *map(cells, rows)], _WORDS)
 
 
-def markdown(dataset: str, metric: str, rows: Sequence[Row], plot: str, times: Sequence[str] = ()) -> str:
+def markdown(
+    dataset: str,
+    metric: str,
+    rows: Sequence[Row],
+    schedules: Sequence[Schedule],
+    plot: str,
+    times: Sequence[str] = (),
+) -> str:
     """The report."""
-    header = [column.format(metric=metric) for column in _COLUMNS]
     names = dict.fromkeys(row.name for row in rows)
     return "\n".join(
         [
             f"# Quickstart: {dataset}",
             "",
-            "| " + " | ".join(header) + " |",
-            "|---" * _WORDS + "|---:" * (len(header) - _WORDS) + "|",
-            *("| " + " | ".join(cells(row)) + " |" for row in rows),
+            row_table(metric, rows).markdown(),
             "",
             f"`kept` is the share of the {metric} of the method's dense model, `saved` that of its MACs "
             "(multiply-accumulates per example at its real length). `latency` is one forward of 8 rows of the longest "
@@ -223,6 +220,7 @@ def markdown(dataset: str, metric: str, rows: Sequence[Row], plot: str, times: S
             "",
             f"![{metric} against MACs]({plot})",
             "",
+            *([SCHEDULES_TOLD, "", schedule_table(metric, schedules).markdown(), ""] if schedules else []),
             *(["What the stages of the last call took:", "", "```", *times, "```", ""] if times else []),
         ]
     )
@@ -275,7 +273,7 @@ def read_times(file: Path) -> list[str]:
 def write_report(
     dataset: str, groups: Mapping[str, Mapping[str, Path]], output: Path, times: Sequence[str] = ()
 ) -> str:
-    """Writes report.md and its plot under `output`; returns the table as text.
+    """Writes report.md and its plot under `output`; returns the tables as text.
 
     Args:
         groups: method -> name of the run -> folder of its evaluation.
@@ -285,17 +283,20 @@ def write_report(
         UserError: an evaluation is missing or of another kind.
     """
     metric = TASKS[dataset].selection_metric if dataset in TASKS else "accuracy"
-    rows = []
+    rows: list[Row] = []
+    schedules: list[Schedule] = []
     for group, runs in groups.items():
         rows += group_rows(group, {name: read_evaluation(folder, metric) for name, folder in runs.items()})
+        schedules += [found for name, folder in runs.items() for found in read_schedules(name, folder)]
     output.mkdir(parents=True, exist_ok=True)
     plot = f"{metric}-macs.png"
     draw(metric, rows, output / plot)
     report = output / "report.md"
     temporary = output / ".report.md"
-    temporary.write_text(markdown(dataset, metric, rows, plot, times), encoding="utf-8")
+    temporary.write_text(markdown(dataset, metric, rows, schedules, plot, times), encoding="utf-8")
     os.replace(temporary, report)
-    return plain_table(metric, rows)
+    tables = [row_table(metric, rows), *([schedule_table(metric, schedules)] if schedules else [])]
+    return "\n\n".join(table.plain() for table in tables)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -194,15 +194,18 @@ class ScheduleJob:
     def along_paths(self, mode: str) -> dict[str, Any]:
         """Distil along each path; each assistant is the next one's teacher, and what paths share is done once."""
         found: dict[str, float] = {}
+        seconds: dict[str, float] = {}
         for steps in steps_of(self.flags, mode):
             source = self.base(steps[0].axis)
-            for count in range(1, len(steps) + 1):
-                source = self.distil_to(steps[:count], source)
+            parts = [steps[:count] for count in range(1, len(steps) + 1)]
+            for part in parts:
+                source = self.distil_to(part, source)
             found[path_name(steps)] = self.value(path_name(steps))
+            seconds[path_name(steps)] = sum(self.value(path_name(part), "train_seconds") for part in parts)
         best = max(found, key=lambda name: found[name])
         if len(found) > 1:
             self.say("paths: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
-        self.record.paths(found, best)
+        self.record.paths(found, seconds, best)
         return self.finish(mode, self.stages.path / best / "best", {self.selection: found[best]})
 
     def distil_into(self, folder: str) -> dict[str, Any]:
@@ -325,11 +328,11 @@ class ScheduleJob:
         config = bert_trainer_config(command.bert, command.optimisation, command.evaluation, batches)
         return with_patience(config, self.flags.patience_epochs, batches)
 
-    def value(self, name: str) -> float:
-        """The selection metric that a stage reached."""
+    def value(self, name: str, key: str = "best_value") -> float:
+        """What a stage has written: the selection metric that it reached, or another number."""
         made = self.stages.made(name)
         assert made is not None
-        return float(made["best_value"])
+        return float(made[key])
 
     def evaluate(self, folder: Path) -> dict[str, float]:
         """The metrics of a saved model."""

@@ -59,15 +59,16 @@ class Record:
         self._iterations: dict[int, Choice] = {}
         self._kind: AxisKind | None = None
         self._paths: dict[str, float] = {}
+        self._path_seconds: dict[str, float] = {}
         self._best_path: str | None = None
 
     def iteration(self, number: int, choice: Choice, kind: AxisKind) -> None:
         """What an iteration of MiniDisc over an axis ended with."""
         self._iterations[number], self._kind = choice, kind
 
-    def paths(self, found: Mapping[str, float], best: str) -> None:
-        """What every path reached."""
-        self._paths, self._best_path = dict(found), best
+    def paths(self, found: Mapping[str, float], seconds: Mapping[str, float], best: str) -> None:
+        """What every path reached, and how long its distillations took, those it shares with others included."""
+        self._paths, self._path_seconds, self._best_path = dict(found), dict(seconds), best
 
     def metric_of(self, number: int, scale: float) -> float:
         """The metric of a scale in an iteration."""
@@ -84,7 +85,7 @@ class Record:
                 for number, choice in sorted(self._iterations.items())
             ]
         if self._best_path is not None:
-            values |= {"paths": self._paths, "best_path": self._best_path}
+            values |= {"paths": self._paths, "path_seconds": self._path_seconds, "best_path": self._best_path}
         write_json(folder / SCHEDULE_FILE, values)
         if self._kind is not None and len(self._iterations[min(self._iterations)].table) > 1:
             draw(self._iterations[min(self._iterations)], self._metric, self._kind, folder / PLOT_FILE)
