@@ -12,4 +12,4 @@ if __name__ == "__main__":
     begin(parse_arguments)  # before the libraries load
     from utils.data_augmentation import main
 
-    run_as_script(main, debug="--debug" in sys.argv)
+    run_as_script(main, debug="--debug" in sys.argv, goes_on=())

@@ -28,6 +28,7 @@ from model.distillation import GeneralDistillation
 from utils.arguments import as_json
 from utils.arguments.settings import runtime_for
 from utils.errors import run_as_script
+from utils.going_on import RESUME
 from utils.next_steps import after_general
 from utils.opening.tokenizers import check_one_vocabulary, has_tokenizer, open_tokenizer
 from utils.outputs import guard
@@ -125,4 +126,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_as_script(main, debug="--debug" in sys.argv)
+    run_as_script(main, debug="--debug" in sys.argv, goes_on=RESUME)

@@ -29,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     from utils.errors import run_as_script
+    from utils.going_on import RESUME
     from utils.startup import begin
     from utils.tucker.task_arguments import parse_task_arguments
 
     begin(lambda: parse_task_arguments(as_task_distill(sys.argv[1:])))  # before the libraries load
-    run_as_script(main, debug="--debug" in sys.argv)
+    run_as_script(main, debug="--debug" in sys.argv, goes_on=RESUME)

@@ -33,6 +33,7 @@ from model import current_ratio
 from model.distillation import IntermediateDistillation, PredictionDistillation, Supervised
 from utils.arguments.settings import runtime_for
 from utils.errors import run_as_script
+from utils.going_on import RESUME
 from utils.hints import next_lines
 from utils.measured import circumstances
 from utils.minidisc.arguments import selection_of
@@ -243,4 +244,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_as_script(main, debug="--debug" in sys.argv)
+    run_as_script(main, debug="--debug" in sys.argv, goes_on=RESUME)

@@ -41,6 +41,7 @@ from utils.arguments.settings import runtime_for, trainer_config
 from utils.engine import RunDirectory, Trainer
 from utils.engine.optimisation import Schedule
 from utils.errors import run_as_script
+from utils.going_on import RESUME
 from utils.hints import next_lines
 from utils.loading import Loaded, check_token, load_t5, set_dropout, write_task_file
 from utils.measured import circumstances
@@ -226,4 +227,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_as_script(main, debug="--debug" in sys.argv)
+    run_as_script(main, debug="--debug" in sys.argv, goes_on=RESUME)

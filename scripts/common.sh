@@ -25,6 +25,8 @@ say() { echo "$*"; }
 parse_command_line() {
     local usage="$1" count="$2"
     shift 2
+    # What a stage that is stopped proposes: a launcher goes on where it was. The first of several that call each other.
+    export GOES_ON_BY="${GOES_ON_BY:-$(own_command "$@")}"
     WORDS=()
     while [[ $# -gt 0 && "$1" != -* ]]; do
         WORDS+=("$1")
@@ -98,13 +100,6 @@ value_of() {
         fi
     done
     echo "$value"
-}
-
-# Words as they can be pasted into a shell.
-quoted() {
-    local shown
-    printf -v shown '%q ' "$@"
-    echo "${shown% }"
 }
 
 # A list as one argument: a line for each.

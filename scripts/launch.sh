@@ -26,6 +26,7 @@ train_t5.py | general_distill.py | task_distill.py) ;;
 *) fail "$1: unknown; known: train_t5.py general_distill.py task_distill.py" ;;
 esac
 
+export STARTED_BY="$(own_command)"
 check_places
 if [[ $DRY_RUN == 1 ]]; then
     PYTHON="${PYTHON:-python}"

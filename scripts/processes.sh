@@ -8,6 +8,27 @@ DRY_RUN=0
 NODES=1
 [[ -z "${GPUS:-}" ]] || export CUDA_VISIBLE_DEVICES="$GPUS"
 
+# A line that starts this launcher again, as it was started: with the variables below that are set, without --overwrite.
+# $@: its command line
+own_command() {
+    local word variable words=()
+    for variable in GPUS PROCESSES NUM_GPUS NNODES NODE_RANK MASTER_ADDR MASTER_PORT MODEL_DIR PREGENERATED \
+        RANKS_OF_STUDENT STUDENT QUICKSTART_DATASET PYTHON; do
+        [[ -z "${!variable:-}" ]] || printf '%s=%q ' "$variable" "${!variable}"
+    done
+    for word in bash "$0" "$@"; do
+        [[ "$word" == --overwrite ]] || words+=("$word")
+    done
+    quoted "${words[@]}"
+}
+
+# Words as they can be pasted into a shell.
+quoted() {
+    local shown
+    printf -v shown '%q ' "$@"
+    echo "${shown% }"
+}
+
 fail() {
     echo "error: $*" >&2
     exit 2

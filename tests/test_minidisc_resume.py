@@ -243,7 +243,7 @@ def test_a_signal_saves_and_names_the_stage(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", signalled)
-        with pytest.raises(Interrupted, match=r"saved step 3 in .*/iteration-1; go on with --resume"):
+        with pytest.raises(Interrupted, match=r"saved step 3 in .*/iteration-1\."):
             run_task(command(teachers, tmp_path / "run"))
     run_task(command(teachers, tmp_path / "run", "--resume"))
     assert_same_schedule(tmp_path / "run", whole)

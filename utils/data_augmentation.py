@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         file.finish()
     except KeyboardInterrupt:
         done = file.counts["rows"]
-        raise Interrupted(signal.SIGINT, f"{done:,} of {total:,} rows are kept; the same command goes on.") from None
+        raise Interrupted(signal.SIGINT, f"{done:,} of {total:,} rows are kept.") from None
     finally:
         file.close()
     print(f"made: {target} ({file.counts['rows']:,} rows and {file.counts['new']:,} new ones)")
@@ -149,4 +149,4 @@ def _augmented(
 
 
 if __name__ == "__main__":
-    run_as_script(main, debug="--debug" in sys.argv)
+    run_as_script(main, debug="--debug" in sys.argv, goes_on=())

@@ -8,13 +8,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 from dataset.errors import DataError
 from metric.errors import MetricError
 from notation.errors import NotationError
+from utils.going_on import again
 from utils.heartbeat import listen
 from utils.streams import lost_output, protect
 from utils.telling import launched_rank
@@ -126,7 +127,7 @@ def writing(what: object) -> Iterator[None]:
         raise WriteError(what, reason) from error
 
 
-def run_as_script(main: Callable[[], T], debug: bool, waits: bool = False) -> T:
+def run_as_script(main: Callable[[], T], debug: bool, waits: bool = False, goes_on: Sequence[str] | None = None) -> T:
     """Run `main`; a user's mistake or Ctrl-C ends the process with one sentence (with the traceback if `debug`).
 
     So does what the operating system refuses (a name that is too long, a full disk), and the loss of another process
@@ -134,6 +135,7 @@ def run_as_script(main: Callable[[], T], debug: bool, waits: bool = False) -> T:
 
     Args:
         waits: for others to ask it something, so that its silence needs no explanation.
+        goes_on: words with which the same command goes on where it was stopped, which is then proposed.
     """
     protect()
     heart = listen() if launched_rank() == "0" and not waits else None
@@ -149,12 +151,12 @@ def run_as_script(main: Callable[[], T], debug: bool, waits: bool = False) -> T:
         return result
     except Interrupted as stop:
         _say_goodbye(wait=True)
-        _tell(f"stopped: {stop}")
+        _tell_stop(str(stop), goes_on)
         raise SystemExit(stop.exit_code) from None
     except KeyboardInterrupt:
         if debug:
             raise
-        _tell("stopped: interrupted, nothing more was saved.")
+        _tell_stop("interrupted, nothing more was saved.", goes_on)
         raise SystemExit(128 + signal.SIGINT) from None
     except SystemExit:
         _say_goodbye(wait=False)
@@ -185,6 +187,13 @@ def _end_with(error: Exception, sentence: str, debug: bool) -> NoReturn:
 def _tell(text: str) -> None:
     """One line on standard error, though a path in it may hold line ends; an excerpt, indented below it, stays."""
     print(re.sub(r"\n(?!  )", r"\\n", text), file=sys.stderr)
+
+
+def _tell_stop(text: str, goes_on: Sequence[str] | None) -> None:
+    """That the process was asked to stop, and from the main one the command that goes on."""
+    _tell(f"stopped: {text}")
+    if launched_rank() == "0" and (line := again(goes_on)) is not None:
+        _tell(f"next: {line}")
 
 
 def _watch() -> Any:

@@ -159,9 +159,7 @@ def _interruptible(output_dir: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(
-            _SIGINT, f"complete epochs stay in {output_dir}; the same command makes the others."
-        ) from None
+        raise Interrupted(_SIGINT, f"complete epochs stay in {output_dir}.") from None
 
 
 @contextmanager
@@ -182,4 +180,4 @@ def _bar(text: str, num_bytes: int) -> Iterator[Callable[[int], object]]:
 
 
 if __name__ == "__main__":
-    run_as_script(main, debug="--debug" in sys.argv)
+    run_as_script(main, debug="--debug" in sys.argv, goes_on=())

@@ -357,7 +357,7 @@ class Trainer:
         if not saved:
             self._checkpoint()
         step, path = self.progress.step, self.directory.path
-        self.runtime.stop_together(Interrupted(number, f"saved step {step} in {path}; go on with --resume."))
+        self.runtime.stop_together(Interrupted(number, f"saved step {step} in {path}."))
 
     def _total_steps(self) -> float:
         batches = self.source.batches_per_epoch

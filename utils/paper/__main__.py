@@ -91,7 +91,7 @@ def run_paper(given: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the tool."""
     given = parse(arguments)
-    run_as_script(lambda: run_paper(given), given.debug)
+    run_as_script(lambda: run_paper(given), given.debug, goes_on=())
 
 
 if __name__ == "__main__":

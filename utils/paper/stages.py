@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import torch
 from metric.cost import latency_ms
 from utils.arguments.spellings import flag_named
 from utils.engine.precision import choose_precision
-from utils.errors import UserError
 from utils.studies.runner import Runner
 
 #: Forward passes of one row: a backward pass is worth about two.
@@ -133,13 +131,7 @@ def run(runner: Runner, stages: Sequence[Stage]) -> None:
             print(f"skipped: {stage.folder} ({number} of {len(stages)}) is done", flush=True)
             continue
         print(f"stage {number} of {len(stages)}: {stage.folder}", flush=True)
-        try:
-            runner.run(stage.folder, shlex.join(stage.words), stage.done)
-        except subprocess.CalledProcessError as error:
-            raise UserError(
-                f"The stage {stage.folder} ended with exit code {error.returncode}, for the reason above; the same "
-                "command goes on from there."
-            ) from None
+        runner.run(stage.folder, shlex.join(stage.words), stage.done)
 
 
 def plan(stages: Sequence[Stage], seconds_per_row: Callable[[int], float]) -> list[str]:

@@ -204,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_as_script(main, debug="--debug" in sys.argv)
+    run_as_script(main, debug="--debug" in sys.argv, goes_on=())

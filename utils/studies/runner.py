@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.arguments import ToolParser
+from utils.errors import UserError
+from utils.going_on import WHOLE, again
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Runner:
         """Run `command` (a script and its flags, `--output_dir folder` included) unless `folder`/`done` is there.
 
         Raises:
-            subprocess.CalledProcessError: the stage failed; it has said why.
+            UserError: the stage failed; it has said why.
+            SystemExit: it was stopped, and has said how to go on.
         """
         if (folder / done).is_file():
             return
@@ -41,15 +45,37 @@ class Runner:
         self.output.mkdir(parents=True, exist_ok=True)
         with open(self.output / "commands.txt", "a", encoding="utf-8") as log:
             log.write(shown + "\n")
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        words = shlex.split(shown)
-        subprocess.run([sys.executable, *words[1:]], check=True, env=environment)
+        whole = {WHOLE: again(()) or ""}  # what a stage that is stopped proposes
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE", **whole}
+        if code := _attended([sys.executable, *shlex.split(shown)[1:]], environment):
+            raise UserError(
+                f"The stage {folder} ended with exit code {code}, for the reason above; the same command goes on from "
+                "there."
+            )
 
     def commands(self) -> list[str]:
         """The calls that made what is there: of a stage that was run again, the last one."""
         log = self.output / "commands.txt"
         lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
         return list({_folder(line): line for line in lines if "--resume" not in line}.values())
+
+
+def _attended(words: Sequence[str], environment: Mapping[str, str]) -> int:
+    """The exit code of a command. Ctrl-C reaches it as well as us, and it saves before it ends.
+
+    Raises:
+        SystemExit: with its code, when it has ended because of that.
+    """
+    was_asked = False
+    with subprocess.Popen(words, env=dict(environment)) as process:
+        while process.returncode is None:
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                was_asked = True
+    if was_asked:
+        raise SystemExit(process.returncode or 128 + signal.SIGINT)
+    return process.returncode
 
 
 def study_parser(name: str, description: str, summary: bool = True, costs: bool = True) -> ToolParser:
