@@ -8,11 +8,10 @@ Shapes: B rows, L length.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,12 +19,13 @@ import torch
 from dataset.batches import BucketedBatches
 from dataset.classification import PairCollator, PairFeature
 from dataset.collate import Batch, Collator
+from dataset.epochs import EpochFiles, find_epochs
 from dataset.errors import DataError, shown
 from dataset.features import IGNORED, Feature
 from dataset.fingerprint import of_files
 from dataset.pregenerated_arrays import Row, build_in_memory, open_cache
 from dataset.remarks import warn_cut_rows
-from dataset.sources import listing, read_json, read_lines
+from dataset.sources import read_lines
 
 _POOL_BATCHES = 50  # as in dataset.batches: global batches that are sorted by length together
 
@@ -70,49 +70,6 @@ class PretrainingCollator:
             labels[tuple(torch.tensor(places).T)] = torch.tensor(masked)
         following = torch.tensor([int(row.is_random_next) for row in instances])
         return {**batch, "labels": labels, "next_sentence_label": following}
-
-
-class EpochFiles(NamedTuple):
-    """The files of an epoch and what its metrics say."""
-
-    instances: Path
-    metrics: Path
-    num_examples: int
-    max_seq_len: int
-
-
-def find_epochs(folder: str | Path) -> list[EpochFiles]:
-    """The epochs in a folder, from ``epoch_0.json`` on.
-
-    Raises:
-        DataError: there are none, one is missing among them, or a metrics file is missing or damaged.
-    """
-    root = Path(folder)
-    names = [path.name for path in root.iterdir()] if root.is_dir() else []
-    numbers = sorted(int(match.group(1)) for name in names if (match := re.fullmatch(r"epoch_(\d+)\.json", name)))
-    if not numbers:
-        raise DataError(f"{root}: expected epoch_0.json, epoch_1.json, … of pre-generated data, {listing(root)}")
-    if numbers != list(range(len(numbers))):
-        absent = next(number for number in range(len(numbers)) if number not in numbers)
-        raise DataError(f"{root}: there is epoch_{numbers[-1]}.json but no epoch_{absent}.json")
-    return [_epoch_files(root, number) for number in numbers]
-
-
-def _epoch_files(root: Path, number: int) -> EpochFiles:
-    instances, metrics = root / f"epoch_{number}.json", root / f"epoch_{number}_metrics.json"
-    if not metrics.is_file():
-        raise DataError(f"{metrics}: missing; it says that {instances.name} is complete and how many lines it has")
-    values = read_json(metrics)
-    num_examples, max_seq_len = (_count(values, name, metrics) for name in ("num_training_examples", "max_seq_len"))
-    return EpochFiles(instances, metrics, num_examples, max_seq_len)
-
-
-def _count(values: Any, name: str, metrics: Path) -> int:
-    found = values.get(name) if isinstance(values, dict) else None
-    if type(found) is not int or found < 0:
-        told = found if isinstance(found, int | float) else type(found).__name__
-        raise DataError(f"{metrics}: expected JSON with {name}, a whole number, found {told}")
-    return found
 
 
 class EncodedEpoch(Sequence[PretrainingFeature]):

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests import helpers_report as made
+from tests.test_command_lines import ask
 from tests.tiny import Tiny
 from tests.tiny_bert import TinyBert
-from utils.paper import claims, minidisc, stages, tucker, variator
+from utils.paper import claims, minidisc, stages, timing, tucker, variator
 from utils.paper.__main__ import main, parse, request_of, tables
 from utils.paper.arguments import GRIDS
 from utils.paper.stages import Stage, Work, plan
@@ -40,13 +41,13 @@ def words_of(paper: str, tiny: Tiny, bert: TinyBert, output: Path) -> list[str]:
     return [paper, "--data", str(bert.glue), "--backbone", str(bert.model), *text, *small]
 
 
-def test_dry_run_lists_every_stage_and_runs_none(
+def test_an_estimate_lists_every_stage_and_runs_none(
     tiny: Tiny, bert: TinyBert, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All papers: commands, an estimate in total and how it was made; nothing is written; a finished stage is done."""
+    """All papers: commands, an estimate in total and how it was made; nothing is written."""
     for paper, count in (("variator", 4), ("tucker", 5), ("minidisc", 5)):
         output = tmp_path / paper
-        main([*words_of(paper, tiny, bert, output), "--dry-run", "--length", "16", "--threads", "1"])
+        main([*words_of(paper, tiny, bert, output), "--estimate", "--length", "16", "--threads", "1"])
         told = capsys.readouterr().out
         assert len(re.findall(r"^  python (?:train_t5|general_distill|task_distill)\.py ", told, re.M)) == count, told
         assert re.search(rf"{count} stages, about [\d.]+ (seconds|minutes|hours|days) on this machine\n", told)
@@ -54,16 +55,31 @@ def test_dry_run_lists_every_stage_and_runs_none(
         assert not output.exists()
 
 
+def test_a_dry_run_lists_every_stage_without_the_libraries(tiny: Tiny, bert: TinyBert, tmp_path: Path) -> None:
+    """All papers in one process: commands and rows; neither torch nor Transformers is loaded, nothing is written."""
+    small = ("--dry-run", "--length", "16", "--epochs", "2", "--batch-size", "8")
+    papers = (("variator", 4), ("tucker", 5), ("minidisc", 5))
+    commands = [("utils.paper", [*words_of(paper, tiny, bert, tmp_path / "out"), *small]) for paper, _ in papers]
+    answers, loaded = ask(commands)
+    assert loaded == []
+    for (_, count), (code, told, errors) in zip(papers, answers, strict=True):
+        assert code in (0, None) and errors == "", errors
+        assert len(re.findall(r"^  python (?:train_t5|general_distill|task_distill)\.py ", told, re.M)) == count, told
+        assert re.search(r": [\d,]+ rows of at most 16 tokens\n", told), told
+        assert f"{count} stages; --estimate tells" in told or f"{count} stages, and 1 of unknown length" in told, told
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_slow_step_does_not_change_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first steps are not timed, and of the others the median counts."""
     durations = iter([50.0, 9.0, 2.0, 2.0, 90.0, 2.0, 1.0])
     clock = [0.0]
-    monkeypatch.setattr(stages.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "process_time", lambda: clock[0])
 
     def once() -> None:
         clock[0] += next(durations)
 
-    assert stages._seconds(once, "cpu", threads=2) == 1.0
+    assert timing._seconds(once, "cpu", threads=2) == 1.0
     assert next(durations, None) is None
 
 

@@ -11,20 +11,12 @@ resumed. docs/paper_tables.md has the recipes.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from utils.errors import run_as_script
+from utils.paper import bert, claims, minidisc, results, tucker, variator
 from utils.paper.arguments import CHANGED, parse
-
-if __name__ == "__main__":
-    from utils.startup import begin
-
-    begin(parse)  # before the libraries load
-
-from utils.arguments.spellings import flag_named
-from utils.errors import UserError, run_as_script
-from utils.paper import claims, minidisc, results, tucker, variator
 from utils.paper.stages import Request, flags, plan, run
 from utils.studies.runner import Runner
 
@@ -32,15 +24,8 @@ PAPERS: dict[str, ModuleType] = {"variator": variator, "tucker": tucker, "minidi
 
 
 def request_of(given: argparse.Namespace) -> Request:
-    """What the flags ask for.
-
-    Raises:
-        UserError: a number cannot be.
-    """
+    """What the flags ask for."""
     changed = {flag: getattr(given, flag.replace("-", "_")) for flag in CHANGED}
-    for flag, value in {**changed, "threads": given.threads}.items():
-        if value is not None and value < 1:
-            raise UserError(f"{flag_named(flag.replace('-', '_'))} must be at least 1, found {value}.")
     return Request(
         given.data,
         given.backbone,
@@ -81,8 +66,15 @@ def run_paper(given: argparse.Namespace) -> None:
     request, paper = request_of(given), PAPERS[given.paper]
     if not given.report:
         stages = paper.stages(request)
+        if paper is not variator:  # a T5 reads rows of any length
+            bert.check_lengths(request.backbone, stages)
+        if given.estimate:
+            from utils.paper.timing import METHOD, timer
+
+            print("\n".join([*plan(stages, timer(given.paper, request.backbone, given.threads)), METHOD]))
+            return
         if given.dry_run:
-            print("\n".join(plan(stages, paper.timer(request.backbone, given.threads))))
+            print("\n".join(plan(stages)))
             return
         run(Runner(request.output, given.threads), stages)
     print("\n".join(tables(given.paper, request)), flush=True)
@@ -95,4 +87,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -82,12 +82,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             default=Path("outputs/paper") / name,
             help="(default: %(default)s)",
         )
-        one.add_argument("--threads", type=int, default=2, help="CPU threads of a stage (default: %(default)s)")
-        one.add_argument("--dry_run", action="store_true", help="list the stages and about how long they take here")
+        one.add_argument(
+            "--threads", type=int, least=1, default=2, help="CPU threads of a stage (default: %(default)s)"
+        )
+        one.add_argument("--dry_run", action="store_true", help="list the stages and what they train on")
+        one.add_argument(
+            "--estimate", action="store_true", help="list them with about how long they take here, which is timed"
+        )
         one.add_argument("--report", action="store_true", help="only print the tables of what is there")
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")
         recipe = one.add_argument_group("instead of the recipe's (the table is then no longer the paper's)")
         for field, text in CHANGED.items():
             name = field.replace("-", "_")
-            one.add_argument(flag_named(name), group=recipe, dest=name, type=int, help=text)
+            one.add_argument(flag_named(name), group=recipe, dest=name, type=int, least=1, help=text)
     return parser.parse_args(arguments)

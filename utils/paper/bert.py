@@ -1,24 +1,24 @@
-"""What the grids of Tucker and MiniDisc share: calls of `task_distill.py`, and how long a BERT takes."""
+"""What the grids of Tucker and MiniDisc share: calls of `task_distill.py`, and the backbone's sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForSequenceClassification
-
-from dataset import DataError, get_task, read_glue
-from model.pretrained import new_model
+from dataset.errors import DataError
+from dataset.glue import read_glue
+from dataset.sources import read_json
+from dataset.tasks import get_task
 from utils.errors import UserError
-from utils.opening.files import open_config
-from utils.opening.places import model_directory
-from utils.paper.stages import Request, Stage, Work, flags, rows_of, time_training
+from utils.opening.places import expanded, model_directory
+from utils.paper.stages import Request, Stage, Work, flags, rows_of
 from utils.tucker.defaults import Stage as StageName
 from utils.tucker.defaults import stage_defaults
 
 _DONE = "evaluation.json"
+_SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size")
 
 
 def recipe(task: str, stage: StageName) -> dict[str, Any]:
@@ -57,36 +57,30 @@ def count(task: str, data: str) -> int | None:
         return None
 
 
-def config_of(backbone: str) -> Any:
-    """The backbone's config.json.
+def sizes_of(backbone: str) -> dict[str, int]:
+    """The whole numbers in the backbone's config.json.
 
     Raises:
-        UserError, ModelError: it is not there, or cannot be used.
+        UserError, DataError: it is not there, is damaged, or lacks a BERT's sizes.
     """
-    return open_config(model_directory(backbone))
+    values = read_json(Path(model_directory(backbone)) / "config.json")
+    found = {name: value for name, value in values.items() if type(value) is int} if isinstance(values, dict) else {}
+    if missing := [name for name in _SIZES if name not in found]:
+        raise UserError(f"--backbone {backbone}: its config.json has no {missing[0]}, as that of a BERT has.")
+    return found
 
 
-def timer(backbone: str, threads: int) -> Callable[[int], float]:
-    """Seconds per row and length of training a BERT of the backbone's sizes; random weights take as long as others.
+def check_lengths(backbone: str, stages: Sequence[Stage]) -> None:
+    """Refuse rows that are longer than a backbone on this machine can read.
 
     Raises:
-        UserError, ModelError: the backbone is not there; of what it gives, if a length is beyond the backbone's
-            positions.
+        UserError: a stage has some.
     """
-    config = config_of(backbone)
-
-    def step(model: Any, ids: torch.Tensor) -> torch.Tensor:
-        loss: torch.Tensor = model(input_ids=ids).logits.float().square().mean()
-        return loss
-
-    timed = time_training(new_model(AutoModelForSequenceClassification, config), step, threads)
-
-    def seconds(length: int) -> float:
-        if length > config.max_position_embeddings:
-            raise UserError(
-                f"--max_seq_length: inputs of {length} tokens are longer than the {config.max_position_embeddings} "
-                f"positions of --backbone {backbone}: give at most as many."
-            )
-        return timed(length)
-
-    return seconds
+    if not expanded(backbone).is_dir():  # of the hub: its own scripts look at what they have fetched
+        return
+    positions = sizes_of(backbone).get("max_position_embeddings", math.inf)
+    if longer := [stage.work.length for stage in stages if stage.work and stage.work.length > positions]:
+        raise UserError(
+            f"--max_seq_length: inputs of {longer[0]} tokens are longer than the {positions} positions of --backbone "
+            f"{backbone}: give at most as many."
+        )

@@ -14,7 +14,6 @@ from utils.paper import bert
 from utils.paper.results import Reached, pair, read_model
 from utils.paper.stages import FORWARD, TRAINED, Request, Stage
 
-timer = bert.timer
 #: Sparsities of assistants, in percent.
 _GRID = (50, 60, 70, 80, 85, 90, 95)
 _SCHEDULES = ("conventional", "MaxiDisc", "MiniDisc")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from utils.report.reading import Measured, is_run, metric_of, read_run
 from utils.studies.runner import spread
+
+if TYPE_CHECKING:
+    from utils.report.reading import Measured
 
 HEAD = ("task", "model", "metric", "dense", "ours", "kept", "n")
 
 
 #: A model that was read: name and value of its metric, and what else was measured.
-Found = tuple[str, float, Measured]
+Found = tuple[str, float, "Measured"]
 
 
 class Reached(NamedTuple):
@@ -36,6 +38,8 @@ def read_model(folder: Path, ratio: int | None = None) -> Found | None:
     Args:
         ratio: of the plugins, where there are several.
     """
+    from utils.report.reading import is_run, metric_of, read_run  # which takes the libraries with it
+
     if not is_run(folder):
         return None
     run = read_run(folder)

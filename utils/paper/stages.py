@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import math
 import shlex
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from metric.cost import latency_ms
 from utils.arguments.spellings import flag_named
-from utils.engine.precision import choose_precision
 from utils.studies.runner import Runner
 
 #: Forward passes of one row: a backward pass is worth about two.
 FORWARD, TRAINED = 1 / 3, 1.0
-#: The loss of a model on token ids.
-Loss = Callable[[Any, torch.Tensor], torch.Tensor]
-#: Rows of the timed step.
-_TIMED_ROWS = 2
-#: Steps that are run untimed, and those whose median counts: a single one can be several times too slow.
-_WARMUP, _REPEATS = 2, 5
-#: How the estimate comes about, for whoever reads it.
-METHOD = (
-    f"Estimate: a forward and backward pass of the backbone on {_TIMED_ROWS} rows of full length, the median of "
-    f"{_REPEATS} timed here (on a CPU as if nothing else ran), times the rows of a stage; a teacher's forward pass "
-    "counts a third of that, each sparsity of a sandwich once. Compressed models count as dense and "
-    "short rows as long ones, so that it is rather too much; loading and evaluation are left out. With several GPUs, "
-    "divide by their number."
-)
 
 
 class Work(NamedTuple):
@@ -134,8 +114,8 @@ def run(runner: Runner, stages: Sequence[Stage]) -> None:
         runner.run(stage.folder, shlex.join(stage.words), stage.done)
 
 
-def plan(stages: Sequence[Stage], seconds_per_row: Callable[[int], float]) -> list[str]:
-    """What `--dry_run` prints: every stage with its estimate, and their sum.
+def plan(stages: Sequence[Stage], seconds_per_row: Callable[[int], float] | None = None) -> list[str]:
+    """What `--dry_run` prints: every stage with what it trains on; with `--estimate` its time, and their sum.
 
     Args:
         seconds_per_row: of training the backbone, by length.
@@ -148,12 +128,16 @@ def plan(stages: Sequence[Stage], seconds_per_row: Callable[[int], float]) -> li
             told = "an evaluation"
         elif stage.work.rows is None:
             told, unknown = "unknown: its data are not there", unknown + 1
+        elif seconds_per_row is None:
+            told = f"{stage.work.rows:,} rows of at most {stage.work.length} tokens"
         else:
             seconds = stage.work.rows * stage.work.passes * seconds_per_row(stage.work.length)
             told, total = f"about {duration(seconds)}", total + seconds
         lines += [f"{stage.folder}: {told}", f"  python {shlex.join(stage.words)}"]
     more = f", and {unknown} of unknown length" if unknown else ""
-    return [*lines, f"{len(stages)} stages, about {duration(total)} on this machine{more}", METHOD]
+    if seconds_per_row is None:
+        return [*lines, f"{len(stages)} stages{more}; --estimate tells about how long they take on this machine"]
+    return [*lines, f"{len(stages)} stages, about {duration(total)} on this machine{more}"]
 
 
 def duration(seconds: float) -> str:
@@ -162,51 +146,3 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.1f} seconds"
-
-
-def time_training(
-    model: Any, step: Callable[[Any, torch.Tensor], torch.Tensor], threads: int
-) -> Callable[[int], float]:
-    """Seconds that a row of some length takes forward and backward on this machine, each length timed once.
-
-    In the precision that `--precision auto` stands for.
-
-    Args:
-        step: the loss of a model on ids (rows, length).
-    """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device).train()
-    known: dict[int, float] = {}
-    in_bf16 = choose_precision("auto", device).precision == "bf16"
-
-    def timed(length: int) -> float:
-        if length not in known:
-            ids = torch.ones((_TIMED_ROWS, length), dtype=torch.int64, device=device)
-
-            def once() -> None:
-                with torch.autocast(device, torch.bfloat16, enabled=in_bf16):
-                    loss = step(model, ids)
-                loss.backward()
-                model.zero_grad()
-
-            before = torch.get_num_threads()
-            torch.set_num_threads(threads)
-            try:
-                known[length] = _seconds(once, device, threads) / _TIMED_ROWS
-            finally:
-                torch.set_num_threads(before)
-        return known[length]
-
-    return timed
-
-
-def _seconds(once: Callable[[], None], device: str, threads: int) -> float:
-    """Median of several calls after untimed ones; on a CPU by processor time, which other programs lengthen little."""
-    if device != "cpu":
-        return latency_ms(once, warmup=_WARMUP, repeats=_REPEATS, device=device).p50_ms / 1e3
-    times = []
-    for _ in range(_WARMUP + _REPEATS):
-        start = time.process_time()
-        once()
-        times.append(time.process_time() - start)
-    return statistics.median(times[_WARMUP:]) / threads

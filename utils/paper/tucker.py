@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dataset import DataError
-from dataset.pregenerated import find_epochs
+from dataset.epochs import find_epochs
+from dataset.errors import DataError
 from utils.errors import UserError
 from utils.paper import bert
 from utils.paper.arguments import GRIDS
 from utils.paper.results import Reached, kept, over, pair, read_model, times
 from utils.paper.stages import FORWARD, TRAINED, Request, Stage, Work, flags, rows_of
 
-timer = bert.timer
 #: Size -> ranks as shares: of the number of blocks, and of the width. Of BERT-base 72-384-384, as published, and
 #: 36-200-200, which give 1/48 here (docs/tucker.md); its published ranks are not known.
 RANKS: Mapping[str, tuple[float, float]] = {"1/7": (1 / 2, 1 / 2), "1/48": (1 / 4, 200 / 768)}
@@ -55,11 +54,9 @@ def stages(request: Request) -> list[Stage]:
 
 def ranks_of(backbone: str, scale: str) -> dict[str, int]:
     """The ranks of a size for a backbone, by flag."""
-    config = bert.config_of(backbone)
-    width, blocks = (
-        config.hidden_size,
-        config.num_hidden_layers * (4 + 2 * config.intermediate_size // config.hidden_size),
-    )
+    sizes = bert.sizes_of(backbone)
+    width = sizes["hidden_size"]
+    blocks = sizes["num_hidden_layers"] * (4 + 2 * sizes["intermediate_size"] // width)
     of_blocks, of_width = RANKS[scale]
     rank = max(1, round(of_width * width))
     return {"rank_layer": max(1, round(of_blocks * blocks)), "rank_condim": rank, "rank_dim": rank}

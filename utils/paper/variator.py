@@ -6,17 +6,17 @@ GPUs), as in scripts/settings.sh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dataset import DataError, get_task, read_glue, read_squad
+from dataset.errors import DataError
+from dataset.glue import read_glue
+from dataset.squad import read_squad
+from dataset.tasks import get_task
 from utils.errors import UserError
-from utils.loading import load_t5
 from utils.paper.results import Reached, kept, over, pair, read_model
-from utils.paper.stages import FORWARD, TRAINED, Request, Stage, Work, flags, rows_of, time_training
+from utils.paper.stages import FORWARD, TRAINED, Request, Stage, Work, flags, rows_of
 
 _LENGTH = {"mnli": 256, "qqp": 256, "rte": 256, "sst2": 96, "mrpc": 96, "qnli": 356, "squad": 512}
 _VALID_STEP = {"mnli": 2000, "rte": -1, "squad": 100}
@@ -143,13 +143,3 @@ def measured(found: Sequence[Reached]) -> dict[str, list[float]]:
         return 1 - ours / dense if dense and ours else None
 
     return {name: over(found, "k=4", of) for name, of in (("drop", drop), ("added", added), ("saved", saved))}
-
-
-def timer(backbone: str, threads: int) -> Callable[[int], float]:
-    """Seconds per row and length of training the backbone."""
-
-    def step(model: Any, ids: torch.Tensor) -> torch.Tensor:
-        loss: torch.Tensor = model(input_ids=ids, labels=ids[:, :2].contiguous()).loss
-        return loss
-
-    return time_training(load_t5(backbone, None).model, step, threads)
