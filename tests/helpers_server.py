@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,6 +24,12 @@ class Server(ThreadingHTTPServer):
         self.ranges: list[str | None] = []
         self.paths: list[str] = []
         self.elsewhere: str | None = None
+        #: More headers of its answers, what it was sent, and seconds that it takes over each.
+        self.headers: dict[str, str] = {}
+        self.received: list[dict[str, str]] = []
+        self.pause_s = 0.0
+        self.announces = True  # how long what it sends is
+        self.once = False  # leads elsewhere at the first request alone
 
     @property
     def url(self) -> str:
@@ -37,10 +45,19 @@ class Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         server.ranges.append(wanted)
         server.paths.append(self.path)
+        server.received.append(dict(self.headers))
+        time.sleep(server.pause_s)
         if server.elsewhere:
+            elsewhere, server.elsewhere = server.elsewhere, None if server.once else server.elsewhere
             self.send_response(302)
-            self.send_header("Location", server.elsewhere)
+            self.send_header("Location", elsewhere)
+            for name, value in server.headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if server.status < 300 and server.status != 200:
+            self.send_response(server.status)
             self.end_headers()
             return
         if server.status != 200:
@@ -54,10 +71,14 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         self.send_header("Content-Type", server.content_type)
-        self.send_header("Content-Length", str(len(body)))
+        if server.announces:
+            self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", server.etag)
+        for name, value in server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
+        with suppress(ConnectionError):  # whoever asked has left
+            self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -14,8 +14,9 @@ import pytest
 
 from tests.helpers_server import CONTENT, Server
 from utils import download, save_data
-from utils.download import fetch, unpack
+from utils.archives import unpack
 from utils.errors import UserError
+from utils.fetching import fetch
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from dataset.submission import FILES, write_predictions
-from utils.download import fetch
 from utils.embedded.build import make_once
 from utils.engine import RunDirectory
 from utils.engine.run_files import RUN_FOLDERS
 from utils.errors import UserError
+from utils.fetching import fetch
 from utils.lock import release_all
 from utils.outputs import COMMANDS, REPORT_MARK, guard
 from utils.plan.commit import check_target

@@ -19,8 +19,8 @@ from tests.helpers_decomposition import tiny_config
 from tests.helpers_security import findings_in, findings_in_shell
 from tests.helpers_server import CONTENT, Server
 from tests.tiny import backbone
-from utils.download import fetch
 from utils.errors import UserError, user_errors
+from utils.fetching import fetch
 from utils.loading import load_t5
 from utils.tucker.loading import load_classifier
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: File -> the rules that it is there for, as it does what they forbid everywhere else and is tested below; or the one
 #: thing of a rule that it may do.
 ALLOWED = {
-    "utils/download.py": {"address"},
+    "utils/fetching.py": {"address"},
     "utils/archives.py": {"archive"},
     "benchmarks/serve_load.py": {"address"},  # asks the server that it has started, at 127.0.0.1
     "benchmarks/serve_peers.py": {"address"},  # likewise

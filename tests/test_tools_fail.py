@@ -18,7 +18,7 @@ import pytest
 
 import train_t5
 from tests.tiny import Tiny, run
-from utils import download, hints, make_corpus, save_data
+from utils import download, fetching, hints, make_corpus, save_data
 from utils.errors import UserError, run_as_script
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,8 +78,8 @@ def test_a_connection_that_fails_while_reading_is_tried_again(tmp_path: Path, mo
         def read1(self, _: int) -> bytes:
             raise OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
 
-    with pytest.raises(download._Broken, match="No route to host"):
-        download._read(Unreachable())  # type: ignore[arg-type]
+    with pytest.raises(fetching._Broken, match="No route to host"):
+        fetching._read(Unreachable())  # type: ignore[arg-type]
 
 
 def test_unpacking_onto_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from dataset.errors import DataError
 from metric.errors import MetricError
 from notation.errors import NotationError
+from utils.addresses import without_secrets
 from utils.going_on import again
 from utils.heartbeat import listen
 from utils.streams import lost_output, protect
@@ -186,7 +187,7 @@ def _end_with(error: Exception, sentence: str, debug: bool) -> NoReturn:
 
 def _tell(text: str) -> None:
     """One line on standard error, though a path in it may hold line ends; an excerpt, indented below it, stays."""
-    print(re.sub(r"\n(?!  )", r"\\n", text), file=sys.stderr)
+    print(re.sub(r"\n(?!  )", r"\\n", without_secrets(text)), file=sys.stderr)
 
 
 def _tell_stop(text: str, goes_on: Sequence[str] | None) -> None:

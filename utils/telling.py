@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from utils.addresses import without_secrets
+
 #: Where launchers say which process this is.
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 _told: set[str] = set()
@@ -26,6 +28,7 @@ def warn(line: str) -> None:
 
 
 def _print(line: str, error: bool) -> None:
+    line = without_secrets(line)
     if launched_rank() != "0" or line in _told:
         return
     _told.add(line)

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from utils.addresses import without_secrets
 from utils.errors import writing
 from utils.heartbeat import SILENCE_S
 from utils.writing import to_json
@@ -65,6 +66,7 @@ class RunLog:
         """One line for the user, kept in log.log."""
         if not self._active:
             return
+        text = without_secrets(text)
         self._said_at = self._clock()
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)

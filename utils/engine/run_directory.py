@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from model.errors import ModelError
 from model.weights import read_json
+from utils.addresses import as_recorded
 from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
 from utils.engine.data_record import DATA_FILE, Fingerprints, check_data
 from utils.engine.precision import Precision
@@ -26,7 +27,8 @@ class RunDirectory:
 
     Args:
         path: the directory; made if it is not there.
-        arguments: JSON values of the run's arguments, written beside the weights with versions and seed.
+        arguments: JSON values of the run's arguments, written beside the weights with versions and seed; addresses in
+            them without passwords and tokens.
         resume: go on where the newest checkpoint stands; `"auto"`: the newest that is whole.
         overwrite: delete what an earlier run left here.
         write: whether this process writes (one of all does).
@@ -53,6 +55,7 @@ class RunDirectory:
         allow_changed_data: bool = False,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
+        arguments = as_recorded(arguments)
         self._facts = dict(facts or {})
         self.path, self._world_size, self._allow_changed_data = path, world_size, allow_changed_data
         self.remarks: list[str] = []
