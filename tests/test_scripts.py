@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -412,9 +411,7 @@ def test_a_stopped_launcher_lets_its_command_save(
     (repository / "stand-in").write_text(_SAVING.replace("ENDS", ends))
     keep = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     command = ["bash", str(repository / "scripts" / words[0]), *words[1:]]
-    # Whoever starts the tests in the background has SIGINT ignored, which children inherit.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    started = subprocess.Popen(command, env={**keep, "NUM_GPUS": "0"}, start_new_session=True, preexec_fn=heard)
+    started = subprocess.Popen(command, env={**keep, "NUM_GPUS": "0"}, start_new_session=True)
     try:
         while not calls(repository) and started.poll() is None:
             time.sleep(0.01)

@@ -110,22 +110,24 @@ def test_a_drain_in_time_answers_all(run: Callable[..., Running]) -> None:
 
 
 def test_health_fails_before_connections_are_refused(run: Callable[..., Running]) -> None:
-    """For the time of the delay requests are still answered, so that a load balancer loses none; then it ends."""
-    one = run(drain_s=5.0, delay_s=1.0)
+    """For the time of the delay requests are still answered, so that a load balancer loses none.
+
+    A second signal ends the delay: who does not want to wait an hour says so again.
+    """
+    one = run(drain_s=5.0, delay_s=3600.0)
     one.predictor.gate.set()
     assert (one.health(), one.post("a")) == (200, 200)
     one.signal()
     assert (one.health(), one.post("a"), one.health()) == (503, 200, 503)
+    one.signal()
     until(lambda: one.is_over)
     assert one.engine.stop(10.0)
 
 
-def test_a_second_signal_ends_the_delay(run: Callable[..., Running]) -> None:
-    """Who does not want to wait an hour says so again."""
-    one = run(drain_s=5.0, delay_s=3600.0)
+def test_the_delay_comes_to_an_end(run: Callable[..., Running]) -> None:
+    """Without a second signal too."""
+    one = run(drain_s=5.0, delay_s=0.2)
     one.predictor.gate.set()
-    one.signal()
-    assert one.health() == 503
     one.signal()
     until(lambda: one.is_over)
     assert one.engine.stop(10.0)

@@ -82,11 +82,7 @@ def test_modules_run_by_their_names(served: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_is_heard_once_and_waited_for(served: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "script.py").write_text(_WAITING)
-    caller = subprocess.Popen(
-        words_of(served, "script.py"),
-        cwd=tmp_path,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a job in the background ignores SIGINT
-    )
+    caller = subprocess.Popen(words_of(served, "script.py"), cwd=tmp_path)
     until((tmp_path / "begun.txt").exists)
     caller.send_signal(number)
     assert caller.wait(timeout=30) == 70 + number
