@@ -196,16 +196,20 @@ class Stored:
         (Path(path) / "name").write_text(self.name, encoding="utf-8")
 
 
+def unasked(*_: object) -> None:
+    """A hub that says of no revision what it is."""
+
+
 def test_every_dataset_is_saved_once_where_it_is_looked_for(tmp_path: Path) -> None:
     """All nine GLUE tasks and SQuAD, each asked for once; a second run asks for none."""
     asked: list[tuple[str, str | None]] = []
 
-    def load(repository: str, configuration: str | None) -> Stored:
+    def load(repository: str, configuration: str | None, _: str | None) -> Stored:
         asked.append((repository, configuration))
         return Stored(configuration or repository)
 
     for _ in range(2):
-        save_data.save(save_data.NAMES, tmp_path, load, quiet)
+        save_data.save(save_data.NAMES, tmp_path, load, quiet, unasked)
     assert asked == [*(("nyu-mll/glue", name) for name in save_data.GLUE_NAMES), ("rajpurkar/squad", None)]
     assert len(set(asked)) == 10
     assert (tmp_path / "glue" / "mnli" / "name").read_text(encoding="utf-8") == "mnli"
@@ -216,7 +220,9 @@ def test_every_dataset_is_saved_once_where_it_is_looked_for(tmp_path: Path) -> N
 def test_only_chooses(tmp_path: Path) -> None:
     """--only saves what it names and nothing else."""
     save_data.main(
-        ["--only", "squad", "rte", "--data-path", str(tmp_path)], lambda repository, name: Stored(name or "squad")
+        ["--only", "squad", "rte", "--data-path", str(tmp_path)],
+        lambda repository, name, _: Stored(name or "squad"),
+        unasked,
     )
     assert sorted(path.name for path in (tmp_path / "glue").iterdir()) == ["rte"]
     assert (tmp_path / "SQuAD").is_dir()
@@ -225,11 +231,11 @@ def test_only_chooses(tmp_path: Path) -> None:
 def test_without_network_one_sentence_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, the dataset and the reason, no traceback and no half-made folder."""
 
-    def load(repository: str, configuration: str | None) -> Stored:
+    def load(repository: str, configuration: str | None, _: str | None) -> Stored:
         raise ConnectionError("no route\nto host")
 
     with pytest.raises(SystemExit) as stopped:
-        save_data.main(["--only", "mrpc", "--data-path", str(tmp_path)], load)
+        save_data.main(["--only", "mrpc", "--data-path", str(tmp_path)], load, unasked)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: mrpc: could not load nyu-mll/glue") and "no route to host" in error

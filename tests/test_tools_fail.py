@@ -103,7 +103,7 @@ def test_unpacking_onto_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_saving_datasets_onto_a_full_disk(load: Callable[..., Any], told: str, tmp_path: Path) -> None:
     """The folder of the data or the hub's cache is full: no half folder stays."""
     with pytest.raises(UserError, match=told):
-        save_data.save(["rte"], tmp_path, load, quiet)
+        save_data.save(["rte"], tmp_path, load, quiet, lambda *_: None)
     assert not list(tmp_path.rglob("*rte*"))
 
 
@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_made(folder: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Could not write .*file"):
         make_corpus.make_corpus([tmp_path / "text.txt"], tmp_path / folder / "train.txt")
     with pytest.raises(UserError, match=r"Could not write .*file"):
-        save_data.save(["rte"], tmp_path / folder, unwritable_dataset, quiet)
+        save_data.save(["rte"], tmp_path / folder, unwritable_dataset, quiet, lambda *_: None)
 
 
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_interrupted_before_training_starts(
 def test_interrupted_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same for a tool in the middle of its work."""
     with pytest.raises(SystemExit) as stop:
-        save_data.main(["--only", "rte", "--data-path", str(tmp_path)], interrupt)
+        save_data.main(["--only", "rte", "--data-path", str(tmp_path)], interrupt, lambda *_: None)
     assert stop.value.code == 130 and capsys.readouterr().err.count("\n") == 1
 
 

@@ -19,9 +19,8 @@ from urllib.parse import quote
 
 from utils.archives import unpack
 from utils.arguments import ToolParser
-from utils.arguments.values import bounded, number
 from utils.errors import UserError, run_as_script
-from utils.fetching import COMMIT, Limits, fetch, recorded_address, recorded_revision
+from utils.fetching import COMMIT, add_limits, fetch, limits_of, recorded_address, recorded_revision
 from utils.hints import next_lines
 from utils.tool_steps import after_bert, after_corpus, after_plugins
 
@@ -45,15 +44,11 @@ def _below(base: str, path: str) -> str:
     return f"{address.rstrip('/')}/{path}{mark}{query}"
 
 
-def _limits(args: argparse.Namespace) -> Limits:
-    return Limits(int(args.max_gb * 1e9), args.max_minutes * 60)
-
-
 def fetch_plugin(args: argparse.Namespace) -> None:
     """The published plugins of one size."""
     name = PLUGIN_FILE.format(size=args.size)
     target = (args.output or Path("checkpoints/plugins")) / name
-    fetch(_address(args, f"plugins/{name}"), target, sha256=args.sha256, limits=_limits(args))
+    fetch(_address(args, f"plugins/{name}"), target, sha256=args.sha256, limits=limits_of(args))
     print(next_lines(after_plugins(args.size, target), "then"))
 
 
@@ -64,7 +59,7 @@ def fetch_corpus(args: argparse.Namespace) -> None:
     if folder.is_dir():
         print(f"reused {folder}")
         return
-    archive = fetch(_address(args, CORPUS_FILE), output / CORPUS_FILE, sha256=args.sha256, limits=_limits(args))
+    archive = fetch(_address(args, CORPUS_FILE), output / CORPUS_FILE, sha256=args.sha256, limits=limits_of(args))
     unpack(archive.path, folder)
     print(f"{archive.path} may be deleted\n{next_lines(after_corpus(folder))}")
 
@@ -89,7 +84,7 @@ def fetch_bert(args: argparse.Namespace) -> None:
     revision = known or given or "main"
     for name in BERT_FILES:
         address = _below(args.mirror or ENDPOINT, f"{model}/resolve/{quote(revision, safe='')}/{name}")
-        found = fetch(address, folder / name, limits=_limits(args)).revision
+        found = fetch(address, folder / name, limits=limits_of(args)).revision
         if found and COMMIT.fullmatch(revision) and found != revision:
             raise UserError(f"{folder / name} is of the commit {found}, expected {revision}: delete it and fetch again")
         revision = found or revision
@@ -123,20 +118,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     bert.add_argument("--mirror", help="the hub's address (default: HF_ENDPOINT, or the hub's own)")
     bert.set_defaults(run=fetch_bert)
     for command, most_gb in ((plugin, 1), (corpus, 64), (bert, 16)):
-        command.add_argument(
-            "--max_gb",
-            type=bounded(number, above=0, most=1000),
-            default=most_gb,
-            metavar="GB",
-            help=f"refuse a larger file (default: {most_gb})",
-        )
-        command.add_argument(
-            "--max_minutes",
-            type=bounded(number, above=0, most=10080),
-            default=1440,
-            metavar="M",
-            help="give up on a file after so long; the same command goes on (default: 1440)",
-        )
+        add_limits(command, most_gb)
         command.add_argument(
             "--output_dir",
             dest="output",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import hashlib
 import http.client
@@ -21,6 +22,8 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from utils.addresses import shown, without_secrets
+from utils.arguments import ToolParser
+from utils.arguments.values import bounded, number
 from utils.errors import UserError, writing
 
 _CHUNK = 1 << 20
@@ -40,6 +43,29 @@ class Limits(NamedTuple):
 
     num_bytes: int = 64 * 10**9
     seconds: float = 24 * 3600.0
+
+
+def add_limits(parser: ToolParser, most_gb: float) -> None:
+    """The flags of `Limits`, with a size that is enough for what a command fetches."""
+    parser.add_argument(
+        "--max_gb",
+        type=bounded(number, above=0, most=1000),
+        default=most_gb,
+        metavar="GB",
+        help=f"refuse what is larger (default: {most_gb})",
+    )
+    parser.add_argument(
+        "--max_minutes",
+        type=bounded(number, above=0, most=10080),
+        default=1440,
+        metavar="M",
+        help="give up after so long on a file or data set; the same command goes on (default: 1440)",
+    )
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """What the flags say."""
+    return Limits(int(args.max_gb * 1e9), args.max_minutes * 60)
 
 
 @dataclass(frozen=True)

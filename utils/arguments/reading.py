@@ -10,8 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-#: One or two parts; anything else that is not there is a path with a mistake in it.
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+#: One or two parts, and a branch, tag or commit; anything else that is not there is a path with a mistake in it.
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?(@[A-Za-z0-9][A-Za-z0-9._/-]*)?")
 _LOOKS: ContextVar[bool] = ContextVar("looks", default=False)
 
 
@@ -45,7 +45,7 @@ PLACE, MODEL = Reading(), Reading(hub=True)
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a text could be a name on the hub, such as `t5-base` or `google/t5-v1_1-base`."""
+    """Whether a text could be a name on the hub, such as `t5-base` or `google/t5-v1_1-base@main`."""
     return _HUB_ID.fullmatch(source) is not None
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from dataset.fingerprint import of_files
 from utils.arguments.spellings import flag_named
+from utils.opening.places import found_on_hub
 
 #: free: changes nothing that is trained. told: may differ, as a run whose loss became infinite or whose memory was not
 #: enough goes on with others; the user is told. data: a place whose contents data.json compares. model: a place whose
@@ -61,11 +62,16 @@ class Difference(NamedTuple):
 
 
 def models_in(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Where the models of a run lie, and what is in them; of a hub's id, nothing."""
-    found = {}
+    """Where the models of a run lie, and what is in them; of those of the hub that were opened, their commits."""
+    found: dict[str, dict[str, Any]] = {}
     for name in _NAMES["model"]:
-        if (value := arguments.get(name)) and os.path.exists(place := os.path.expanduser(str(value))):
+        if not (value := arguments.get(name)):
+            continue
+        if os.path.exists(place := os.path.expanduser(str(value))):
             found[name] = {"path": os.path.realpath(place), "contents": _contents(Path(place))}
+        elif (on_hub := found_on_hub(str(value))) is not None:
+            folder, commit = on_hub
+            found[name] = {"path": folder, "contents": _contents(Path(folder)), "revision": commit}
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 from utils.arguments.reading import absence, is_hub_id
@@ -14,6 +15,11 @@ _CONFIG = "config.json"
 #: Where a run keeps its model; `--stage both` has a folder per stage.
 _BEST = ("best", "prediction/best")
 _HUB_TIMEOUT_S = 10.0
+#: What is downloaded of a model at most: an encoder or T5 of eleven billion parameters has 45 GB.
+_MOST_BYTES = 64 * 10**9
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+#: Name on the hub -> the folder that it stands for in this process.
+_FOUND: dict[str, str] = {}
 
 
 def model_directory(source: str | Path) -> str:
@@ -65,27 +71,53 @@ def hub_directory(name: str) -> str:
 
     Without a connection it is what was downloaded before.
 
+    Args:
+        name: `ID` or `ID@REVISION`, a branch, tag or commit.
+
     Raises:
-        UserError: there is neither.
+        UserError: there is neither, the hub gives another commit than the one that was asked for, or a model larger
+            than any that the toolkit reads.
     """
+    _FOUND[name] = folder = _from_hub(name)
+    return folder
+
+
+def found_on_hub(name: str) -> tuple[str, str | None] | None:
+    """The folder that a name on the hub stands for in this process, and its commit; None of what was not opened."""
+    if (folder := _FOUND.get(name)) is None:
+        return None
+    commit = Path(folder).name
+    return folder, commit if _COMMIT.fullmatch(commit) else None
+
+
+def _from_hub(name: str) -> str:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
     from utils.opening.errors import first_line
 
+    repository, _, given = name.partition("@")
+    revision = given or None
     try:
-        info = huggingface_hub.HfApi().model_info(name, timeout=_HUB_TIMEOUT_S)
+        info = huggingface_hub.HfApi().model_info(
+            repository, revision=revision, timeout=_HUB_TIMEOUT_S, files_metadata=True
+        )
     except Exception as error:  # no connection, no such name, no permission: the library has a type for each
         reason = "it knows none" if isinstance(error, RepositoryNotFoundError) else first_line(error).rstrip(".")
         try:
-            return huggingface_hub.snapshot_download(name, local_files_only=True)
+            return huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
         except (LocalEntryNotFoundError, OSError, ValueError):
             raise UserError(
                 f"{name} is no folder here, and the Hugging Face hub has not given a model of that name: {reason}."
             ) from error
-    wanted = hub_files([file.rfilename for file in info.siblings or ()], name)
+    if revision and _COMMIT.fullmatch(revision) and info.sha != revision:
+        raise UserError(f"{name}: the Hugging Face hub gives the commit {info.sha}, which is not the one asked for.")
+    sizes = {file.rfilename: getattr(file, "size", None) or 0 for file in info.siblings or ()}
+    wanted = hub_files(list(sizes), name)
+    if (size := sum(sizes[file] for file in wanted)) > _MOST_BYTES:
+        raise UserError(f"{name} has {size / 1e9:,.0f} GB on the hub, at most {_MOST_BYTES / 1e9:.0f} are downloaded.")
     try:
-        return huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted)
+        return huggingface_hub.snapshot_download(repository, revision=info.sha, allow_patterns=wanted)
     except Exception as error:
         raise UserError(f"{name} could not be downloaded from the Hugging Face hub: {first_line(error)}") from error
 
