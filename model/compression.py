@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
@@ -227,6 +230,19 @@ def extend_edit(model: PreTrainedModel, edit: EditConfig) -> None:
     _record(model, [edit if e.kind == edit.kind else e for e in present])
 
 
+_most_numbers: ContextVar[float] = ContextVar("_most_numbers", default=math.inf)
+
+
+@contextmanager
+def structures_of_at_most(numbers: int) -> Iterator[None]:
+    """Inside, `build_edits` refuses a structure that has more numbers in its parameters."""
+    token = _most_numbers.set(numbers)
+    try:
+        yield
+    finally:
+        _most_numbers.reset(token)
+
+
 def build_edits(model: PreTrainedModel, descriptions: Any) -> None:
     """Give a freshly built model the structure that its config describes (weights are loaded afterwards).
 
@@ -234,7 +250,7 @@ def build_edits(model: PreTrainedModel, descriptions: Any) -> None:
         descriptions: a list of what `EditConfig.to_dict` gives.
 
     Raises:
-        ModelError: it is none, or an edit does not go with this model.
+        ModelError: it is none, or an edit does not go with this model, or it becomes too large.
     """
     if not isinstance(descriptions, list | tuple):
         raise ModelError(f"config.json has a {type(descriptions).__name__} as compression, expected a list of edits.")
@@ -242,6 +258,10 @@ def build_edits(model: PreTrainedModel, descriptions: Any) -> None:
     check_stacking([e.kind for e in edits])
     for edit in edits:
         edit.fitted(model).build(model)
+    if (numbers := sum(parameter.numel() for parameter in model.parameters())) > _most_numbers.get():
+        raise ModelError(
+            f"config.json describes a model of {numbers:,} numbers, with its edits; its weights have far fewer."
+        )
 
 
 def _record(model: PreTrainedModel, edits: Sequence[EditConfig]) -> None:

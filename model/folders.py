@@ -18,6 +18,7 @@ CONFIG = "config.json"
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 #: Endings of files that some reader opens by their names.
 _READ = (".json", ".txt", ".model", ".jinja", ".safetensors", ".bin", ".pt", ".pkl")
+_LONGEST_NAME_BYTES = 255
 _ADAPTER = "adapter_config.json"
 _TEMPLATES = "additional_chat_templates"
 _TOKENIZER = "tokenizer_config.json"
@@ -111,8 +112,10 @@ def _places(root: Path) -> Iterator[Path]:
 
 
 def _is_name(value: object) -> bool:
-    """Whether a value is the name of a file in the same folder, and no path."""
-    return isinstance(value, str) and value not in ("", "..") and Path(value).name == value
+    """Whether a value is the name of a file in the same folder, and no path; a file's name can be printed."""
+    if not isinstance(value, str) or not value.isprintable() or len(value.encode()) > _LONGEST_NAME_BYTES:
+        return False
+    return value not in ("", "..") and Path(value).name == value
 
 
 def _check_shards(index: Path) -> None:

@@ -7,16 +7,23 @@ input, so that a piped "y" is leave enough. It also fetches and runs an attentio
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import CONFIG_MAPPING
 
 from model.errors import ModelError
 from model.folders import CONFIG, check_config_files, check_folder
 from model.weights import read_json
 
+#: Random weights are float32.
+_BYTES_OF_A_NUMBER = 4
 #: What computes attention -> the package that has it beside torch and Transformers, or None. Where that package is
 #: missing, Transformers would fetch a kernel from the hub in its place.
 ATTENTIONS = {
@@ -44,8 +51,37 @@ def open_pretrained(kind: Any, directory: str | Path, **options: Any) -> Any:
 
 
 def new_model(kind: Any, config: Any) -> Any:
-    """`kind.from_config(config)`: a model with random weights, of Transformers' classes or the toolkit's."""
+    """`kind.from_config(config)`: a model with random weights, of Transformers' classes or the toolkit's.
+
+    Raises:
+        ModelError: it would not fit into this machine's memory.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    too_large = ModelError(f"The config describes a model that does not fit into {memory / 2**30:.0f} GiB of memory.")
+    with torch.device("meta"), parameters_of_at_most(memory // _BYTES_OF_A_NUMBER, too_large):
+        kind.from_config(config, trust_remote_code=False)
     return kind.from_config(config, trust_remote_code=False)
+
+
+@contextmanager
+def parameters_of_at_most(numbers: int, refusal: Exception) -> Iterator[None]:
+    """Inside, a model that is built on the meta device may have so many numbers, or `refusal` is raised.
+
+    What is taken away again by edits counts as well.
+    """
+    counted = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal counted
+        counted += parameter.numel() if parameter is not None and parameter.is_meta else 0
+        if counted > numbers:
+            raise refusal
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def check_foreign(values: Mapping[str, Any], path: Path | str) -> None:

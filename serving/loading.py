@@ -17,6 +17,7 @@ from dataset.classification import PairCollator, encode_pairs
 from dataset.tokens import TaggedSentence, encode_tagged
 from model import PluginConfig, find_edit
 from model.backbone import T5
+from model.compression import is_whole
 from model.delta import delta_parts, load_delta
 from model.distillation import classify
 from model.heads import Batch, VerbalizerHead
@@ -114,7 +115,7 @@ def _load_t5(
         tasks[name] = ServedTask(
             task,
             bank,
-            arguments.max_length or _recorded(source, "max_input_length") or _T5_LENGTH,
+            arguments.max_length or _recorded_length(source, "max_input_length") or _T5_LENGTH,
             partial(_prompts, task, loaded.tokenizer),
             Collator(loaded.tokenizer.pad_token_id),
             partial(_verbalized, head),
@@ -131,7 +132,7 @@ def _load_bert(
     sources = _attach(model, directory, plugins, task.name)
     if list(sources) != [task.name]:
         raise UserError(f"--plugins {', '.join(sources)}: the classifier of {directory} is for {task.name} alone.")
-    max_length = arguments.max_length or _recorded(directory, "max_seq_length") or _BERT_LENGTH
+    max_length = arguments.max_length or _recorded_length(directory, "max_seq_length") or _BERT_LENGTH
     check_length(model, max_length)
     tokenizer = open_tokenizer(directory, bool(_recorded(directory, "do_lower_case")), models=[model])
     bank, _ = sources[task.name]
@@ -191,6 +192,14 @@ def _recorded(directory: Path, name: str) -> Any:
     path = directory / ARGUMENTS_FILE
     arguments: Mapping[str, Any] = read_json(path).get("arguments", {}) if path.is_file() else {}
     return arguments.get(name) if isinstance(arguments, dict) else None
+
+
+def _recorded_length(directory: Path, name: str) -> int | None:
+    """A length in tokens, as the run that made a directory had it."""
+    length = _recorded(directory, name)
+    if length is not None and (not is_whole(length) or length < 1):
+        raise UserError(f"{directory / ARGUMENTS_FILE}: {name} is {length!r}, expected a whole number of at least 1.")
+    return length if length is None else int(length)
 
 
 def _required(name: str | None, source: Path) -> str:

@@ -59,7 +59,7 @@ def fuzz(count: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], ob
     )
     @given(strategy)
     def run(value: Any) -> None:
-        with _ends():
+        with ends():
             try:
                 check(value)
             except CLEAN as error:
@@ -69,7 +69,7 @@ def fuzz(count: int, strategy: st.SearchStrategy[Any], check: Callable[[Any], ob
 
 
 @contextmanager
-def _ends() -> Iterator[None]:
+def ends() -> Iterator[None]:
     """What does not come to an end inside is a failure."""
 
     def stop(signal_number: int, frame: FrameType | None) -> None:

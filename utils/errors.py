@@ -32,6 +32,10 @@ USER_ERROR_CODE = 2
 _OTHERS_WAIT_S = 10.0
 
 
+#: Letters of what is told of an error, and of its beginning where that is more.
+_LONGEST_TOLD, _BEGINNING = 2000, 1500
+
+
 class UserError(ValueError):
     """A flag, a file or a combination of them is not what it must be; the text is one sentence."""
 
@@ -181,13 +185,23 @@ def _end_with(error: Exception, sentence: str, debug: bool) -> NoReturn:
     if debug:
         raise error
     _let_main_process_tell(error)
-    _tell(f"error: {sentence}")
+    _tell(f"error: {one_line(sentence)}")
     raise SystemExit(USER_ERROR_CODE) from None
 
 
 def _tell(text: str) -> None:
     """One line on standard error, though a path in it may hold line ends; an excerpt, indented below it, stays."""
-    print(re.sub(r"\n(?!  )", r"\\n", without_secrets(text)), file=sys.stderr)
+    print(_flat(without_secrets(text)), file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """A sentence without its line ends, and without the middle of a value of a thousand letters that is shown in it."""
+    text = _flat(text)
+    return text if len(text) <= _LONGEST_TOLD else f"{text[:_BEGINNING]} … {text[_BEGINNING - _LONGEST_TOLD :]}"
+
+
+def _flat(text: str) -> str:
+    return re.sub(r"\n(?!  )", r"\\n", text)
 
 
 def _tell_stop(text: str, goes_on: Sequence[str] | None) -> None:

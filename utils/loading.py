@@ -21,8 +21,10 @@ from model.plugin.published import ORIGINAL_DECODER_START
 from model.weights import check_finite, read_json, read_torch_file
 from utils.arguments.reading import is_hub_id
 from utils.errors import UserError
+from utils.opening.errors import loading_errors
 from utils.opening.files import check_config, is_modelcenter, open_config
 from utils.opening.places import delta_directory, expanded, model_directory
+from utils.opening.sizes import held_in, no_larger_than
 from utils.opening.tokenizers import T5_TOKENS, has_tokenizer, open_tokenizer
 from utils.opening.weights import explained, load_weights
 
@@ -153,10 +155,15 @@ def _base_model(source: str) -> Any:
         return _from_directory(source)
     check_config(source)
     values = read_json(Path(source) / CONFIG)
-    model = T5ForConditionalGeneration(config_from_modelcenter(values))
     weights = Path(source) / "pytorch_model.pt"
     if not weights.is_file():
         raise UserError(f"--model_config {source} is a ModelCenter directory without pytorch_model.pt.")
+    held = held_in([weights])
+    with loading_errors(source), no_larger_than(held, source):
+        config = config_from_modelcenter(values)
+        with torch.device("meta"):
+            T5ForConditionalGeneration(config)
+        model = T5ForConditionalGeneration(config)
     _load_original(model, read_torch_file(weights), weights)
     return model
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers.utils import logging
 
+from model.errors import is_refusal, reason_of
 from utils.errors import UserError, user_errors
 
 
@@ -32,15 +35,31 @@ def loading_errors(source: str, what: str = "model") -> Iterator[None]:
             f"No {what} could be loaded from {source}: its pytorch_model.bin is damaged or holds more than plain "
             "tensors; nothing in it was executed."
         ) from error
-    except Exception as error:
-        reason = first_line(error)
+    except BaseException as error:
+        if not is_refusal(error):
+            raise
+        reason = reason_of(error)
         if "trust_remote_code" in str(error):
             reason = "it needs code of its own (auto_map), which is never run."
         elif "ignore_mismatched_sizes" in str(error):
             reason = "its weights have other shapes than its config.json says."
-        elif not isinstance(error, OSError | ValueError):
+        elif not isinstance(error, OSError | ValueError | MemoryError | RecursionError | RuntimeError):
             reason = f"{type(error).__name__}: {reason}"
         raise UserError(f"No {what} could be loaded from {source}: {reason}") from error
+
+
+@contextmanager
+def silent_panics() -> Iterator[None]:
+    """Inside, what a library written in Rust says of its panic, beside the error that it raises, is not shown."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextmanager
@@ -52,8 +71,3 @@ def without_report() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def first_line(error: Exception) -> str:
-    """Of what an error says the first line, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

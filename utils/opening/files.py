@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,9 +24,15 @@ _SIZES = {
     **dict.fromkeys(("hidden_size", "intermediate_size", "d_model", "d_ff"), 1_000_000),
     **dict.fromkeys(("vocab_size", "max_position_embeddings"), 100_000_000),
     **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance"), 1_000_000),
+    "num_labels": 100_000,
+    # ModelCenter's
+    "num_encoder_layers": 1000,
+    "dim_head": 100_000,
+    **dict.fromkeys(("dim_model", "dim_ff", "position_bias_num_buckets", "position_bias_max_distance"), 1_000_000),
 }
 #: What may be 0: an EncT5 for tokens has no decoder.
 _MAY_BE_NONE = ("num_decoder_layers",)
+_SWITCHES = ("output_hidden_states", "output_attentions", "return_dict", "use_return_dict")
 
 
 def has_weights(directory: str) -> bool:
@@ -35,8 +40,8 @@ def has_weights(directory: str) -> bool:
     return bool(like_weights(_names(Path(directory))))
 
 
-def check_files(directory: str) -> None:
-    """Refuse a folder whose config or weights are not there, or stand for others.
+def check_files(directory: str) -> list[Path]:
+    """Refuse a folder whose config or weights are not there, or stand for others; gives the weight files.
 
     Raises:
         UserError, ModelError: with the file, what it is, and the cure.
@@ -46,10 +51,9 @@ def check_files(directory: str) -> None:
     names = _names(root)
     for name in WEIGHTS:
         if name in names:
-            _check_weights(root / name)
-            return
+            return _check_weights(root / name)
     if is_modelcenter(root):
-        return
+        return []
     if found := like_weights(names):
         for name in found:
             _check_link(root / name)
@@ -83,10 +87,13 @@ def check_config(directory: str) -> dict[str, Any]:
         size = values.get(name)
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not least <= size <= most):
             raise UserError(f"{path}: {name} is {size!r}, expected a whole number from {least} to {most:,}.")
+    for name in _SWITCHES:
+        if not isinstance(values.get(name), bool | None):
+            raise UserError(f"{path}: {name} is {values[name]!r}, expected true or false.")
     for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{path}: {name} is {value}, expected a finite number.")
-        is_rate = name.endswith(("dropout", "dropout_prob", "dropout_rate")) and isinstance(value, int | float)
+        is_rate = name.endswith(("dropout", "dropout_prob", "dropout_rate", "dropout_p")) and isinstance(
+            value, int | float
+        )
         if is_rate and not 0 <= value <= 1:
             raise UserError(f"{path}: {name} is {value}, expected a number from 0 to 1.")
     check_foreign(values, path)
@@ -133,6 +140,11 @@ def _check_make(values: Mapping[str, Any], path: Path) -> None:
             f"{path}: relative_attention_num_buckets {buckets} and relative_attention_max_distance {distance} do not "
             "go together: expected at least 4 buckets, and a distance above half their number."
         )
+    if chunk := values.get("chunk_size_feed_forward"):
+        raise UserError(
+            f"{path}: chunk_size_feed_forward is {chunk!r}, with which only rows of its multiples can be computed: "
+            "set it to 0, which gives the same results."
+        )
     if values.get("pruned_heads"):
         raise UserError(
             f"{path}: pruned_heads is not supported: Transformers no longer builds a model whose heads it has pruned."
@@ -176,22 +188,24 @@ def _names(root: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(root) if not entry.is_dir())
 
 
-def _check_weights(path: Path) -> None:
+def _check_weights(path: Path) -> list[Path]:
     _check_link(path)
     check_content(path)
     if not path.name.endswith(".index.json"):
         _check_not_empty(path)
-        return
+        return [path]
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{path} has no 'weight_map', which says what tensor lies in which file.")
-    for name in sorted({str(shard) for shard in weight_map.values()}):
-        shard = path.parent / name
-        _check_link(shard)
-        if not shard.is_file():
+    beside = _names(path.parent)
+    shards = sorted({str(shard) for shard in weight_map.values()})
+    for name in shards:
+        if name not in beside:
             raise UserError(f"{path} names {name}, which is not there.")
-        check_content(shard)
-        _check_not_empty(shard)
+        _check_link(path.parent / name)
+        check_content(path.parent / name)
+        _check_not_empty(path.parent / name)
+    return [path.parent / name for name in shards]
 
 
 def _check_link(path: Path) -> None:

@@ -94,7 +94,7 @@ def _from_hub(name: str) -> str:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-    from utils.opening.errors import first_line
+    from model.errors import reason_of
 
     repository, _, given = name.partition("@")
     revision = given or None
@@ -103,7 +103,7 @@ def _from_hub(name: str) -> str:
             repository, revision=revision, timeout=_HUB_TIMEOUT_S, files_metadata=True
         )
     except Exception as error:  # no connection, no such name, no permission: the library has a type for each
-        reason = "it knows none" if isinstance(error, RepositoryNotFoundError) else first_line(error).rstrip(".")
+        reason = "it knows none" if isinstance(error, RepositoryNotFoundError) else reason_of(error).rstrip(".")
         try:
             return huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
         except (LocalEntryNotFoundError, OSError, ValueError):
@@ -119,7 +119,7 @@ def _from_hub(name: str) -> str:
     try:
         return huggingface_hub.snapshot_download(repository, revision=info.sha, allow_patterns=wanted)
     except Exception as error:
-        raise UserError(f"{name} could not be downloaded from the Hugging Face hub: {first_line(error)}") from error
+        raise UserError(f"{name} could not be downloaded from the Hugging Face hub: {reason_of(error)}") from error
 
 
 def _best_in(root: Path, file: str) -> Path | None:

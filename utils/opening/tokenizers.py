@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, BertTokenizerFast, T5TokenizerFast
 
 from model.folders import check_folder
 from model.pretrained import open_pretrained
-from model.weights import check_content, read_json
+from model.weights import check_content, check_length, read_json
 from utils.errors import UserError
-from utils.opening.errors import loading_errors
+from utils.opening.errors import loading_errors, silent_panics
 from utils.opening.files import is_t5
 from utils.opening.places import model_directory
 from utils.telling import warn
@@ -26,6 +26,8 @@ _VOCABULARIES = ("tokenizer.json", "vocab.txt", "spiece.model")
 _OTHERS = ("vocab.json", "merges.txt", "tokenizer.model", "sentencepiece.bpe.model")
 _SETTINGS = "tokenizer_config.json"
 _BESIDE = (_SETTINGS, "special_tokens_map.json", "added_tokens.json")
+#: A tokenizer's own settings may pad and cut rows, of any length.
+_LONGEST_ROW = 1_000_000
 _BOM = b"\xef\xbb\xbf"
 #: Special tokens that rows are made with.
 BERT_TOKENS = ("pad", "unk", "cls", "sep")
@@ -65,14 +67,38 @@ def open_tokenizer(
     with loading_errors(directory, "tokenizer"):
         tokenizer = open_pretrained(_class_of(root), directory, **options)
         vocabulary = tokenizer.get_vocab()
-    if len(vocabulary) <= len(set(tokenizer.all_special_ids)):
+        special = set(tokenizer.all_special_ids)
+    if len(vocabulary) <= len(special):
         raise UserError(f"The tokenizer of {directory} has {len(vocabulary)} tokens, and no words among them.")
     check_special(tokenizer, root, _needed(root) if needs is None else needs)
+    _check_use(tokenizer, directory)
     if lower_case:
         _check_lowered(tokenizer, vocabulary, directory)
     for model in models:
         check_fits(tokenizer, model, directory)
     return tokenizer
+
+
+def _check_use(tokenizer: Any, directory: str) -> None:
+    """Refuse a tokenizer that was opened and cannot be used: lengths that are none, a template without its tokens.
+
+    Raises:
+        UserError: saying what.
+    """
+    most = tokenizer.model_max_length
+    if isinstance(most, bool) or not isinstance(most, int | float) or most < 1:
+        raise UserError(
+            f"{Path(directory) / _SETTINGS}: model_max_length is {most!r}, expected a number of at least 1."
+        )
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    for setting in (getattr(backend, name, None) or {} for name in ("padding", "truncation")):
+        if any(isinstance(size, int) and size > _LONGEST_ROW for size in setting.values()):
+            raise UserError(
+                f"{Path(directory) / 'tokenizer.json'}: rows of more than {_LONGEST_ROW:,} tokens are none."
+            )
+    with loading_errors(directory, "tokenizer"), silent_panics():
+        encode = tokenizer.encode if backend is None else backend.encode
+        encode("a b", "b")
 
 
 def lowers_case(directory: Path) -> bool | None:
@@ -169,6 +195,10 @@ def _check_files(root: Path) -> None:
         check_content(root / name)
         if not (root / name).stat().st_size:
             raise UserError(f"{root / name} is empty (0 bytes).")
+        if name in _BESIDE:
+            read_json(root / name)
+        elif name.endswith((".json", ".txt")):
+            check_length(root / name)
     if "vocab.txt" in found and "tokenizer.json" not in found:
         _lines(root / "vocab.txt")
 

@@ -14,11 +14,14 @@ from model.weights import check_finite, not_tensors
 from utils.errors import UserError
 from utils.opening.errors import loading_errors, without_report
 from utils.opening.files import check_files
+from utils.opening.sizes import held_in, no_larger_than
 
-#: Parts of a model's body, in which a tensor without a place is a sign of another config.
-_BODY = re.compile(r"(.*\.)?(encoder|embeddings|decoder)\..+")
-#: Tensors that old libraries wrote and none reads, on purpose.
-_IGNORED = re.compile(r"(.*\.)?(position_ids|EncDecAttention\.relative_attention_bias\.weight)")
+#: Tensors that a model may have no place for: heads that it is loaded without, those of pre-training among them, and
+#: what old libraries wrote and none reads.
+_BESIDE = re.compile(
+    r"((bert\.)?(pooler|cls|classifier|qa_outputs|lm_head|fit_denses?)\..+"
+    r"|(.*\.)?(position_ids|token_type_ids|EncDecAttention\.relative_attention_bias\.weight))"
+)
 
 
 class Loaded(NamedTuple):
@@ -44,9 +47,9 @@ def load_weights(
     Raises:
         UserError, ModelError: the folder cannot be read, or lacks tensors, or has more than the model.
     """
-    check_files(directory)
+    held = held_in(check_files(directory))
     options = {} if config is None else {"config": config}
-    with loading_errors(directory), without_report():
+    with loading_errors(directory), without_report(), no_larger_than(held, directory):
         model, info = open_pretrained(
             kind,
             directory,
@@ -78,7 +81,7 @@ def check_loaded(
         check_complete(directory, lacking, explained(lacking, superfluous, directory))
     if wrong := sorted(name for name in mismatched if not name.startswith(may_lack or ("\0",))):
         raise UserError(f"{directory}: a tensor has another shape than config.json gives it: {wrong[0]}.")
-    if extra := [name for name in superfluous if _BODY.fullmatch(name) and not _IGNORED.fullmatch(name)]:
+    if extra := [name for name in superfluous if not _BESIDE.fullmatch(name)]:
         raise UserError(
             f"{directory} has {len(extra)} tensors that the model in its config.json has no place for, {extra[0]} for "
             "one: is it the config of these weights?"

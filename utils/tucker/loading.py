@@ -22,8 +22,10 @@ from model.errors import ModelError
 from model.weights import check_finite
 from utils.errors import UserError
 from utils.opening.classes import class_names, order_of, sort_classes
+from utils.opening.errors import loading_errors
 from utils.opening.files import check_files, open_config
 from utils.opening.places import model_directory
+from utils.opening.sizes import held_in
 from utils.opening.weights import Loaded, check_complete, load_weights
 from utils.telling import tell
 from utils.tucker.tasks import is_tagged
@@ -132,9 +134,10 @@ def _load(
     """A model in Hugging Face's or in the original's format."""
     if dense or not is_original(Path(directory)):
         return load_weights(kind, directory, config, may_lack, other_heads)
-    check_files(directory)
+    held_in(check_files(directory))
     drawn: list[str] = []
-    model = load_original(Path(directory), kind, drawn)
+    with loading_errors(directory):
+        model = load_original(Path(directory), kind, drawn)
     if other_heads and model.num_labels != config.num_labels:
         _draw_classifier(model, config.num_labels)
         drawn += ["classifier.weight", "classifier.bias"]
