@@ -61,13 +61,13 @@ def test_download_onto_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Named with its reason and not taken for a broken connection, which would be tried again."""
     attempts: list[str] = []
 
-    def fails(url: str, partial: Path) -> None:
+    def fails(url: str, *_: object) -> None:
         attempts.append(url)
         full()
 
-    monkeypatch.setattr(download, "_fetch_rest", fails)
+    monkeypatch.setattr(fetching, "_fetch_rest", fails)
     with pytest.raises(UserError, match=r"Could not write .*plugin\.pkl: No space left on device\."):
-        download.fetch("http://127.0.0.1/plugin.pkl", tmp_path / "plugin.pkl", say=quiet)
+        fetching.fetch("http://127.0.0.1/plugin.pkl", tmp_path / "plugin.pkl", say=quiet)
     assert len(attempts) == 1 and not (tmp_path / "plugin.pkl").exists()
 
 
