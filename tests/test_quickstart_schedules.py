@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from utils.errors import UserError
-from utils.quickstart_schedules import read_schedules, schedule_table
+from utils.quickstart_schedules import compared, read_schedules, schedule_table
 
 PATHS = {"paths": {"60S-90S": 0.9, "80S-90S": 0.8}, "path_seconds": {"60S-90S": 5.04, "80S-90S": 4.0}}
 
@@ -53,6 +53,19 @@ def test_a_single_distillation_and_a_choice_are_a_line_each(tmp_path: Path) -> N
     assert read_schedules("teacher", tmp_path) == []
     text = schedule_table("accuracy", found).markdown().splitlines()
     assert text[1] == "|---|---:|---:|---:|" and text[3] == "| minidisc, which chose 70S | 0.950 | 2 | 6.0 |"
+
+
+def test_the_choice_is_held_against_the_search_and_against_its_assistants(tmp_path: Path) -> None:
+    """Whichever is better; without one of them nothing is said."""
+    search = read_schedules(
+        "maxidisc", schedule(tmp_path / "a", best_value=0.9, train_seconds=9.0, best_path="60S-90S", **PATHS)
+    )
+    chosen = {"iterations": [{"written": "60S"}, {"written": "90S"}]}
+    choice = read_schedules("minidisc", schedule(tmp_path / "b", best_value=0.88, train_seconds=6.3, **chosen))
+    told = compared("accuracy", [*search, *choice])
+    assert told.startswith("The choice took 70% of the search's time. Its accuracy is -0.020 beside the best")
+    assert "+0.030 beside the mean over its 2 assistants" in told
+    assert compared("accuracy", search) == compared("accuracy", choice) == ""
 
 
 @pytest.mark.parametrize("lacking", ["path_seconds", "best_value", "best_path"])

@@ -29,7 +29,7 @@ if __name__ == "__main__":
 from dataset import TASKS
 from utils.errors import UserError, run_as_script
 from utils.measured import instruction_sets, processor
-from utils.quickstart_schedules import SCHEDULES_TOLD, Schedule, Table, read_schedules, schedule_table
+from utils.quickstart_schedules import SCHEDULES_TOLD, Schedule, Table, compared, read_schedules, schedule_table
 from utils.report.reading import Measured, measured_model, measured_ratios
 
 _MEANING = {
@@ -221,6 +221,7 @@ def markdown(
             f"![{metric} against MACs]({plot})",
             "",
             *([SCHEDULES_TOLD, "", schedule_table(metric, schedules).markdown(), ""] if schedules else []),
+            *([told, ""] if (told := compared(metric, schedules)) else []),
             *(["What the stages of the last call took:", "", "```", *times, "```", ""] if times else []),
         ]
     )
@@ -295,8 +296,9 @@ def write_report(
     temporary = output / ".report.md"
     temporary.write_text(markdown(dataset, metric, rows, schedules, plot, times), encoding="utf-8")
     os.replace(temporary, report)
-    tables = [row_table(metric, rows), *([schedule_table(metric, schedules)] if schedules else [])]
-    return "\n\n".join(table.plain() for table in tables)
+    parts = [row_table(metric, rows).plain()]
+    parts += [schedule_table(metric, schedules).plain()] if schedules else []
+    return "\n\n".join(filter(None, [*parts, compared(metric, schedules)]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from utils.errors import UserError
 
@@ -44,12 +45,18 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a schedule of distillations, or one path of it, ended with; `train_seconds`: of all of its distillations."""
+    """What a schedule of distillations, or one path of it, ended with.
+
+    Attributes:
+        train_seconds: of all of its distillations.
+        role: a path through an assistant that was given, a search among several of them, or a choice by MiniDisc.
+    """
 
     name: str
     metric: float
     distillations: int
     train_seconds: float
+    role: Literal["path", "search", "choice"] | None = None
 
 
 def read_schedules(name: str, folder: Path) -> list[Schedule]:
@@ -66,7 +73,7 @@ def read_schedules(name: str, folder: Path) -> list[Schedule]:
         value, seconds = found["best_value"], found["train_seconds"]
         if "iterations" in found:
             chosen = found["iterations"][0]["written"]
-            return [Schedule(f"{name}, which chose {chosen}", value, len(found["iterations"]), seconds)]
+            return [Schedule(f"{name}, which chose {chosen}", value, len(found["iterations"]), seconds, "choice")]
         best = _told(found["best_path"])
         paths = [_path(name, path, found["paths"][path], taken) for path, taken in found["path_seconds"].items()]
     except (KeyError, IndexError, TypeError) as error:
@@ -74,12 +81,14 @@ def read_schedules(name: str, folder: Path) -> list[Schedule]:
     steps = [path.split("-") for path in found["paths"]]
     # What paths begin with alike is done once.
     every = len({tuple(path[: count + 1]) for path in steps for count in range(len(path))})
-    return paths if len(paths) < 2 else [*paths, Schedule(f"{name}, which kept that {best}", value, every, seconds)]
+    search = Schedule(f"{name}, which kept that {best}", value, every, seconds, "search")
+    return [*paths, search] if len(paths) > 1 else paths
 
 
 def _path(name: str, path: str, metric: float, seconds: float) -> Schedule:
     """One path; `name`: of the schedule."""
-    return Schedule(_told(path) or name, metric, len(path.split("-")), seconds)
+    assistants = _told(path)
+    return Schedule(assistants or name, metric, len(path.split("-")), seconds, "path" if assistants else None)
 
 
 def _told(path: str) -> str:
@@ -92,3 +101,17 @@ def schedule_table(metric: str, schedules: Sequence[Schedule]) -> Table:
     """The schedules as cells, below a head."""
     rows = [[one.name, f"{one.metric:.3f}", str(one.distillations), f"{one.train_seconds:.1f}"] for one in schedules]
     return Table([["schedule", metric, "distillations", "training (s)"], *rows], 1)
+
+
+def compared(metric: str, schedules: Sequence[Schedule]) -> str:
+    """In a sentence what the choice took and reached beside the search; "" unless there is one of each."""
+    of = {role: [one for one in schedules if one.role == role] for role in ("path", "search", "choice")}
+    if len(of["search"]) != 1 or len(of["choice"]) != 1:
+        return ""
+    (search,), (choice,) = of["search"], of["choice"]
+    usual = statistics.mean(path.metric for path in of["path"])
+    return (
+        f"The choice took {choice.train_seconds / search.train_seconds:.0%} of the search's time. Its {metric} is "
+        f"{choice.metric - search.metric:+.3f} beside the best of the search, {choice.metric - usual:+.3f} beside the "
+        f"mean over its {len(of['path'])} assistants; another seed or processor moves each of them by hundredths."
+    )
