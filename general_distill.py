@@ -73,6 +73,8 @@ class GeneralJob:
         unused_request(self.student_source, command.decomposition, learns=True)
         teacher = load_encoder(general.teacher_model)
         self.student, how = build_student(self.student_source, command.decomposition)
+        if general.init_from_teacher and not command.decomposition.use_swap:
+            self.say("warning: the student is the teacher itself, which has nothing to learn: --use_swap decomposes it")
         self.say(f"student ({describe(self.student)}): {how}; teacher ({describe(teacher)}): {general.teacher_model}")
         for model in (teacher, self.student):
             check_length(model, bert.max_seq_length)

@@ -267,9 +267,16 @@ def get_task(name: str) -> Task:
     for task in _ALL:
         if task.folder and key == _key(task.folder):
             return task
-    near = difflib.get_close_matches(key, TASKS, n=3, cutoff=0.5)
+    near = near_tasks(name)
     proposal = f"did you mean {' or '.join(near)}? " if near else ""
     raise DataError(f"unknown dataset {name!r}: {proposal}known are {', '.join(TASKS)}")
+
+
+def near_tasks(name: str) -> list[str]:
+    """Tasks that a name which is none may mean: those that begin as it does (`sst`, `sts`), else those spelt alike."""
+    key = _key(name)
+    begun = [task for task in TASKS if key and task.startswith(key)]
+    return begun or difflib.get_close_matches(key, TASKS, n=3, cutoff=0.5)
 
 
 def known_split(split: str) -> Split:

@@ -20,7 +20,7 @@ EXTRA=()
 
 say() { echo "$*"; }
 
-# A number of positional words, then flags. $1: usage text, $2: how many words (2, or 0-3), the rest: the command line.
+# A number of positional words, then flags; --dry-run and --overwrite may stand among the words. $1: usage text, $2: how many words (2, or 0-3), the rest: the command line.
 # Sets WORDS, DRY_RUN, OVERWRITE and EXTRA.
 parse_command_line() {
     local usage="$1" count="$2"
@@ -28,12 +28,16 @@ parse_command_line() {
     # What a stage that is stopped proposes: a launcher goes on where it was. The first of several that call each other.
     export GOES_ON_BY="${GOES_ON_BY:-$(own_command "$@")}"
     WORDS=()
-    while [[ $# -gt 0 && "$1" != -* ]]; do
-        WORDS+=("$1")
+    local flag own=()
+    while [[ $# -gt 0 ]]; do # up to the first flag that may have a value
+        case "$1" in
+        --dry-run | --dry_run | --overwrite) own+=("$1") ;;
+        -*) break ;;
+        *) WORDS+=("$1") ;;
+        esac
         shift
     done
-    local flag
-    for flag in "$@"; do
+    for flag in ${own[@]+"${own[@]}"} "$@"; do
         case "$flag" in
         --dry-run | --dry_run) DRY_RUN=1 ;;
         --overwrite) OVERWRITE=1 ;;

@@ -224,6 +224,7 @@ KNOWN = {
     "--num_train_epochs": ("--num-train-epochs", "--epochs"),
     "--learning_rate": ("--learning-rate", "--lr"),
     "--train_batch_size": ("--train-batch-size", "--batch-size", "--per_device_train_batch_size"),
+    "--batch": ("--batch-size", "--batch_size"),
     "--eval_batch_size": ("--per_device_eval_batch_size",),
     "--gradient_accumulation_steps": ("--grad-accumulation", "--gradient-accumulation-steps"),
     "--max_steps": ("--training-step", "--max-steps"),

@@ -13,6 +13,7 @@ from utils.arguments.spellings import meant
 from utils.arguments.values import LARGEST, number, place, text, whole_number
 from utils.augmentation.arguments import parse_arguments as parse_augmentation
 from utils.errors import UserError
+from utils.export.arguments import parse as parse_export
 from utils.pregenerate.arguments import parse_arguments as parse_pregeneration
 from utils.tucker.general_arguments import parse_general_arguments
 from utils.tucker.task_arguments import parse_task_arguments
@@ -209,3 +210,70 @@ def test_tools_take_the_same_values(capsys: pytest.CaptureFixture[str]) -> None:
         assert stop.value.code == 2
         shown = capsys.readouterr().err
         assert shown.startswith(f"error: {told}") and shown.count("\n") == 1
+
+
+# --- what is meant ----------------------------------------------------------------------------------------------------
+
+
+def listing() -> ToolParser:
+    """A parser with flags of several values of every kind."""
+    made = ToolParser()
+    made.add_argument("--ratios", nargs="+", type=int)
+    made.add_argument("--shares", nargs="*", type=float)
+    made.add_argument("--tasks", nargs="+", choices=["sst2", "mrpc"])
+    made.add_argument("--files", nargs="+", type=Path)
+    made.add_argument("--ratio", type=int)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--ratios", "2,4"], "--ratios: give several separated by blanks (2 4), found '2,4'"),
+        (["--shares", "0.5, 1.5"], "--shares: give several separated by blanks (0.5 1.5), found '0.5, 1.5'"),
+        (["--tasks", "sst2,mrpc"], "--tasks: give several separated by blanks (sst2 mrpc), found 'sst2,mrpc'"),
+        (["--tasks", "sst2,cola"], "--tasks"),
+        (["--ratios", "2,x"], "--ratios: expected a whole number, found '2,x'"),
+        (["--ratio", "2,4"], "--ratio: expected a whole number, found '2,4'"),
+    ],
+)
+def test_commas_between_several_values_are_told(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where blanks would make it a value; a flag of one value, and what would be none either way, say so as before."""
+    with pytest.raises(SystemExit):
+        listing().parse_args(words)
+    assert capsys.readouterr().err.startswith(f"error: {told}")
+
+
+def test_several_values_stay_what_they_were() -> None:
+    """Blanks, choices, and paths that hold a comma."""
+    found = listing().parse_args(["--ratios", "2", "4", "--tasks", "mrpc", "--files", "a,b", "c"])
+    assert (found.ratios, found.tasks, found.files) == ([2, 4], ["mrpc"], [Path("a,b"), Path("c")])
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("sst", "sst2"), ("SST", "sst2"), ("mnl", "mnli"), ("qqpp", "qqp"), ("wikipedia", "wiki")]
+)
+def test_a_task_is_proposed_by_how_it_begins(word: str, meant: str) -> None:
+    """Not by letters that happen to be the same: sst is sst2, not squad."""
+    with pytest.raises(UserError, match=rf"did you mean {meant}\? expected mnli, "):
+        parse_arguments(["--task_name", word, *T5[2:]])
+
+
+def test_the_name_of_a_torch_file_ends_as_its_reader_wants(tmp_path: Path) -> None:
+    """One sentence before anything is loaded, for a file that torch would write and warn of."""
+    words = ["--model", str(tmp_path), "--format", "torch", "--output"]
+    with pytest.raises(
+        UserError, match=r"--output .*/k2\.onnx: the name of what --format torch writes ends in \.pt2\."
+    ):
+        parse_export([*words, str(tmp_path / "k2.onnx")])
+    assert parse_export([*words, str(tmp_path / "k2.pt2")]).format == "torch"
+
+
+def test_augmented_rows_serve_schedules_too() -> None:
+    """Distillations of a schedule train on them; the order of importance is that of the development rows."""
+    schedule = [*BERT[2:], "--aug_train", "--mode"]
+    assert parse_task_arguments([*schedule, "minidisc"])[1][0].task.aug_train
+    with pytest.raises(UserError, match=r"--aug_train is for training: .*--mode sparsify"):
+        parse_task_arguments([*schedule, "sparsify"])

@@ -256,3 +256,13 @@ def test_a_stage_on_two_machines(tiny: Tiny, tmp_path: Path) -> None:
     alone = start(1)
     assert "1 process(es)" in alone.communicate(timeout=300)[0] and alone.returncode == 0
     assert_equal_runs(tmp_path / "2", tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    "words", ["tiny sst2 --dry-run --lr 1", "--dry-run tiny sst2 --lr 1", "tiny --dry-run sst2 --lr 1"]
+)
+def test_words_of_a_launcher_may_stand_behind_its_own_switches(words: str) -> None:
+    """The same words and flags wherever --dry-run stands, so that a dry run and a real one are called alike."""
+    code = 'source scripts/common.sh; parse_command_line usage 2 "$@"; echo "${WORDS[*]} / $DRY_RUN / ${EXTRA[*]}"'
+    done = subprocess.run(["bash", "-c", code, "x", *words.split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "tiny sst2 / 1 / --lr 1\n", done.stderr

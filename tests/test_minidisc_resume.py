@@ -261,7 +261,7 @@ def test_resuming_a_complete_schedule_trains_nothing(
 def test_another_schedule_in_the_same_folder_is_refused(teachers: Teachers, whole: Path) -> None:
     """Without --resume, and with --resume and other flags; nothing is touched."""
     before = tensors_under(whole)
-    with pytest.raises(UserError, match="holds another run: go on with --resume"):
+    with pytest.raises(UserError, match="holds a run that is complete: name another"):
         run_task(command(teachers, whole))
     with pytest.raises(UserError, match=r"--lam 0\.5 \(was 0\.2\)"):
         run_task(command(teachers, whole, "--resume", "--lam", 0.5))

@@ -30,11 +30,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_output_directory_that_holds_another_run(tiny: Tiny, tmp_path: Path) -> None:
-    """Refused, untouched; --overwrite starts anew."""
+    """Refused, untouched, and told that it is complete; --overwrite starts anew."""
     arguments = tiny.sst2(tmp_path / "run", "--training-step", 2)
     run(arguments)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
-    with pytest.raises(UserError, match=r"--output_dir .*run holds another run: .*--resume.*--overwrite"):
+    with pytest.raises(UserError, match=r"--output_dir .*run holds a run that is complete: .*another.*--overwrite"):
         run(arguments)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
     run([*arguments, "--overwrite", "--random-seed", "2"])
@@ -87,7 +87,7 @@ def test_resume_with_other_flags(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_killed_run_is_refused_without_resume(tiny: Tiny, tmp_path: Path) -> None:
     """The directory of a run that was killed counts as occupied."""
     killed_run(tiny.sst2(tmp_path / "run"), die_before_step, 1)
-    with pytest.raises(UserError, match=r"holds another run"):
+    with pytest.raises(UserError, match=r"holds another run: go on with --resume"):
         run(tiny.sst2(tmp_path / "run"))
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from utils.arguments.reading import Reading, is_looking, looking, problems_of
 from utils.arguments.spellings import ALIASES, key, meant
-from utils.arguments.values import bounded, is_switch_value, number, place, switch, text, whole_number
+from utils.arguments.values import bounded, is_switch_value, number, place, spaced, switch, text, whole_number
 from utils.errors import UserError, run_as_script
 
 #: What every `--help` says of the flags' spelling.
@@ -74,8 +74,10 @@ class Parser(argparse.ArgumentParser):
             convert = _CONVERTERS.get(wanted, wanted or text)
             if (least, most, above) != (None, None, None):
                 convert = bounded(convert, least=least, most=most, above=above)
+            if options.get("nargs") in ("+", "*"):
+                convert = spaced(convert, options.get("choices") or ())
             options["type"] = _but(options.get("default"), convert)
-            if "choices" in options and wanted is None:
+            if "choices" in options and wanted is None and "nargs" not in options:
                 del options["type"]
         add: Callable[..., argparse.Action] = super().add_argument if group is None else group.add_argument
         if not names[0].startswith("-"):

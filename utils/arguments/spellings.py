@@ -20,6 +20,7 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "learning_rate": ("lr",),
     "train_batch_size": ("batch_size", "per_device_train_batch_size", "per_gpu_train_batch_size"),
     "batch_size": ("train_batch_size", "per_device_train_batch_size"),
+    "batch": ("batch_size", "train_batch_size", "per_device_train_batch_size"),
     "eval_batch_size": ("per_device_eval_batch_size", "per_gpu_eval_batch_size"),
     "gradient_accumulation_steps": ("grad_accumulation", "num_grad_accum_steps"),
     "max_steps": ("training_step", "training_steps"),
@@ -128,7 +129,7 @@ def key(word: str) -> str:
 
 def flag_named(field: str) -> str:
     """The flag of the entry scripts whose value run directories record under this name: `--output_dir`."""
-    of_tools = ("output", "length", "batch_size")
+    of_tools = ("output", "length", "batch_size", "batch")
     for shown, others in ALIASES.items():
         if shown not in of_tools and field in (shown, *others):
             return f"--{shown}"

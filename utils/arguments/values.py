@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.errors import DataError
-from dataset.tasks import get_task
+from dataset.tasks import get_task, near_tasks
 
 #: The largest whole number: what torch, NumPy and JSON readers of any language hold.
 LARGEST = 2**63 - 1
@@ -72,6 +72,31 @@ def bounded(convert: Callable[[str], Any], **bounds: float | None) -> Callable[[
         if problem := outside(value, **bounds):
             raise argparse.ArgumentTypeError(f"must be {problem}, found {value}")
         return value
+
+    return check
+
+
+def spaced(convert: Callable[[str], Any], choices: Sequence[Any] = ()) -> Callable[[str], Any]:
+    """A conversion of one of several values, which tells of commas between them.
+
+    Args:
+        choices: the values that are allowed; none: any.
+    """
+
+    def fits(word: str) -> bool:
+        try:
+            value = convert(word)
+        except argparse.ArgumentTypeError:
+            return False
+        return not choices or value in choices
+
+    def check(word: str) -> Any:
+        parts = [part.strip() for part in word.split(",") if part.strip()]
+        if len(parts) > 1 and not fits(word) and all(map(fits, parts)):
+            raise argparse.ArgumentTypeError(
+                f"give several separated by blanks ({' '.join(parts)}), found {shown(word)}"
+            )
+        return convert(word)
 
     return check
 
@@ -160,7 +185,9 @@ def task_among(names: Sequence[str]) -> Callable[[str], str]:
         except DataError as error:
             problem = str(error)
             if names:
-                problem = f"{problem.partition(': ')[0]}: expected {listed(names)}"
+                near = [one for one in near_tasks(word) if one in names]
+                meant = f"did you mean {' or '.join(near)}? " if near else ""
+                problem = f"{problem.partition(': ')[0]}: {meant}expected {listed(names)}"
             raise argparse.ArgumentTypeError(problem) from None
         if names and name not in names:
             raise argparse.ArgumentTypeError(f"expected {listed(names)}, found {shown(word)}")

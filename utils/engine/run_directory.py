@@ -99,9 +99,10 @@ class RunDirectory:
             with writing(f"--output_dir {self.path}"):
                 self._empty()
         elif is_there and not resume:
-            raise UserError(
-                f"--output_dir {self.path} holds another run: go on with --resume, or replace it with --overwrite."
-            )
+            held, cure = "another run", "go on with --resume"
+            if (self.path / "result.json").is_file():
+                held, cure = "a run that is complete", "name another directory"
+            raise UserError(f"--output_dir {self.path} holds {held}: {cure}, or replace it with --overwrite.")
         elif is_there:
             self._check_same(read_json(recorded), arguments)
             with writing(self.path):

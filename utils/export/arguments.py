@@ -55,6 +55,8 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError("--opset is for --format onnx.")
     if given.base_model is not None and given.format not in WITH_CARD:
         raise UserError(f"--base_model is for the model card: --format {' or '.join(WITH_CARD)}.")
+    if given.format == "torch" and given.output.suffix != ".pt2":
+        raise UserError(f"--output {given.output}: the name of what --format torch writes ends in .pt2.")
     is_there = given.output.exists()
     if given.format == "standalone":
         if is_there and (not given.output.is_dir() or any(given.output.iterdir())):

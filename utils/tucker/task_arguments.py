@@ -255,8 +255,8 @@ def _check(command: TaskCommand, plan: Plan) -> None:
         problems.append("--mode adapt has no --teacher_model: plugins learn from their --student_model without them")
     if task.teacher_model is None and plan.stages and plan.stages[0] not in ("finetune", "adapt"):
         problems.append("--teacher_model is required: the fine-tuned model that the student learns from")
-    if task.aug_train and not plan.stages:
-        problems.append("--aug_train is for training: evaluation and prediction read other files")
+    if task.aug_train and not plan.stages and plan.schedule in (None, "sparsify"):
+        problems.append("--aug_train is for training: evaluation, prediction and --mode sparsify read other files")
     if plan.stages == ("intermediate",) and (plan.evaluate or plan.predict):
         problems.append(
             "--do_eval and --do_predict need a classifier, which --stage intermediate does not train: "
