@@ -32,7 +32,7 @@ def run(kind: str, form: str, root: Path, *more: str) -> dict[str, Any]:
     """Export through the command line; gives the record."""
     ratio = KINDS[kind][1]
     chosen = [] if ratio is None else ["--ratio", str(ratio)]
-    made = root / f"{kind}.{form}"
+    made = root / f"{kind}.{'pt2' if form == 'torch' else form}"
     tool.main(["--model", str(saved(kind, root)), "--format", form, "--output", str(made), *chosen, *FAST, *more])
     record: dict[str, Any] = json.loads(Path(f"{made}.json").read_text())
     return record
