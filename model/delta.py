@@ -6,6 +6,7 @@ another model is refused by name and number instead of by a stack of shape misma
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -14,18 +15,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from model.backbone import family_of, spec_for
 from model.compression import EditConfig, apply_edit, delta_state, edit_from_dict, edits_of, extend_edit, join_edits
 from model.errors import ModelError
 from model.folders import check_link
-from model.weights import check_finite, read_json, read_safetensors
+from model.weights import check_finite, check_floats, read_json, read_safetensors
 
 FORMAT_VERSION = 1
-#: A setting up to this size needs no proof that the weights have it.
-_SOUND = 1024
 
 
 def delta_files(directory: Path, name: str) -> tuple[Path, Path]:
@@ -101,23 +100,53 @@ def load_delta(
     for name in parts or delta_parts(directory, kind):  # all is read before the model is touched
         _check_backbone(model, _read_part(directory, name, kind)[1], directory, kind)
         state.update(read_safetensors(delta_files(directory, name)[0]))
-    _check_sizes(edit, state, directory)
     if task:
         edit, state = edit.for_task(task, state)
-    edit = edit.fitted(model)
-    present = _carried(model, kind)
+    return put_delta(model, edit, state, str(directory))
+
+
+def put_delta(model: PreTrainedModel, edit: EditConfig, state: dict[str, Tensor], source: str) -> EditConfig:
+    """Apply an edit, or extend the one of its kind that the model carries, and load its tensors; gives it as applied.
+
+    All is tried on an outline of the model without memory first: what does not fit leaves the model as it was.
+
+    Args:
+        state: tensors named as by `delta_state`.
+        source: what to call the tensors' origin in an error.
+
+    Raises:
+        ModelError: the edit does not go with the model, or the tensors not with the edit.
+    """
+    if (parts := len(edit.parts())) > len(state):
+        raise ModelError(f"{source}: the {edit.kind} is described as {parts} parts, and has {len(state)} tensors.")
+    edit, outline = edit.fitted(model), _outline(model)
+    with torch.device("meta"):
+        _put(outline, edit, source, from_scratch=True)
+    _fitting(outline, edit, state, source)
+    _put(model, edit, source)
+    load_delta_state(model, edit, state, source)
+    return edit
+
+
+def _put(model: PreTrainedModel, edit: EditConfig, source: str, from_scratch: bool = False) -> None:
+    present = _carried(model, edit.kind)
     if present is None:
-        apply_edit(model, edit)
+        apply_edit(model, edit, from_scratch)
     elif present != edit:
         try:
             whole = join_edits([present, edit])
         except ModelError as error:
             raise ModelError(
-                f"{directory}: the model already carries a {kind} with other settings ({present}). {error}"
+                f"{source}: the model already carries a {edit.kind} with other settings ({present}). {error}"
             ) from None
         extend_edit(model, whole)
-    load_delta_state(model, edit, state, str(directory))
-    return edit
+
+
+def _outline(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model with tensors of the meta device in place of its own: all modules, and none of their values."""
+    memo: dict[int, Any] = {id(tensor): tensor.detach().to("meta") for tensor in model.buffers()}
+    memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, memo)
 
 
 def _carried(model: PreTrainedModel, kind: str) -> EditConfig | None:
@@ -147,16 +176,6 @@ def _check_backbone(model: PreTrainedModel, content: dict[str, Any], directory: 
         raise ModelError(f"{directory}: this {kind} was made for another backbone: {details}.")
 
 
-def _check_sizes(edit: EditConfig, state: dict[str, Tensor], directory: Path) -> None:
-    """Refuse settings that the weights cannot have, before memory is asked for by them."""
-    most = max([_SOUND, *(size for tensor in state.values() for size in tensor.shape)])
-    values = edit.to_dict()
-    if large := edit.settings_above(most, values):
-        raise ModelError(
-            f"{directory}: the {edit.kind} has {values[large[0]]!r} as {large[0]}, and no tensor in it is as large."
-        )
-
-
 def load_delta_state(
     model: PreTrainedModel,
     edit: EditConfig,
@@ -173,6 +192,16 @@ def load_delta_state(
     Raises:
         ModelError: naming the first missing, superfluous or ill-shaped tensors, or one that holds no finite numbers.
     """
+    targets = _fitting(model, edit, state, source, prefixes)
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(state[name])
+
+
+def _fitting(
+    model: PreTrainedModel, edit: EditConfig, state: dict[str, Tensor], source: str, prefixes: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """The edit's parameters by their stored names, each of which has a tensor in `state` that fits."""
     wanted = tuple(prefixes)
     targets: dict[str, Tensor] = {
         f"{prefix}.{name}": parameter
@@ -193,10 +222,9 @@ def load_delta_state(
             raise ModelError(
                 f"{source}: tensor {name} has shape {tuple(state[name].shape)}, the model needs {tuple(target.shape)}."
             )
+        check_floats(name, state[name], source)
     check_finite(((name, state[name]) for name in targets), source)
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(state[name])
+    return targets
 
 
 def describe_backbone(model: PreTrainedModel) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import T5Config
 
 from model.errors import ModelError
+from model.weights import check_floats
 
 _ATTENTION_NAMES = {"project_q": "q", "project_k": "k", "project_v": "v", "attention_out": "o"}
 _FFN_NAMES = {
@@ -48,13 +49,14 @@ def convert_modelcenter(state: dict[str, Tensor], source: str = "the checkpoint"
     Plugin and LoRA tensors are left out. Half tensors become float32 first: times 100 they would lose bits.
 
     Raises:
-        ModelError: a backbone tensor whose name is not known.
+        ModelError: a backbone tensor whose name is not known, or which holds no floats.
     """
     converted: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if key.startswith(("mux_layer.", "project_")):
             continue
         name, factor = _hugging_face_name(key.removeprefix("t5."), source)
+        check_floats(key, tensor, source)
         wide = tensor if tensor.dtype == torch.float64 else tensor.float()
         converted[name] = wide * factor
     return converted

@@ -47,15 +47,24 @@ def check_content(path: Path) -> None:
         raise ModelError(f"{path} is a web page ({size} bytes), not the file itself: download it again.")
 
 
+def check_floats(name: str, tensor: Tensor, source: str) -> None:
+    """Refuse a tensor of integers, of complex numbers or of floats with 8 bits, where a model has floats.
+
+    Raises:
+        ModelError: with its type.
+    """
+    if not tensor.is_floating_point() or tensor.element_size() < 2:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise ModelError(f"{source}: {name} holds numbers of the type {dtype}, expected floats of at least 16 bits.")
+
+
 def check_finite(tensors: Iterable[tuple[str, Tensor]], source: str) -> None:
     """Refuse weights that are no numbers.
 
     Raises:
-        ModelError: with the first tensor that holds NaN or an infinity, or complex numbers.
+        ModelError: with the first tensor that holds NaN or an infinity.
     """
     for name, tensor in tensors:
-        if tensor.is_complex():
-            raise ModelError(f"{source}: {name} holds complex numbers, expected real ones.")
         # A sum is the cheapest look at all values; it may overflow, so that only the second look counts.
         if tensor.is_floating_point() and not tensor.is_meta and not tensor.detach().sum().isfinite():
             wrong = int((~tensor.detach().isfinite()).sum())

@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from dataset import get_task
-from model import DecompositionConfig, LayerDropConfig, LoraConfig, PluginConfig, apply_edit
+from model import DecompositionConfig, LayerDropConfig, LoraConfig, PluginConfig, apply_edit, edits_of
 from model.compression import EditConfig
 from model.decomposition.embeddings import EmbeddingConfig
 from model.delta import load_delta, save_delta
+from model.plugin.published import load_published_plugin, save_published_plugin
 from serving.arguments import ServingArguments
 from serving.loading import load_predictor
 from tests.helpers_damage import WEIGHTS, Damage, as_bin, config, copied, tensors
@@ -348,3 +349,85 @@ def test_a_pipe_in_place_of_a_file(bert: Path, tmp_path: Path) -> None:
         os.mkfifo(folder / file)
         with ends(), pytest.raises(CLEAN):
             (use_tokenizer if file == "tokenizer.json" else use_bert)(folder)
+
+
+# --- plugins and LoRA ------------------------------------------------------------------------------------------------
+
+
+def put(source: Path, folder: Path, make: Callable[[dict[str, Any]], dict[str, Any]], **described: Any) -> None:
+    """A plugin with other tensors and another description, onto the model that it was made for."""
+    target = delta(source, folder, PluginConfig((4,), 3))
+    (folder / "plugin-k4.safetensors").rename(folder / WEIGHTS)
+    tensors(make)(folder)
+    (folder / WEIGHTS).rename(folder / "plugin-k4.safetensors")
+    content = json.loads((folder / target.file).read_text())
+    content["edit"] |= described
+    (folder / target.file).write_text(json.dumps(content))
+    target.use(folder)
+
+
+HOSTILE_PLUGINS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "integers": (lambda t: t.to(torch.int8), "holds numbers of the type int8"),
+    "complex": (lambda t: t.to(torch.complex64), "holds numbers of the type complex64"),
+    "eight bits": (lambda t: t.to(torch.float8_e4m3fn), "holds numbers of the type float8_e4m3fn"),
+    "NaN": (lambda t: t / 0 * 0, "no finite numbers"),
+    "a number": (lambda t: t.flatten()[0], r"has shape \(\), the model needs"),
+    "nothing": (lambda t: t[:0], r"has shape \(0"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_PLUGINS)
+def test_tensors_that_are_no_plugin(tiny: Tiny, tmp_path: Path, kind: str) -> None:
+    """Each is told by its name and what it is."""
+    make, said = HOSTILE_PLUGINS[kind]
+    with pytest.raises(CLEAN, match=said):
+        put(tiny.model, tmp_path / "plugin", lambda state: {name: make(tensor) for name, tensor in state.items()})
+
+
+@pytest.mark.parametrize(
+    "described",
+    [{"bottleneck": 2**20}, {"ratios": [2**20]}, {"ratios": list(range(2, 1025))}],
+    ids=["wide", "long", "many"],
+)
+def test_a_plugin_that_promises_more_than_its_file_has(tiny: Tiny, tmp_path: Path, described: Any) -> None:
+    """It is refused before memory is asked for: all of these would take gigabytes."""
+    with pytest.raises(CLEAN, match=r"has shape|do not fit|is described as 1023 parts"):
+        put(tiny.model, tmp_path / "plugin", lambda state: state, **described)
+
+
+def test_a_refused_plugin_leaves_the_model_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
+    """Nothing hangs in it, and another can be put onto it."""
+    model = load_t5(str(tiny.model), None, tokenizer=False).model
+    good = delta(tiny.model, tmp_path / "good", PluginConfig((4,), 3)).folder
+    bad = copied(good, tmp_path / "bad")
+    (bad / "plugin-k4.safetensors").rename(bad / WEIGHTS)
+    tensors(lambda state: {name: tensor[:1] for name, tensor in state.items()})(bad)
+    (bad / WEIGHTS).rename(bad / "plugin-k4.safetensors")
+    before = model.state_dict().keys()
+    with pytest.raises(CLEAN):
+        load_delta(model, "plugin", bad)
+    assert model.state_dict().keys() == before and not edits_of(model)
+    load_delta(model, "plugin", good)
+    assert edits_of(model)
+
+
+@pytest.mark.parametrize("how", ["number", "vector", "no ratio", "half missing", "integers"])
+def test_published_files_that_are_no_plugin(tiny: Tiny, tmp_path: Path, how: str) -> None:
+    """The original's format: tensors of any shape under the right names."""
+    model = load_t5(str(tiny.model), None, tokenizer=False).model
+    whole = copy.deepcopy(model)
+    apply_edit(whole, PluginConfig((4,), 3, 100.0))
+    path = tmp_path / "plugin.pkl"
+    save_published_plugin(whole, 4, path)
+    state = torch.load(path, weights_only=True)
+    make: dict[str, Callable[[str, torch.Tensor], torch.Tensor]] = {
+        "number": lambda name, t: t.flatten()[0],
+        "vector": lambda name, t: t.flatten(),
+        "no ratio": lambda name, t: t[:0],
+        "half missing": lambda name, t: t[:1] if "w_in" in name else t,
+        "integers": lambda name, t: t.to(torch.int8),
+    }
+    torch.save({name: make[how](name, tensor) for name, tensor in state.items()}, path)
+    with pytest.raises(CLEAN):
+        load_published_plugin(model, path)
+    assert not edits_of(model)

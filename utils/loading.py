@@ -203,7 +203,10 @@ def _load_original_lora(model: Any, original: dict[str, Tensor], path: Path) -> 
     state = {k: v for k, v in original.items() if k.startswith("project_") and ".lora_" in k}
     if not state:
         return
-    edit = LoraConfig(rank=next(v.shape[0] for k, v in state.items() if k.endswith("lora_A")))
+    first = next((tensor for name, tensor in state.items() if name.endswith("lora_A")), None)
+    if first is None or first.dim() != 2 or first.shape[1] != model.config.d_model:
+        raise UserError(f"{path}: the first of its LoRA matrices is none for a width of {model.config.d_model}.")
+    edit = LoraConfig(rank=first.shape[0])
     if find_edit(model, LoraConfig) is None:
         apply_edit(model, edit)
     used = edit.own_modules(model)  # the original also made decoder entries beyond the decoder's depth

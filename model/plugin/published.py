@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from model.compression import apply_edit, delta_state, extend_edit, find_edit, join_edits
-from model.delta import load_delta_state
+from model.backbone import spec_for
+from model.compression import delta_state, find_edit
+from model.delta import put_delta
 from model.errors import ModelError
 from model.plugin.config import Compat, PluginConfig, prefix_of
 from model.plugin.state import Choice
@@ -50,7 +51,10 @@ def read_published_plugin(path: Path) -> tuple[int, dict[str, Tensor]]:
     layers = {key.split(".")[1] for key in state}
     if missing := sorted({f"mux_layer.{i}.{name}" for i in layers for name in _PLUGIN_TENSORS} - set(state)):
         raise ModelError(f"{path} holds an incomplete plugin: {len(missing)} tensors are missing, first {missing[0]}.")
-    return int(state["mux_layer.0.mux_layer.bias"].numel()), state
+    ratio, weight = state["mux_layer.0.mux_layer.bias"].numel(), state["mux_layer.0.mux_layer.weight"]
+    if ratio < 2 or weight.dim() != 2:
+        raise ModelError(f"{path} holds no plugin: its tensor mux_layer.0.mux_layer.weight is {list(weight.shape)}.")
+    return ratio, state
 
 
 def load_published_plugin(
@@ -66,23 +70,21 @@ def load_published_plugin(
         ModelError: the plugin was made for another width or depth (both named).
     """
     ratio, state = read_published_plugin(path)
-    width = model.config.d_model
+    spec = spec_for(model)
+    if spec.stream_scale != PUBLISHED_SCALE:
+        raise ModelError(f"{path}: published plugins are made for a T5, and the model is a {spec.family}.")
+    sizes = spec.sizes(model.config)
     found_width = state["mux_layer.0.mux_layer.weight"].shape[1] // ratio
     found_depth = len(state) // len(_PLUGIN_TENSORS)
-    if (found_width, found_depth) != (width, model.config.num_layers):
+    if (found_width, found_depth) != (sizes.width, sizes.layers):
         raise ModelError(
             f"{path}: the plugin was made for {found_depth} layers of width {found_width}, "
-            f"the model has {model.config.num_layers} of width {width}."
+            f"the model has {sizes.layers} of width {sizes.width}."
         )
     bottleneck = state["mux_layer.0.demux_adapter.w_in.bias"].numel()
     edit = PluginConfig((ratio,), bottleneck, PUBLISHED_SCALE, (task,), compat)
-    present = find_edit(model, PluginConfig)
-    if present is None:
-        apply_edit(model, edit)
-    else:
-        extend_edit(model, join_edits([present, edit]))
     prefix = prefix_of(Choice(ratio, task))
-    load_delta_state(model, edit, {prefix + k: v for k, v in state.items()}, str(path))
+    put_delta(model, edit, {prefix + k: v for k, v in state.items()}, str(path))
     return edit
 
 
