@@ -10,8 +10,8 @@ from typing import Any
 
 from dataset.errors import DataError, shown
 from dataset.sources import (
-    HUB,
     candidate_folders,
+    is_hub,
     is_saved_dataset,
     load_hub,
     load_saved,
@@ -71,8 +71,8 @@ def read_glue(
     which = known_split(split)
     if not task.hub_name:
         raise DataError(f"{task.name} is not a GLUE task")
-    if str(data_path) == HUB and file is None:
-        rows = load_hub(_HUB_REPOSITORY, task.hub_name, task.hub_split(which))
+    if is_hub(data_path) and file is None:
+        rows = load_hub(_HUB_REPOSITORY, task.hub_name, task.hub_split(which), data_path)
         return _from_saved(task, rows, f"hub:{_HUB_REPOSITORY}/{task.hub_name}", which)
     path = find_glue(task, data_path, which, file, flag)
     if path.is_dir():

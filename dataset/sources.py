@@ -169,8 +169,13 @@ def load_saved(folder: Path, split: str) -> Any:
     return saved
 
 
-def load_hub(repository: str, configuration: str | None, split: str) -> Any:
-    """One split of a dataset of the Hugging Face hub (or of its local cache).
+def is_hub(data_path: str | Path) -> bool:
+    """Whether the hub is named in place of a folder: ``hub``, or ``hub@REVISION`` for a branch, tag or commit."""
+    return str(data_path).partition("@")[0] == HUB
+
+
+def load_hub(repository: str, configuration: str | None, split: str, data_path: str | Path = HUB) -> Any:
+    """One split of a dataset of the Hugging Face hub (or of its local cache), of the revision that ``data_path`` names.
 
     Raises:
         DataError: the hub cannot be reached or does not have it.
@@ -178,9 +183,10 @@ def load_hub(repository: str, configuration: str | None, split: str) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(repository, configuration, split=split)
+        revision = {"revision": named} if (named := str(data_path).partition("@")[2]) else {}
+        return datasets.load_dataset(repository, configuration, split=split, **revision)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"--data_dir hub: {repository} ({configuration or 'default'}, {split}) could not be loaded "
+            f"--data_dir {data_path}: {repository} ({configuration or 'default'}, {split}) could not be loaded "
             f"({type(error).__name__}: {error}); a folder with the files works without a network"
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.errors import DataError, counted, shown
-from dataset.sources import HUB, candidate_folders, is_saved_dataset, load_hub, load_saved, not_found, read_json
+from dataset.sources import candidate_folders, is_hub, is_saved_dataset, load_hub, load_saved, not_found, read_json
 from dataset.tasks import TASKS, Split, known_split
 
 _HUB_REPOSITORY = "rajpurkar/squad"
@@ -48,8 +48,8 @@ def read_squad(data_path: str | Path, split: str) -> list[SquadExample]:
     if which == "test":
         raise DataError("SQuAD has no public test set: use the split train or valid")
     hub_split = TASKS["squad"].hub_split(which)
-    if str(data_path) == HUB:
-        return _from_saved(load_hub(_HUB_REPOSITORY, None, hub_split), f"hub:{_HUB_REPOSITORY}")
+    if is_hub(data_path):
+        return _from_saved(load_hub(_HUB_REPOSITORY, None, hub_split, data_path), f"hub:{_HUB_REPOSITORY}")
     root = Path(data_path)
     if root.is_file():
         return _from_json(root)

@@ -17,7 +17,7 @@ from dataset.collate import Batch
 from dataset.conll import ConllSentence, read_conll
 from dataset.errors import DataError, shown
 from dataset.features import IGNORED, Feature
-from dataset.sources import HUB, candidate_folders, not_found
+from dataset.sources import HUB, candidate_folders, is_hub, not_found
 from dataset.tasks import Split, Task, known_split
 from dataset.tokenisation import beginning, token_ids
 
@@ -132,7 +132,7 @@ def find_tagged(
     """
     if task.kind != "token_classification":
         raise DataError(f"{task.name} is not a task of tagged words")
-    if str(data_path) == HUB:
+    if is_hub(data_path):
         raise DataError(f"{flag} {HUB}: {task.name} is read from a folder with files in CoNLL's columns")
     root = Path(data_path)
     names = (file,) if file else tuple(name + ending for name in _NAMES[split] for ending in _ENDINGS)

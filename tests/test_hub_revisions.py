@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from dataset import DataError, get_task, read_glue, read_squad
 from tests.tiny_bert import save_bert
 from utils import save_data
+from utils.arguments.reading import Reading
 from utils.engine.same_run import differences, models_in
 from utils.errors import UserError
 from utils.fetching import Limits
@@ -170,6 +172,27 @@ def test_data_that_are_not_what_was_saved_are_refused(tmp_path: Path, damage: st
         file.write_text("{")
     with pytest.raises(UserError, match=r"is not what was saved|hub\.json is damaged"):
         save_data.save(["rte"], tmp_path, Stored, quiet, lambda *_: COMMIT)
+
+
+@pytest.mark.parametrize(("named", "revision"), [("hub", {}), (f"hub@{COMMIT}", {"revision": COMMIT})])
+def test_readers_take_a_revision(named: str, revision: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of a folder, and by every reader that asks the hub."""
+    asked: list[Any] = []
+
+    def load(repository: str, *_: Any, split: str, **more: str) -> Any:
+        asked.append((repository, more))
+        raise ValueError("no connection")
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    for read, told in (
+        (lambda: read_glue(get_task("rte"), named, "valid"), "nyu-mll/glue"),
+        (lambda: read_squad(named, "valid"), "rajpurkar/squad"),
+    ):
+        with pytest.raises(DataError, match=f"--data_dir {named}: {told}"):
+            read()
+    assert asked == [("nyu-mll/glue", revision), ("rajpurkar/squad", revision)]
+    assert Reading(words=("hub",)).problem(named) is None
+    assert Reading().problem(named) is not None and Reading(words=("hub",)).problem("hubs@x") is not None
 
 
 def test_a_revision_is_obeyed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

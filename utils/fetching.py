@@ -122,7 +122,7 @@ def at_most(seconds: float, what: str) -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, where a library swallows the first
+    signal.setitimer(signal.ITIMER_REAL, seconds, 10.0)  # again, where a library swallows the first
     try:
         yield
     finally:

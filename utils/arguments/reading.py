@@ -32,7 +32,11 @@ class Reading:
     def problem(self, value: object) -> str | None:
         """What is wrong with a value, without a full stop; None if nothing is."""
         source = str(value)
-        if source in self.words or (self.hub and is_hub_id(source)):
+        if (
+            source in self.words
+            or (source.startswith("hub@") and "hub" in self.words)
+            or (self.hub and is_hub_id(source))
+        ):
             return None
         told = absence(source)
         if told is not None and self.named and "=" in source:

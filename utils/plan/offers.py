@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dataset.sources import HUB
+from dataset.sources import is_hub
 from model.backbone import BERT, T5
 from model.decomposition.config import RANKS
 from model.weights import read_json
@@ -70,7 +70,7 @@ def _origin(run: Path, task: str, data: str | None = None, said: str = "") -> Or
     recorded = found if isinstance(found, dict) else {}
     name = task or recorded.get("task_name") or recorded.get("dataset") or said
     rows = data or recorded.get("data_dir") or recorded.get("data_path") or ""
-    is_there = rows == HUB or (bool(rows) and Path(rows).exists())
+    is_there = is_hub(str(rows)) or (bool(rows) and Path(rows).exists())
     return Origin(run, str(name), str(rows) if is_there else "", recorded)
 
 

@@ -27,7 +27,7 @@ from dataset.batches import Collate
 from dataset.classification import PairCollator, PairFeature, encode_pairs
 from dataset.glue import find_glue
 from dataset.remarks import warn_cut, warn_few_rows, warn_little_told
-from dataset.sources import HUB
+from dataset.sources import is_hub
 from dataset.tokens import OUTSIDE
 from utils.engine import Runtime
 from utils.tucker.tasks import is_tagged
@@ -175,7 +175,7 @@ def _warn_without_entities(request: DataRequest, features: Sequence[PairFeature]
 
 def _read_ax(data_dir: str) -> list[GlueExample]:
     """The diagnostic rows, which lie beside MNLI's folder if `data_dir` is that."""
-    if data_dir == HUB:
+    if is_hub(data_dir):
         return read_glue(AX, data_dir, "test", flag=_FLAG)
     for place in (Path(data_dir), Path(data_dir).parent):
         for file in (None, _AX_FILE):

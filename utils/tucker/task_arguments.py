@@ -63,7 +63,9 @@ class TaskArguments:
     _argument_group_name = "task"
 
     data_dir: str | None = flag(
-        None, "Folder of the task: GLUE's TSV files or a saved datasets folder; or hub.", reads=Reading(words=("hub",))
+        None,
+        "Folder of the task: GLUE's TSV files or a saved datasets folder; or hub, hub@REVISION.",
+        reads=Reading(words=("hub",)),
     )
     task_name: str | None = flag(
         None,
