@@ -41,7 +41,7 @@ from utils.minidisc.job import ScheduleJob
 from utils.minidisc.stages import Stages
 from utils.next_steps import after_evaluation, after_schedule, after_stage
 from utils.opening.tokenizers import check_one_vocabulary, has_tokenizer, open_tokenizer
-from utils.outputs import guard
+from utils.outputs import check_file, guard, json_with
 from utils.tucker.adaptation import RatioEvaluator, attach, objective_for, per_ratio
 from utils.tucker.arguments import micro_batch, precision_of
 from utils.tucker.data import DataRequest, LabelledSet, training_batches, validation_sets
@@ -165,6 +165,9 @@ class TaskJob:
             model, how = build_student(source, self.command.decomposition, self.task, trained=True)
             self.say(f"model ({describe(model)}): {how}")
         check_length(model, self.request.max_length)
+        if plan.evaluate and self.runtime.is_main:
+            ours, cure = json_with("task", "edits"), "name another --output_dir"
+            check_file("the evaluation", plan.output / "evaluation.json", ours, cure)
         model.to(self.runtime.device)
         make_directory(plan.output)
         if not (plan.stages or plan.schedule) and self.runtime.is_main:

@@ -14,8 +14,12 @@ import torch
 from metric.cost import PairedTiming, interleaved_ratio
 from utils.engine.precision import choose_precision
 from utils.measured import environment
+from utils.outputs import check_file, json_with
 from utils.pages import write_measured
 from utils.writing import write_json
+
+#: One of these is in every row of what a benchmark writes.
+_OWN = ("wall_ratio", "time_ratio")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Settings:
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
     """Apply the common flags to this process and return them; `--precision auto` becomes what it stands for."""
+    if arguments.json is not None:
+        check_file("--json", arguments.json, lambda path: any(json_with(key)(path) for key in _OWN))
     torch.set_num_threads(arguments.threads)
     if hasattr(arguments, "precision"):
         choice = choose_precision(arguments.precision, arguments.device)

@@ -34,6 +34,7 @@ from utils.errors import UserError, run_as_script
 from utils.installation import load_bmtrain
 from utils.measured import environment
 from utils.pages import write_measured
+from utils.writing import atomic_file
 
 #: What is trained, and the flags that say so.
 TRAININGS: Mapping[str, str] = {
@@ -149,8 +150,8 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
         axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=120)
 
 
 def measure(given: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ from dataset.glue import read_glue
 from dataset.tasks import get_task
 from utils.errors import UserError, run_as_script
 from utils.measured import environment
+from utils.outputs import check_file, json_with
 from utils.pages import write_measured
 from utils.writing import to_json, write_json
 
@@ -204,6 +205,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, and write where asked."""
     given = parse_serve_load(arguments)
+    if given.json is not None:
+        check_file("--json", given.json, json_with("capacity_per_s"))
     measured = measure(given)
     lines = table(measured)
     print("\n".join(lines))

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.writing import atomic_file
+
 _COLOURS = {"fixed": "tab:red", "dynamic": "tab:blue"}
 
 
@@ -88,5 +90,6 @@ def write_plot(measured: Mapping[str, Any], path: Path) -> None:
         bottom.text(begin, 1.02, f" {share:.0%} load", transform=bottom.get_xaxis_transform(), fontsize=8)
     bottom.set(xlabel="seconds", ylabel="mean ratio")
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=90)
     pyplot.close(figure)

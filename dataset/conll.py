@@ -4,7 +4,6 @@ A line per token, columns separated by tabs or spaces (U+0020, no other blank), 
 blank lines between sentences. Lines that begin with -DOCSTART- separate documents and are left out.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def read_conll(path: str | Path, tagged: bool = True) -> Iterator[ConllSentence]
 
 
 def write_conll(path: str | Path, sentences: Iterable[Sequence[Sequence[str]]]) -> Path:
-    """Write a line of columns per token and a blank line behind each sentence; appears only when it is complete.
+    """Write a line of columns per token and a blank line behind each sentence.
 
     Columns are separated by a space, as in CoNLL's own files, or by tabs if a column holds a space itself.
     """
@@ -95,13 +94,11 @@ def write_conll(path: str | Path, sentences: Iterable[Sequence[Sequence[str]]]) 
     # A reader takes the first mark for the file's own.
     mark = _BYTE_ORDER_MARK if kept and kept[0] and kept[0][0][0].startswith(_BYTE_ORDER_MARK) else ""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as stream:
+    with target.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(mark)
         for rows in kept:
             stream.writelines(f"{separator.join(row)}\n" for row in rows)
             stream.write("\n")
-    os.replace(partial, target)
     return target
 
 

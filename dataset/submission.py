@@ -7,7 +7,6 @@ Names, words and sizes are the leaderboard's (gluebenchmark.com, FAQ).
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ FILES: Mapping[str, PredictionFile] = MappingProxyType(
 def write_predictions(
     name: str, predictions: Sequence[int | float], folder: str | Path, row_ids: Sequence[str] | None = None
 ) -> Path:
-    """Write one file of a submission; it appears under its name only when it is complete.
+    """Write one file of a submission.
 
     Args:
         name: a key of `FILES`.
@@ -79,13 +78,11 @@ def write_predictions(
     entry = FILES[name]
     target = Path(folder) / entry.file
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as stream:
+    with target.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(f"{HEADER}\n")
         for index, prediction in enumerate(predictions):
             called = index if row_ids is None else row_ids[index]
             stream.write(f"{called}\t{_word(entry, prediction, f'{name}, prediction {index}')}\n")
-    os.replace(partial, target)
     return target
 
 
@@ -160,7 +157,7 @@ def _row_problem(text: str, index: int, entry: PredictionFile) -> str:
 def write_zip(folder: str | Path, target: str | Path | None = None) -> Path:
     """Check the submission in `folder` and pack its files into `target` (default: `folder`/submission.zip).
 
-    The archive appears only when it is complete, and holds the leaderboard's files and nothing else.
+    The archive holds the leaderboard's files and nothing else.
 
     Raises:
         DataError: something is missing or wrong.
@@ -169,11 +166,9 @@ def write_zip(folder: str | Path, target: str | Path | None = None) -> Path:
     check_submission(root)
     archive = root / "submission.zip" if target is None else Path(target)
     archive.parent.mkdir(parents=True, exist_ok=True)
-    partial = archive.with_name(f".{archive.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as stream:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as stream:
         for name, content in _contents(root):
             stream.writestr(zipfile.ZipInfo(name, _DATE), content, zipfile.ZIP_DEFLATED)
-    os.replace(partial, archive)
     return archive
 
 

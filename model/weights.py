@@ -38,7 +38,7 @@ def check_content(path: Path) -> None:
             head = file.read(256)
         size = path.stat().st_size
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}).") from None
+        raise _unreadable(path, error) from None
     if head.startswith(_LFS_POINTER):
         raise ModelError(
             f"{path} is a Git LFS pointer of {size} bytes, not the file itself: fetch it with `git lfs pull`."
@@ -56,6 +56,12 @@ def check_floats(name: str, tensor: Tensor, source: str) -> None:
     if not tensor.is_floating_point() or tensor.element_size() < 2:
         dtype = str(tensor.dtype).removeprefix("torch.")
         raise ModelError(f"{source}: {name} holds numbers of the type {dtype}, expected floats of at least 16 bits.")
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    if isinstance(error, PermissionError):
+        return ModelError(f"{path} may not be read by this user: its permissions, or those of its folder, forbid it.")
+    return ModelError(f"{path} cannot be read ({error.strerror}).")
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]], source: str) -> None:
@@ -205,7 +211,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f"There is no file {path}.") from None
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}).") from None
+        raise _unreadable(path, error) from None
     except json.JSONDecodeError as error:
         check_content(path)
         raise ModelError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,25 @@ def _cases_in(directory: Path) -> set[str]:
 def goldens(request: pytest.FixtureRequest) -> Path:
     """The folder of golden cases."""
     return Path(request.config.getoption("--goldens")).resolve()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a file system of the given number of KiB; skips where that is not allowed."""
+    path = tmp_path / "disk"
+
+    def mount(size: int) -> Path:
+        path.mkdir()
+        if shutil.which("mount") is None or os.geteuid() != 0:
+            pytest.skip("mounting a tmpfs needs root")
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(path)]
+        if (done := subprocess.run(command, capture_output=True, text=True)).returncode:
+            pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+        return path
+
+    yield mount
+    if os.path.ismount(path):
+        subprocess.run(["umount", str(path)], check=True)
 
 
 @pytest.fixture

@@ -192,7 +192,7 @@ class Stored:
         self.name = name
 
     def save_to_disk(self, path: str) -> None:
-        Path(path).mkdir()
+        Path(path).mkdir(exist_ok=True)  # as the library does
         (Path(path) / "name").write_text(self.name, encoding="utf-8")
 
 

@@ -122,7 +122,8 @@ def test_a_file_that_computes_something_else_is_told_by_the_exit_code(
 ) -> None:
     """A writer whose file is off by 0.5: exit code 1, the difference in words and in the record."""
 
-    def wrong(source: Any, given: Any, outputs: Any) -> Any:
+    def wrong(source: Any, given: Any, place: Path, outputs: Any) -> Any:
+        place.write_bytes(b"wrong")
         forward = Forward(source.model, source.inputs, outputs)
         off = one_by_one(lambda batch: [one + 0.5 for one in forward(*batch.values())])
         return {"inputs": source.inputs}, off, None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,25 +152,6 @@ def test_a_disk_that_becomes_read_only(tiny: Tiny, tmp_path: Path, monkeypatch: 
     run(tiny.sst2(tmp_path / "run", "--save-step", 2, "--resume", "auto"))
     run(tiny.sst2(tmp_path / "whole", "--save-step", 2))
     assert_same_tensors(tensors_under(tmp_path / "run"), tensors_under(tmp_path / "whole"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mounts a file system of the given number of KiB; skips where that is not allowed."""
-    path = tmp_path / "disk"
-
-    def mount(size: int) -> Path:
-        path.mkdir()
-        if shutil.which("mount") is None or os.geteuid() != 0:
-            pytest.skip("mounting a tmpfs needs root")
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(path)]
-        if (done := subprocess.run(command, capture_output=True, text=True)).returncode:
-            pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-        return path
-
-    yield mount
-    if os.path.ismount(path):
-        subprocess.run(["umount", str(path)], check=True)
 
 
 @pytest.mark.parametrize("room", [300, 700, 1100, 1500, 2000])

@@ -86,7 +86,7 @@ def test_an_exported_program_is_read_by_its_writer_alone() -> None:
     assert [path.relative_to(ROOT).as_posix() for path, text in ours.items() if "torch_export" in text] == [
         "utils/export/__main__.py"
     ]
-    together = r"torch_export\.write\(source, given\.output\)\n\s+run = torch_export\.read\(given\.output, "
+    together = r"torch_export\.write\(source, place\)\n\s+run = torch_export\.read\(place, "
     assert re.search(together, ours[ROOT / "utils" / "export" / "__main__.py"])
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.arguments import ToolParser
-from utils.errors import run_as_script, writing
+from utils.errors import run_as_script
+from utils.writing import write_text
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 #: Packages in the order of the page; all of them can be imported without anything being run.
@@ -98,8 +99,7 @@ def _methods(cls: type) -> Iterator[str]:
 def main() -> None:
     """Write the page."""
     ToolParser(prog="python -m utils.api_page", description="Writes the page of public names.").parse_args()
-    with writing(PAGE):
-        PAGE.write_text(page(), encoding="utf-8")
+    write_text(PAGE, page())
     print(f"made: {PAGE.relative_to(PAGE.parent.parent)}")
 
 

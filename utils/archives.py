@@ -6,7 +6,6 @@ import bz2
 import errno
 import gzip
 import lzma
-import os
 import shutil
 import tarfile
 import zlib
@@ -14,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from utils.errors import UserError, writing
+from utils.errors import UserError
+from utils.writing import atomic_directory
 
 #: Text shrinks to a third or a fifth; a file made to fill the disk shrinks a thousandfold.
 MOST_EXPANSION = 100
@@ -27,7 +27,7 @@ _MOST_AT_ONCE = 1 << 20
 
 #: How a compressed file begins -> what reads it.
 _OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
 class _Refused(Exception):
@@ -41,16 +41,11 @@ def unpack(archive: Path, folder: Path, *, say: Callable[[str], None] = print) -
         UserError: no archive, a damaged one, or the disk is full; or one that holds a link, a device, a path that leads
             out of the folder, more than 100,000 files, or more bytes than its size makes likely. Nothing is left of it.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with writing(folder):
-            partial.mkdir(parents=True)
-            _extract(archive, partial)
-            inner = partial / folder.name
-            os.replace(inner if inner.is_dir() else partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_directory(folder) as partial:
+        _extract(archive, partial)
+        if (partial / folder.name).is_dir():
+            unpacked = partial.rename(partial.with_name("unpacked"))
+            (unpacked / folder.name).rename(partial)
     say(f"unpacked {folder}")
     return folder
 

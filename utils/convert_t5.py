@@ -25,9 +25,10 @@ from model.compression import edits_of
 from model.modelcenter import config_to_modelcenter, to_modelcenter
 from utils.errors import UserError, run_as_script
 from utils.loading import load_t5
+from utils.lock import locked
 from utils.opening.places import model_directory
 from utils.outputs import guard
-from utils.writing import atomic_directory, write_json
+from utils.writing import atomic_directory, patient_stream, write_json
 
 _TOKENIZER_FILES = (
     *("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -52,7 +53,8 @@ def to_model_center(source: Path, target: Path) -> None:
         raise UserError(f"{source} carries {' + '.join(e.kind for e in edits)}: only a dense T5 can be converted.")
     state = to_modelcenter(model.state_dict(), tied=bool(model.config.scale_decoder_outputs), prefix="")
     with atomic_directory(target) as partial:
-        torch.save({name: tensor.half() for name, tensor in state.items()}, partial / "pytorch_model.pt")
+        with patient_stream(partial / "pytorch_model.pt") as stream:
+            torch.save({name: tensor.half() for name, tensor in state.items()}, stream)
         write_json(partial / "config.json", config_to_modelcenter(model.config))
         _copy_tokenizer(source, partial)
 
@@ -71,9 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = parse(arguments)
     guard("utils.convert_t5", given)
-    if given.target.exists():
-        raise UserError(f"{given.target} exists already: name a new directory.")
-    (to_hugging_face if given.to == "hf" else to_model_center)(given.source, given.target)
+    with locked(given.target):
+        if given.target.exists():
+            raise UserError(f"{given.target} exists already: name a new directory.")
+        (to_hugging_face if given.to == "hf" else to_model_center)(given.source, given.target)
     print(f"made: {given.target}")
 
 

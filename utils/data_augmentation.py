@@ -34,6 +34,7 @@ from utils.augmentation.rows import Row, Source, find_source
 from utils.errors import Interrupted, run_as_script
 from utils.heartbeat import doing
 from utils.hints import next_lines
+from utils.lock import locked
 from utils.opening.tokenizers import BERT_TOKENS, MASKED_TOKENS, check_fits, open_tokenizer
 from utils.outputs import guard
 from utils.tool_steps import after_augmentation
@@ -51,18 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     num_samples = SAMPLES[source.task] if args.N is None else args.N
     target = args.output or source.target
     guard("utils.data_augmentation", args)
-    augmenter = build_augmenter(args)
-    file = GrowingFile(target, _settings(args, source, num_samples))
-    if done := file.counts["rows"]:
-        print(f"going on behind row {done:,} of an earlier run")
-    try:
-        write_rows(source, augmenter, file, total, num_samples, args)
-        file.finish()
-    except KeyboardInterrupt:
-        done = file.counts["rows"]
-        raise Interrupted(signal.SIGINT, f"{done:,} of {total:,} rows are kept.") from None
-    finally:
-        file.close()
+    with locked(target):
+        augmenter = build_augmenter(args)
+        file = GrowingFile(target, _settings(args, source, num_samples))
+        if done := file.counts["rows"]:
+            print(f"going on behind row {done:,} of an earlier run")
+        try:
+            write_rows(source, augmenter, file, total, num_samples, args)
+            file.finish()
+        except KeyboardInterrupt:
+            kept = f"{file.counts['rows']:,} of {total:,} rows are kept."
+            raise Interrupted(signal.SIGINT, kept) from None
+        finally:
+            file.close()
     print(f"made: {target} ({file.counts['rows']:,} rows and {file.counts['new']:,} new ones)")
     if target == source.target and source.task != "mnlimm":
         print(next_lines(after_augmentation(source.task, args.glue_dir, args.pretrained_bert_model)))

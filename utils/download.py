@@ -22,6 +22,7 @@ from utils.arguments import ToolParser
 from utils.errors import UserError, run_as_script
 from utils.fetching import COMMIT, add_limits, fetch, limits_of, recorded_address, recorded_revision
 from utils.hints import next_lines
+from utils.lock import locked
 from utils.tool_steps import after_bert, after_corpus, after_plugins
 
 PUBLISHED = "https://thunlp.oss-cn-qingdao.aliyuncs.com/Variator-Compression-Plugin"
@@ -56,12 +57,15 @@ def fetch_corpus(args: argparse.Namespace) -> None:
     """The published corpus, unpacked."""
     output = args.output or Path("data")
     folder = output / CORPUS_NAME
-    if folder.is_dir():
-        print(f"reused {folder}")
-        return
-    archive = fetch(_address(args, CORPUS_FILE), output / CORPUS_FILE, sha256=args.sha256, limits=limits_of(args))
-    unpack(archive.path, folder)
-    print(f"{archive.path} may be deleted\n{next_lines(after_corpus(folder))}")
+    if not folder.is_dir():
+        with locked(folder, waiting=print):
+            if not folder.is_dir():
+                address, target = _address(args, CORPUS_FILE), output / CORPUS_FILE
+                archive = fetch(address, target, sha256=args.sha256, limits=limits_of(args))
+                unpack(archive.path, folder)
+                print(f"{archive.path} may be deleted\n{next_lines(after_corpus(folder))}")
+                return
+    print(f"reused {folder}")
 
 
 def fetch_bert(args: argparse.Namespace) -> None:

@@ -81,18 +81,20 @@ _REFUSALS = frozenset(
 
 
 _NAMES = (str, bytes, os.PathLike)
-#: How libraries that are written in Rust pass on what the operating system said.
-_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+#: How libraries that are written in Rust, and `shutil`, pass on what the operating system said.
+_SYSTEM_ERROR = re.compile(r"(?:\(os error |\[Errno )(\d+)[\])]")
 
 
 def write_failure(error: BaseException) -> str | None:
     """The operating system's words for a disk that is full or not writable; None for any other error."""
     if isinstance(error, WriteError):
         return error.reason
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     if (found := _SYSTEM_ERROR.search(str(error))) is not None:
         return os.strerror(int(found[1]))
+    if isinstance(error, OSError):
+        return str(error)
     full = os.strerror(errno.ENOSPC)
     return full if full in str(error) else None
 

@@ -25,6 +25,8 @@ from utils.addresses import shown, without_secrets
 from utils.arguments import ToolParser
 from utils.arguments.values import bounded, number
 from utils.errors import UserError, writing
+from utils.lock import locked
+from utils.writing import publish, write_json
 
 _CHUNK = 1 << 20
 _TRIES = 5
@@ -142,10 +144,10 @@ def fetch(
 ) -> Fetched:
     """Downloads `url` to `target`, going on where an earlier attempt stopped.
 
-    What has arrived lies in `target`.partial until it is complete. `tries` counts attempts in a row that
-    bring nothing; between them it waits `pause_s` seconds, twice as long each time. `sha256` is the checksum that
-    the file must have, if it is known. A name and password in the address are sent to its host alone; they and what
-    stands behind `?` are neither told nor recorded.
+    What has arrived lies in `target`.partial until it is complete; what another call is fetching is waited for, and
+    then used. `tries` counts attempts in a row that bring nothing; between them it waits `pause_s` seconds, twice as
+    long each time. `sha256` is the checksum that the file must have, if it is known. A name and password in the address
+    are sent to its host alone; they and what stands behind `?` are neither told nor recorded.
 
     Raises:
         UserError: the address is no https address, does not exist, is no file (a web page, nothing at all), or cannot
@@ -153,14 +155,23 @@ def fetch(
             before for the same commit; or the disk is full, and the same call goes on when there is room.
     """
     _check_address(url, shown(url))
+    if (there := _reused(target, say, sha256)) is not None:
+        return there
+    with locked(target, waiting=say):
+        return _reused(target, say, sha256) or _fetch(url, target, say, tries, pause_s, sha256, limits)
+
+
+def _reused(target: Path, say: Say, sha256: str | None) -> Fetched | None:
     if (there := _fetched_before(target)) is not None:
         _check_sum(there.sha256, sha256, target)
         say(f"reused {target} ({there.num_bytes:,} bytes, sha256 {there.sha256})")
-        return there
+    return there
+
+
+def _fetch(url: str, target: Path, say: Say, tries: int, pause_s: float, sha256: str | None, limits: Limits) -> Fetched:
     _keep_what_is_there(target, say)
     say(f"fetching {shown(url)}")
     with writing(target), at_most(limits.seconds, shown(url)):
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.partial")
         revision = _fetch_all(url, partial, say, tries, pause_s, limits.num_bytes)
         fetched = Fetched(target, _size(partial), _sha256(partial), revision)
@@ -172,8 +183,8 @@ def fetch(
             _discard(partial)
             raise
         values = {"url": shown(url), "num_bytes": fetched.num_bytes, "sha256": fetched.sha256}
-        _write_json(_record_of(target), {**values, **({"revision": revision} if revision else {})})
-        os.replace(partial, target)
+        write_json(_record_of(target), {**values, **({"revision": revision} if revision else {})})
+        publish(partial, target)
         _state_of(partial).unlink(missing_ok=True)
     say(f"saved {target} ({fetched.num_bytes:,} bytes, sha256 {fetched.sha256})")
     return fetched
@@ -324,7 +335,7 @@ def _receive(url: str, response: http.client.HTTPResponse, partial: Path, most: 
     # Only a strong validator promises that two halves belong together (RFC 9110, 13.1.5).
     etag = response.headers.get("ETag", "")
     validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
-    _write_json(_state_of(partial), {"url": shown(url), "validator": validator, "num_bytes": total})
+    write_json(_state_of(partial), {"url": shown(url), "validator": validator, "num_bytes": total})
     size = start
     with partial.open("ab" if resumed else "wb") as stream:
         while chunk := _read(response):
@@ -381,9 +392,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _write_json(path: Path, content: dict[str, object]) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

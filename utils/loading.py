@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from utils.opening.places import delta_directory, expanded, model_directory
 from utils.opening.sizes import held_in, no_larger_than
 from utils.opening.tokenizers import T5_TOKENS, has_tokenizer, open_tokenizer
 from utils.opening.weights import explained, load_weights
+from utils.writing import write_json
 
 #: Written beside a fine-tuned model: what its task head was trained with.
 TASK_FILE = "task.json"
@@ -126,7 +126,7 @@ def check_token(number: Any, model: Any, name: str) -> None:
 def write_task_file(directory: Path, dataset: str, decoder_start: int, logit_scale: str) -> None:
     """Keep beside the weights what a later stage must agree with."""
     values = {"dataset": dataset, "decoder_start": decoder_start, "logit_scale": logit_scale}
-    (directory / TASK_FILE).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(directory / TASK_FILE, values)
 
 
 def _checkpoint(given: Path) -> Path:

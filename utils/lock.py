@@ -12,11 +12,12 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from utils.engine.run_files import LOCK_FILE
 from utils.errors import UserError, writing
+from utils.heartbeat import doing
 
 #: File systems without locks answer so: there, two processes cannot be told apart.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -63,19 +64,38 @@ def locked(target: Path, waiting: Callable[[str], object] | None = None) -> Iter
         yield
         return
     told = None if waiting is None else lambda owner: waiting(f"waiting for {owner}, which is writing {target}")
-    try:
-        with writing(target):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            take(path, told)
-    except InUse as owner:
-        raise UserError(f"{target} is being written by another call ({owner}): wait for its end, or stop it.") from None
-    _note_owner(path)
-    try:
+    with ExitStack() as stack:
+        try:
+            with writing(target):
+                stack.enter_context(folders_above(place))
+                take(path, told)
+        except InUse as owner:
+            raise UserError(
+                f"{target} is being written by another call ({owner}): wait for its end, or stop it."
+            ) from None
+        stack.callback(_give_back, path)
+        _note_owner(path)
         yield
-    finally:
+
+
+def _give_back(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+    release(path)
+
+
+@contextmanager
+def folders_above(path: Path) -> Iterator[None]:
+    """Make the folders that a path lies in; where the block fails, those that were made and are empty go again."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
         with suppress(OSError):
-            path.unlink(missing_ok=True)
-        release(path)
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def take(path: Path, waiting: Callable[[str], object] | None = None) -> bool:
@@ -99,7 +119,8 @@ def take(path: Path, waiting: Callable[[str], object] | None = None) -> bool:
                 if waiting is None:
                     raise InUse(owner)
                 waiting(owner)
-                fcntl.lockf(descriptor, fcntl.LOCK_EX)
+                with doing(f"waiting for {owner}"):
+                    fcntl.lockf(descriptor, fcntl.LOCK_EX)
                 is_mine = True
         except BaseException:
             os.close(descriptor)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from utils.arguments import PLACE, ToolParser
 from utils.embedded.corpus import SPAN_WORDS, cut
-from utils.errors import UserError, run_as_script, writing
+from utils.errors import UserError, run_as_script
 from utils.hints import next_lines
 from utils.outputs import guard
 from utils.tool_steps import after_own_corpus
+from utils.writing import atomic_file
 
 #: WikiText joins hyphens and separators with @; plain text does not.
 _WIKITEXT_MARKS = {" @-@ ": "-", " @,@ ": ",", " @.@ ": "."}
@@ -44,26 +44,18 @@ def clean_lines(files: Iterable[Path]) -> Iterator[str]:
 
 
 def make_corpus(files: list[Path], output: Path, span_words: int = SPAN_WORDS) -> int:
-    """Write the spans of `files` to `output` (under a temporary name first) and return their number.
+    """Write the spans of `files` to `output` and return their number.
 
     Raises:
         UserError: a file cannot be read, none holds any text, or the disk is full.
     """
-    partial = output.with_name(f".{output.name}.partial")
     count = 0
-    try:
-        with writing(output):
-            output.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "w", encoding="utf-8") as target:
-                for span in cut(clean_lines(files), span_words):
-                    target.write(span + "\n")
-                    count += 1
-            if not count:
-                raise UserError(f"No text was found in {', '.join(map(str, files))}.")
-            partial.replace(output)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with atomic_file(output) as file, file.open("w", encoding="utf-8") as target:
+        for span in cut(clean_lines(files), span_words):
+            target.write(span + "\n")
+            count += 1
+        if not count:
+            raise UserError(f"No text was found in {', '.join(map(str, files))}.")
     return count
 
 

@@ -41,7 +41,7 @@ class Command:
     ours: Callable[[Path], bool] = field(default=lambda path: False)
 
 
-def _json_with(*keys: str) -> Callable[[Path], bool]:
+def json_with(*keys: str) -> Callable[[Path], bool]:
     """Whether a file is JSON that has all of `keys`, or a list of such values."""
 
     def check(path: Path) -> bool:
@@ -90,7 +90,7 @@ COMMANDS: Mapping[str, Command] = {
         ("model", "plugin_path"),
         files=("output",),
         beside=lambda path: Path(f"{path}.json"),
-        ours=_json_with("source", "format"),
+        ours=json_with("source", "format"),
     ),
     "utils.export, standalone": Command(("model", "plugin_path"), folders=("output",)),
     "utils.plan": Command(
@@ -98,13 +98,13 @@ COMMANDS: Mapping[str, Command] = {
         searched=("model",),
         folders=("commit",),
         files=("json", "cost_table"),
-        ours=lambda path: _json_with("budget")(path) or _json_with("key", "rows")(path),
+        ours=lambda path: json_with("budget")(path) or json_with("key", "rows")(path),
     ),
-    "utils.cost": Command(("model",), files=("json",), ours=_json_with("macs", "family")),
+    "utils.cost": Command(("model",), files=("json",), ours=json_with("macs", "family")),
     "utils.report": Command(
         ("runs", "dense"), files=("output",), beside=lambda path: path.with_suffix(".md"), ours=is_report
     ),
-    "utils.doctor": Command(files=("json",), ours=_json_with("healthy", "findings")),
+    "utils.doctor": Command(files=("json",), ours=json_with("healthy", "findings")),
     "utils.make_corpus": Command(("files",), files=("output",)),
     "utils.pregenerate_training_data": Command(("train_corpus",), adds=("output_dir",)),
     "utils.data_augmentation": Command(
@@ -163,6 +163,19 @@ def guard(command: str, *groups: object) -> None:
             _check_file(_flag(name), target, reads, bool(values.get("overwrite")) or rules.ours(target), cure)
             if rules.beside is not None and (further := rules.beside(target)) != target:
                 _check_file(_flag(name), further, reads, rules.ours(further))
+
+
+def check_file(name: str, target: Path, ours: Callable[[Path], bool], cure: str = "name another file") -> None:
+    """Refuse to replace somebody's file where no entry of the table says so: names that are fixed, and benchmarks.
+
+    Args:
+        name: of the flag, or what the file is to the user.
+        ours: whether a file that is there was written by this program.
+
+    Raises:
+        UserError: it was not.
+    """
+    _check_file(name, target, [], ours(target), cure)
 
 
 def is_same(one: Path, other: Path) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.writing import write_text
 
 
 def read_measured(page: Path, name: str = "") -> list[str]:
@@ -23,7 +24,7 @@ def write_measured(page: Path, lines: Sequence[str], name: str = "") -> None:
         UserError: the page has no such block.
     """
     head, _, tail = _parts(page, name)
-    page.write_text(head + "\n" + "\n".join(lines) + "\n" + tail, encoding="utf-8")
+    write_text(page, head + "\n" + "\n".join(lines) + "\n" + tail)
 
 
 def _parts(page: Path, name: str) -> tuple[str, str, str]:

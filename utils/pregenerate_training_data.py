@@ -30,6 +30,7 @@ from tqdm import tqdm
 from utils.errors import Interrupted, UserError, run_as_script
 from utils.heartbeat import doing
 from utils.hints import next_lines
+from utils.lock import locked
 from utils.outputs import guard
 from utils.pregenerate.corpus import Corpus, TextRules, find_text_files, index_corpus
 from utils.pregenerate.generate import Generator, epoch_files, workers, write_epoch
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pieces = load_pieces(args.bert_model, args.do_lower_case, args.max_seq_len)
     files = find_text_files(args.train_corpus)
     rules = TextRules(args.line_filter, args.split_sentences)
-    with _index_directory(args.output_dir) as index, _interruptible(args.output_dir):
+    with locked(args.output_dir), _index_directory(args.output_dir) as index, _interruptible(args.output_dir):
         with _bar("reading the corpus", sum(path.stat().st_size for path in files)) as advance:
             corpus = index_corpus(files, index, rules, advance)
         _report_corpus(corpus, args)

@@ -24,6 +24,7 @@ from utils.cost import load_any
 from utils.errors import UserError, run_as_script
 from utils.hints import next_lines
 from utils.loading import copy_task_file
+from utils.lock import locked
 from utils.opening.tokenizers import carry_tokenizer
 from utils.outputs import guard
 from utils.tool_steps import after_model
@@ -38,14 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = parse(arguments)
     guard("utils.quantize", given)
-    if given.output_dir.exists():
-        raise UserError(f"--output_dir {given.output_dir} exists already: name a new directory.")
-    model, source = load_any(given.model)
-    apply_edit(model, QuantizationConfig(given.activations))
-    with atomic_directory(given.output_dir) as folder:
-        model.save_pretrained(folder)
-        carry_tokenizer(source, folder, model)
-        copy_task_file(source, folder)
+    with locked(given.output_dir):
+        if given.output_dir.exists():
+            raise UserError(f"--output_dir {given.output_dir} exists already: name a new directory.")
+        model, source = load_any(given.model)
+        apply_edit(model, QuantizationConfig(given.activations))
+        with atomic_directory(given.output_dir) as folder:
+            model.save_pretrained(folder)
+            carry_tokenizer(source, folder, model)
+            copy_task_file(source, folder)
     print(f"made: {given.output_dir}\n{next_lines(after_model(given.output_dir))}")
 
 

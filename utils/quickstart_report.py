@@ -29,8 +29,10 @@ if __name__ == "__main__":
 from dataset import TASKS
 from utils.errors import UserError, run_as_script
 from utils.measured import instruction_sets, processor
+from utils.outputs import check_file
 from utils.quickstart_schedules import SCHEDULES_TOLD, Schedule, Table, compared, read_schedules, schedule_table
 from utils.report.reading import Measured, measured_model, measured_ratios
+from utils.writing import atomic_file, write_text
 
 _MEANING = {
     "adapted": "plugins pre-trained on text, then adapted to the task",
@@ -56,6 +58,8 @@ _COLUMNS = (
     "training (s)",
 )
 _WORDS = 3  # columns that are text
+#: How a report begins.
+_TITLE = "# Quickstart: "
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,10 @@ def row_table(metric: str, rows: Sequence[Row]) -> Table:
     return Table([[column.format(metric=metric) for column in _COLUMNS], *map(cells, rows)], _WORDS)
 
 
+def _is_own(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(_TITLE.encode())
+
+
 def markdown(
     dataset: str,
     metric: str,
@@ -208,7 +216,7 @@ def markdown(
     names = dict.fromkeys(row.name for row in rows)
     return "\n".join(
         [
-            f"# Quickstart: {dataset}",
+            f"{_TITLE}{dataset}",
             "",
             row_table(metric, rows).markdown(),
             "",
@@ -246,9 +254,8 @@ def draw(metric: str, rows: Sequence[Row], file: Path) -> None:
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    temporary = file.with_name(f".{file.name}")
-    figure.savefig(temporary, dpi=130, format="png")
-    os.replace(temporary, file)
+    with atomic_file(file) as made:
+        figure.savefig(made, dpi=130, format="png")
 
 
 def read_times(file: Path) -> list[str]:
@@ -283,19 +290,17 @@ def write_report(
     Raises:
         UserError: an evaluation is missing or of another kind.
     """
+    report = output / "report.md"
+    check_file("the report", report, _is_own, "name another --output_dir")
     metric = TASKS[dataset].selection_metric if dataset in TASKS else "accuracy"
     rows: list[Row] = []
     schedules: list[Schedule] = []
     for group, runs in groups.items():
         rows += group_rows(group, {name: read_evaluation(folder, metric) for name, folder in runs.items()})
         schedules += [found for name, folder in runs.items() for found in read_schedules(name, folder)]
-    output.mkdir(parents=True, exist_ok=True)
     plot = f"{metric}-macs.png"
     draw(metric, rows, output / plot)
-    report = output / "report.md"
-    temporary = output / ".report.md"
-    temporary.write_text(markdown(dataset, metric, rows, schedules, plot, times), encoding="utf-8")
-    os.replace(temporary, report)
+    write_text(report, markdown(dataset, metric, rows, schedules, plot, times))
     parts = [row_table(metric, rows).plain()]
     parts += [schedule_table(metric, schedules).plain()] if schedules else []
     return "\n\n".join(filter(None, [*parts, compared(metric, schedules)]))

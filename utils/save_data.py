@@ -13,7 +13,6 @@ import argparse
 import errno
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +22,12 @@ if __package__ in (None, ""):  # started as a file: the repository is the parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.arguments import ToolParser
-from utils.errors import UserError, run_as_script, writing
+from utils.errors import UserError, run_as_script
 from utils.fetching import Limits, add_limits, at_most, limits_of
 from utils.hints import next_lines
+from utils.lock import locked
 from utils.tool_steps import after_save_data
+from utils.writing import atomic_directory, write_json
 
 _TIMEOUT_S = 10.0
 GLUE_NAMES = ("mnli", "qqp", "qnli", "sst2", "rte", "mrpc", "cola", "stsb", "wnli")
@@ -88,8 +89,8 @@ def save(
 ) -> list[Path]:
     """Saves each named dataset unless its folder is there already; returns the folders.
 
-    A folder appears under its name only when it is complete. All data sets of a repository are of the commit that the
-    first was saved of.
+    A folder appears under its name only when it is complete; what another call is saving is waited for. All data sets
+    of a repository are of the commit that the first was saved of.
 
     Args:
         revision: a branch, tag or commit in place of the newest; all names have to be of one repository.
@@ -104,15 +105,17 @@ def save(
     for name in names:
         target, repository = target_of(name, data_path), repository_of(name)
         targets.append(target)
-        if target.exists():
-            _check_saved(target, revision)
-            say(f"{name}: reused {target}")
-            continue
-        with at_most(limits.seconds, f"{name}: {repository}"):
-            if repository not in commits or revision not in (None, commits[repository]):
-                commits[repository] = resolve(repository, revision, limits.num_bytes) or revision
-            _save_one(name, target, load, commits[repository], revision)
-        say(f"{name}: saved {target}, {repository} at {commits[repository] or 'a commit that the hub did not name'}")
+        if not target.exists():
+            with locked(target, waiting=say), at_most(limits.seconds, f"{name}: {repository}"):
+                if not target.exists():
+                    if repository not in commits or revision not in (None, commits[repository]):
+                        commits[repository] = resolve(repository, revision, limits.num_bytes) or revision
+                    _save_one(name, target, load, commits[repository], revision)
+                    commit = commits[repository] or "a commit that the hub did not name"
+                    say(f"{name}: saved {target}, {repository} at {commit}")
+                    continue
+        _check_saved(target, revision)
+        say(f"{name}: reused {target}")
     return targets
 
 
@@ -176,18 +179,10 @@ def _save_one(name: str, target: Path, load: Loader, commit: str | None, asked: 
         raise UserError(
             f"{name}: could not load {repository} from the Hugging Face hub ({reason}); {advice}"
         ) from error
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        with writing(target):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            data.save_to_disk(str(partial))
-            values = {"repository": repository, "configuration": configuration, "revision": commit, "asked": asked}
-            text = json.dumps({**values, "sha256": _checksums(partial)}, indent=2, allow_nan=False)
-            (partial / RECORD).write_text(f"{text}\n", encoding="utf-8")
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_directory(target) as partial:
+        data.save_to_disk(str(partial))
+        values = {"repository": repository, "configuration": configuration, "revision": commit, "asked": asked}
+        write_json(partial / RECORD, {**values, "sha256": _checksums(partial)})
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

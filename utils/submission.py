@@ -13,6 +13,7 @@ from dataset.submission import FILES, write_zip
 from utils.arguments import PLACE, ToolParser
 from utils.errors import run_as_script
 from utils.outputs import guard
+from utils.writing import atomic_file
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -31,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def pack() -> Path:
         guard("utils.submission", args)
-        return write_zip(args.folder, args.output)
+        target = args.output or args.folder / "submission.zip"
+        with atomic_file(target) as file:
+            write_zip(args.folder, file)
+        return target
 
     archive = run_as_script(pack, args.debug)
     print(f"made: {archive} ({len(FILES)} files, checked)")

@@ -54,17 +54,28 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_stream(target: Path) -> Iterator[IO[bytes]]:
-    """A stream of bytes that becomes `target` when the block ends: for libraries that do not survive a failed write.
+def patient_stream(file: Path) -> Iterator[IO[bytes]]:
+    """A stream into a file of an atomic block, for libraries that do not survive a failed write.
 
     Raises:
-        WriteError: as `atomic_file`, at the end of the block.
+        OSError: of the first write that failed, at the end of the block.
     """
-    with atomic_file(target) as file, file.open("wb") as stream:
+    with file.open("wb") as stream:
         patient = _Patient(stream)
         yield cast(IO[bytes], patient)
         if patient.failure is not None:
             raise patient.failure
+
+
+def publish(partial: Path, target: Path) -> None:
+    """Give a file its name that has grown under another one, as what can be gone on with does.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    _sync(partial)
+    os.replace(partial, target)
+    _sync(target.parent)
 
 
 class _Patient(io.RawIOBase):
@@ -81,6 +92,14 @@ class _Patient(io.RawIOBase):
     def writable(self) -> bool:
         """Yes."""
         return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place, as some do when they are done."""
+        return self._stream.seek(offset, whence)
 
     def write(self, data: Any) -> int:
         """Take all of it."""
@@ -191,23 +210,14 @@ def _carry_over(old: Path, new: Path, is_own: Callable[[Path], bool]) -> None:
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
     """A new folder beside `target` that is this process's own, and is removed when the block ends, however it ends."""
-    above = [path for path in (target.parent, *target.parent.parents) if not path.exists()]
     folder: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with lock.folders_above(target):
         _remove_left(target)
         while folder is None:
             folder = _claimed(target.with_name(f".{_short(target.name)}.{secrets.token_hex(4)}.partial"))
-        yield folder
-    except BaseException:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # somebody else may use them by now
-            for path in above:
-                path.rmdir()
-        raise
-    finally:
-        if folder is not None:
+        try:
+            yield folder
+        finally:
             shutil.rmtree(folder, ignore_errors=True)
             lock.release(folder / LOCK_FILE)
 

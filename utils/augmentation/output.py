@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import writing
-from utils.writing import write_json
+from utils.writing import publish, write_json
 
 
 class GrowingFile:
     """Text that is appended in steps, each of which survives a kill.
 
     What is written lies in `.NAME.partial`; `.NAME.state.json` beside it says how far that is good, and what it was
-    made with. A run with the same settings goes on there, one with others starts anew.
+    made with. A run with the same settings goes on there, one with others starts anew. The names are fixed, so that
+    whoever makes one holds the target's lock (`utils.lock.locked`).
 
     Args:
         target: the name to appear under.
@@ -72,9 +74,10 @@ class GrowingFile:
         """Give the file its name."""
         self._stream.close()
         with writing(self.target):
-            os.replace(self._partial, self.target)
+            publish(self._partial, self.target)
         self._state.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Stop; what was appended to an unfinished file stays for the next run."""
-        self._stream.close()
+        with suppress(OSError):  # of a full disk it is told already, and what is not whole is made anew
+            self._stream.close()

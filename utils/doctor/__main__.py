@@ -7,7 +7,6 @@ python -m utils.doctor --quick    without these runs
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -97,6 +96,13 @@ def _guard(given: argparse.Namespace) -> None:
     run_as_script(lambda: guard("utils.doctor", given), debug=False)
 
 
+def _write(file: Path, groups: dict[str, list[Finding]]) -> None:
+    from utils.errors import run_as_script
+    from utils.writing import write_json
+
+    run_as_script(lambda: write_json(file, as_json(groups)), debug=False)
+
+
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
     """Look, tell, and end with the exit code."""
     given = parse(arguments)
@@ -105,11 +111,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
     groups = examine(root, given.quick)
     print(as_text(groups), flush=True)
     if given.json is not None:
-        try:
-            given.json.write_text(json.dumps(as_json(groups), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            print(f"error: Could not write {given.json}: {error.strerror or error}.", file=sys.stderr)
-            raise SystemExit(2) from None
+        _write(given.json, groups)
     if not is_healthy([finding for group in groups.values() for finding in group]):
         raise SystemExit(UNHEALTHY)
 

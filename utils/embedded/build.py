@@ -9,7 +9,7 @@
 
 DATA is data/{size}, BACKBONE is checkpoints/backbone/{size}/init. Each part is written to a temporary folder
 beside its place and renamed when it is complete; its manifest holds the settings it was made with, and as
-long as they are the same it is used again.
+long as they are the same it is used again. Two calls at once make it once: the second waits for the first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +27,8 @@ from utils.embedded.corpus import write_corpus
 from utils.embedded.sizes import BACKBONE_SIZES
 from utils.embedded.tasks import TASK_FILES, write_glue, write_squad, write_tagged
 from utils.errors import UserError
+from utils.lock import locked
+from utils.writing import atomic_directory, write_json
 
 # Counted up whenever the generators change what they make, so that what is cached is made again.
 FORMAT_VERSION = 6
@@ -131,42 +132,41 @@ def _digest(file: Path) -> str:
 def make_once(
     folder: Path, settings: dict[str, Any], write: Callable[[Path], dict[str, Any]], what: str, say: Say
 ) -> None:
-    """Lets `write` make `folder` (by way of a temporary one), unless it was made with these settings."""
+    """Lets `write` make `folder` (by way of a temporary one), unless it was made with these settings.
+
+    What another call is making is waited for, and then used.
+    """
     key = hashlib.sha256(json.dumps(settings, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    if _key_of(folder / "manifest.json") != key:
+        with locked(folder, waiting=say):
+            if _key_of(folder / "manifest.json") != key:
+                say(f"{what}: making {folder}")
+                _make(folder, {"key": key, "settings": settings}, write, say)
+                return
+    say(f"{what}: reused {folder}")
+
+
+def _make(folder: Path, record: dict[str, Any], write: Callable[[Path], dict[str, Any]], say: Say) -> None:
     manifest = folder / "manifest.json"
-    if manifest.is_file() and _key_of(manifest) == key:
-        say(f"{what}: reused {folder}")
-        return
     if folder.exists() and any(folder.iterdir()) and _key_of(manifest) is None:
         raise UserError(
             f"{folder}: holds files that this tool did not make (no manifest.json of its own); choose another folder"
         )
-    say(f"{what}: making {folder}")
     start = time.perf_counter()
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    contents = write(partial)
-    made = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
-    record = {"key": key, "settings": settings, "contents": contents, "files": made}
-    (partial / "manifest.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    _replace(folder, partial, say)
+    own = {"manifest.json", *_record(manifest).get("files", [])}
+    with atomic_directory(folder, lambda path: str(path) in own) as partial:
+        contents = write(partial)
+        made = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
+        write_json(partial / "manifest.json", {**record, "contents": contents, "files": made})
+        _tell_others(folder, own | {*made}, say)
     say(f"  made in {time.perf_counter() - start:.1f} s")
 
 
-def _replace(folder: Path, made: Path, say: Say) -> None:
-    """Put what was made in place of what an earlier call made; what else lies there stays."""
-    old = _record(folder / "manifest.json").get("files", [])
-    own = {*old, "manifest.json", *(str(path.relative_to(made)) for path in made.rglob("*") if path.is_file())}
+def _tell_others(folder: Path, own: set[str], say: Say) -> None:
+    """Say what lies there that an earlier call did not make, and that stays."""
     there = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     if others := [path for path in there if str(path.relative_to(folder)) not in own]:
         say(f"  what this tool did not make stays: {others[0]}{f' and {len(others) - 1} more' if others[1:] else ''}")
-        for path in others:
-            target = made / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(target)
-    shutil.rmtree(folder, ignore_errors=True)
-    made.rename(folder)
 
 
 def _record(manifest: Path) -> dict[str, Any]:

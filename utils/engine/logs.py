@@ -6,7 +6,6 @@ log.log, metrics.jsonl and TensorBoard are always written.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from utils.addresses import without_secrets
 from utils.errors import writing
 from utils.heartbeat import SILENCE_S
-from utils.writing import to_json
+from utils.writing import to_json, write_text
 
 
 class RunLog:
@@ -126,6 +125,4 @@ def _drop_rows_after(path: Path, step: int, evaluated_step: int) -> None:
                 kept.append(row)
         except (ValueError, KeyError, TypeError):
             continue  # the kill fell into this line, or somebody wrote it
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "".join(row + "\n" for row in kept))

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from utils.export.arguments import WITH_CARD, parse
+from utils.export.arguments import WITH_CARD, check_place, parse
 
 if __name__ == "__main__":
     from utils.startup import begin
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     begin(parse)  # before the libraries load
 
 
-from utils.errors import run_as_script, writing
+from utils.errors import run_as_script
 from utils.export.card import card
 from utils.export.checks import (
     Difference,
@@ -43,8 +43,9 @@ from utils.export.checks import (
 from utils.export.source import Forward, Source, load_source, output_names
 from utils.export.trace import runner_of
 from utils.hints import next_lines
+from utils.lock import locked
 from utils.tool_steps import after_export
-from utils.writing import to_json
+from utils.writing import atomic_directory, atomic_file, write_json, write_text
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "safetensors")
 #: Written into a standalone directory.
@@ -60,29 +61,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = load_source(given.model, given.ratio, given.task, given.plugin_path, needs_ratio)
     print(f"model: {source.directory}, {type(source.model).__name__}{_stack(source)}", flush=True)
     if given.format == "card":
-        _write(given.output, card(source, carries_code=False, base_model=given.base_model))
+        write_text(given.output, card(source, carries_code=False, base_model=given.base_model))
+        print(f"made: {given.output}")
         return
     outputs = output_names(source.model, make_inputs(source, example_shape(source.model.config), padded=True))
     expected = runner_of(Forward(source.model, source.inputs, outputs), source.inputs)
-    with writing(given.output):
-        (given.output if given.format == "standalone" else given.output.parent).mkdir(parents=True, exist_ok=True)
-    written, found, timed = _WRITERS[given.format](source, given, outputs)
-    print(f"made: {given.output}; comparing it with the model …", flush=True)
-    compared = differences(source, expected, found)
-    print("\n".join(lines_of(compared)))
-    record = _record(source, given, written, compared)
-    if timed is not None and given.repeats:
-        record["timing"] = _timed(source, given, expected, timed)
-    place = given.output / RECORD if given.format == "standalone" else Path(f"{given.output}.json")
-    _write(place, to_json(record, indent=2) + "\n")
+    record_of = (lambda path: path / RECORD) if given.format == "standalone" else (lambda path: Path(f"{path}.json"))
+    atomic = atomic_directory if given.format == "standalone" else atomic_file
+    with locked(given.output), atomic(given.output) as place:
+        check_place(given)  # once more, as another call may have been faster
+        written, found, timed = _WRITERS[given.format](source, given, place, outputs)
+        print("written; comparing it with the model …", flush=True)
+        compared = differences(source, expected, found)
+        print("\n".join(lines_of(compared)))
+        record = _record(source, given, written, compared)
+        if timed is not None and given.repeats:
+            record["timing"] = _timed(source, given, expected, timed)
+        write_json(record_of(place), record)
+    print(f"made: {given.output}\nmade: {record_of(given.output)}")
     _judge(record, given)
-
-
-def _write(path: Path, text: str) -> None:
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    print(f"made: {path}")
 
 
 def _stack(source: Source) -> str:
@@ -94,31 +91,31 @@ def _stack(source: Source) -> str:
 _Written = tuple[dict[str, Any], ManyRunner, Runner | None]
 
 
-def _onnx(source: Source, given: argparse.Namespace, _: Sequence[str]) -> _Written:
+def _onnx(source: Source, given: argparse.Namespace, place: Path, _: Sequence[str]) -> _Written:
     from utils.export import onnx  # onnxruntime takes a second to load, and the other formats do not need it
 
-    written = onnx.write(source, given.output, given.opset)
-    run = onnx.read(given.output, source.inputs)
+    written = onnx.write(source, place, given.opset)
+    run = onnx.read(place, source.inputs, given.output)
     return written, one_by_one(run), run
 
 
-def _torch(source: Source, given: argparse.Namespace, _: Sequence[str]) -> _Written:
+def _torch(source: Source, given: argparse.Namespace, place: Path, _: Sequence[str]) -> _Written:
     from utils.export import torch_export
 
-    written = torch_export.write(source, given.output)
-    run = torch_export.read(given.output, source.inputs)
+    written = torch_export.write(source, place)
+    run = torch_export.read(place, source.inputs, given.output)
     return written, one_by_one(run), run
 
 
-def _standalone(source: Source, given: argparse.Namespace, outputs: Sequence[str]) -> _Written:
+def _standalone(source: Source, given: argparse.Namespace, place: Path, outputs: Sequence[str]) -> _Written:
     from utils.export import standalone
 
-    written = standalone.write(source, given.output, outputs)
-    _write(given.output / "README.md", card(source, bool(written["code"]), given.base_model))
-    return written, standalone.read(given.output), None
+    written = standalone.write(source, place, outputs)
+    write_text(place / "README.md", card(source, bool(written["code"]), given.base_model))
+    return written, standalone.read(place, given.output), None
 
 
-_WRITERS: dict[str, Callable[[Source, argparse.Namespace, Sequence[str]], _Written]] = {
+_WRITERS: dict[str, Callable[[Source, argparse.Namespace, Path, Sequence[str]], _Written]] = {
     "onnx": _onnx,
     "torch": _torch,
     "standalone": _standalone,

@@ -57,6 +57,15 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"--base_model is for the model card: --format {' or '.join(WITH_CARD)}.")
     if given.format == "torch" and given.output.suffix != ".pt2":
         raise UserError(f"--output {given.output}: the name of what --format torch writes ends in .pt2.")
+    check_place(given)
+
+
+def check_place(given: argparse.Namespace) -> None:
+    """Refuse an --output that is there, where --overwrite does not say that it may be replaced.
+
+    Raises:
+        UserError: it is.
+    """
     is_there = given.output.exists()
     if given.format == "standalone":
         if is_there and (not given.output.is_dir() or any(given.output.iterdir())):

@@ -125,12 +125,12 @@ def running_errors(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {reason} (--debug shows all of it).") from error
 
 
-def telling(run: Runner, path: Path) -> Runner:
-    """A runner of the file `path` whose failures name it and the shapes that it was given."""
+def telling(run: Runner, name: Path) -> Runner:
+    """A runner of the file `name` whose failures name it and the shapes that it was given."""
 
     def told(given: dict[str, Tensor]) -> Sequence[Tensor]:
         shapes = ", ".join(f"{name} {' x '.join(map(str, one.shape))}" for name, one in given.items())
-        with running_errors(f"{path} was written, but does not run at {shapes}"):
+        with running_errors(f"{name} was written, but does not run at {shapes}"):
             return run(given)
 
     return told

@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from utils.errors import UserError, writing
+from utils.errors import UserError
 from utils.export.checks import Runner, running_errors, telling
 from utils.export.source import Source
 from utils.export.trace import quiet, trace, tracing_errors
@@ -25,7 +25,8 @@ def write(source: Source, path: Path, opset: int | None) -> dict[str, Any]:
     """Write the file; gives what its record says of it.
 
     Raises:
-        UserError: the opset is none that torch can write, or the disk refuses.
+        UserError: the opset is none that torch can write.
+        OSError: the disk refuses.
     """
     if opset is not None and opset < OLDEST_OPSET:
         raise UserError(f"--opset {opset}: torch's exporter writes opset {OLDEST_OPSET} or newer.")
@@ -42,14 +43,13 @@ def write(source: Source, path: Path, opset: int | None) -> dict[str, Any]:
             dynamic_shapes=(traced.axes,),
         )
     assert program is not None
-    with writing(path):
-        program.save(path)
+    program.save(path)
     used = program.model.opset_imports[""]
     return {"inputs": traced.inputs, "outputs": traced.outputs, "opset": used, "plans": traced.plans}
 
 
-def read(path: Path, inputs: tuple[str, ...]) -> Runner:
-    """The file in onnxruntime on the CPU, with as many threads as torch has.
+def read(path: Path, inputs: tuple[str, ...], named: Path | None = None) -> Runner:
+    """The file in onnxruntime on the CPU, with as many threads as torch has; `named` is what messages call it.
 
     Raises:
         UserError: it cannot be read, or (from the runner) does not run.
@@ -57,7 +57,7 @@ def read(path: Path, inputs: tuple[str, ...]) -> Runner:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = _FATAL
-    with running_errors(f"{path} was written, but cannot be read back"):
+    with running_errors(f"{named or path} was written, but cannot be read back"):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     known = {one.name for one in session.get_inputs()}  # a graph has no input that it does not use
 
@@ -65,4 +65,4 @@ def read(path: Path, inputs: tuple[str, ...]) -> Runner:
         fed = {name: given[name].numpy() for name in inputs if name in known}
         return [torch.from_numpy(one) for one in session.run(None, fed)]
 
-    return telling(run, path)
+    return telling(run, named or path)

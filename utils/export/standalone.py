@@ -19,13 +19,13 @@ from torch import Tensor
 
 from model import edits_of
 from model.backbone import COMPRESSED_PREFIX, family_of
-from utils.errors import UserError, writing
+from utils.errors import UserError
 from utils.export.checks import Batches, ManyRunner
 from utils.export.flatten import flat_name, flattened
 from utils.export.source import Source
 from utils.loading import copy_task_file
 from utils.opening.tokenizers import carry_tokenizer
-from utils.writing import to_json
+from utils.writing import write_json, write_text
 
 #: The file that config.json's `auto_map` names.
 ENTRY = "modeling_compressed"
@@ -77,13 +77,12 @@ def write(source: Source, directory: Path, outputs: Sequence[str]) -> dict[str, 
     """Write weights, config, tokenizer and code into `directory`; gives what its record says of it."""
     model: Any = source.model
     files = code_of(source)
-    with writing(directory):
-        model.save_pretrained(directory)
-        for name, text in files.items():
-            (directory / name).write_text(text, encoding="utf-8")
-        if files:
-            shutil.copyfile(_LICENCE, directory / "LICENSE-code")
-            _point_to_code(directory / "config.json", source)
+    model.save_pretrained(directory)
+    for name, text in files.items():
+        write_text(directory / name, text)
+    if files:
+        shutil.copyfile(_LICENCE, directory / "LICENSE-code")
+        _point_to_code(directory / "config.json", source)
     carry_tokenizer(source.directory, directory, model)
     copy_task_file(source.directory, directory)
     return {"inputs": source.inputs, "outputs": outputs, "code": sorted(files)}
@@ -139,11 +138,12 @@ def _point_to_code(path: Path, source: Source) -> None:
     head = f"{ENTRY}.Standalone{base.__name__}"
     values["auto_map"] = {"AutoConfig": f"{ENTRY}.Standalone{base.config_class.__name__}", source.loader: head}
     values["plugin_ratio"], values["plugin_task"] = source.ratio, source.task
-    path.write_text(to_json(values, indent=2) + "\n", encoding="utf-8")
+    write_json(path, values)
 
 
-def read(directory: Path) -> ManyRunner:
-    """The directory's outputs, from a fresh process that has no toolkit on its path.
+def read(directory: Path, named: Path | None = None) -> ManyRunner:
+    """The directory's outputs, from a fresh process that has no toolkit on its path; `named` is what messages
+    call it.
 
     Raises:
         UserError: it does not load there, with the last line of the reason.
@@ -157,7 +157,7 @@ def read(directory: Path) -> ManyRunner:
             done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                raise UserError(f"{directory} does not load without the toolkit: {last}")
+                raise UserError(f"{named or directory} does not load without the toolkit: {last}")
             found = load_file(Path(scratch) / "out.safetensors")
         return [[found[name] for name in sorted(found) if name.startswith(f"{i}.")] for i in range(len(batches))]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 from model.schedule import Choice
 from model.weights import read_json
-from utils.errors import writing
 from utils.minidisc.arguments import ScheduleArguments
 from utils.minidisc.axes import AxisKind
-from utils.writing import write_json
+from utils.writing import atomic_file, write_json
 
 SCHEDULE_FILE = "schedule.json"
 PLOT_FILE = "schedule.png"
@@ -108,7 +106,5 @@ def draw(choice: Choice, metric: str, kind: AxisKind, file: Path) -> None:
     axes.set_ylabel(f"{metric} on the development set")
     axes.grid(alpha=0.3)
     axes.legend()
-    temporary = file.with_name(f".{file.name}")
-    with writing(file):
-        figure.savefig(temporary, dpi=130, format="png")
-        os.replace(temporary, file)
+    with atomic_file(file) as made:
+        figure.savefig(made, dpi=130, format="png")

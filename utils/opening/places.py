@@ -33,6 +33,8 @@ def model_directory(source: str | Path) -> str:
     try:
         return _directory(str(source))
     except OSError as error:  # no permission to look, a name that is too long
+        if isinstance(error, PermissionError):
+            raise UserError(f"{source} may not be read by this user.") from error
         raise UserError(f"{source} cannot be read: {error.strerror or error}.") from error
 
 

@@ -30,6 +30,7 @@ from utils.engine import Runtime
 from utils.engine.precision import choose_precision
 from utils.errors import UserError, run_as_script
 from utils.hints import next_lines
+from utils.lock import locked
 from utils.outputs import guard
 from utils.plan.budget import Limit, parse_budget
 from utils.plan.choose import Candidate, choose, pareto_front
@@ -168,7 +169,9 @@ def _commit(given: argparse.Namespace, plan: Plan, work: _Work, words: Sequence[
     point, target = plan.point, given.commit
     opened = open_points([point], torch.device("cpu"))[0]
     values: dict[str, Any] = as_json(plan) | {"command": list(words)}
-    commit(opened, target, values)
+    with locked(target):
+        check_target(target, given.overwrite)  # once more, as another call may have been faster
+        commit(opened, target, values)
     _say(f"made: {target}; {how_to_use(point, target)}")
     _say(next_lines(after_commit(point, origin_of(point, given.task, given.data), target)))
 

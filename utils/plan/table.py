@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from model.weights import read_json
-from utils.errors import UserError, writing
+from utils.errors import UserError
 from utils.measured import device_name, machine
 from utils.plan.measure import Shape
 from utils.plan.point import Point
@@ -101,8 +101,6 @@ def write_table(file: Path, key: Mapping[str, Any], rows: Rows) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
     measured = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(file, {"format_version": FORMAT_VERSION, "measured": measured, "key": key, "rows": rows})
 

@@ -9,7 +9,6 @@ such folders in it. docs/report.md says what is read and how rows are made.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +21,13 @@ if __name__ == "__main__":
     begin(parse)  # before the libraries load
 
 
-from utils.errors import UserError, run_as_script, writing
+from utils.errors import UserError, run_as_script
 from utils.outputs import guard, is_report
 from utils.report.html import page
 from utils.report.markdown import markdown
 from utils.report.reading import find_runs
 from utils.report.rows import build_rows
+from utils.writing import write_text
 
 
 def write_report(given: argparse.Namespace) -> list[Path]:
@@ -46,11 +46,7 @@ def write_report(given: argparse.Namespace) -> list[Path]:
     rows = build_rows(folders, given.metric, given.dense)
     made = [given.output, given.output.with_suffix(".md")]
     for path, text in zip(made, (page(given.title, rows, given.x), markdown(given.title, rows)), strict=True):
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}")
-            temporary.write_text(text, encoding="utf-8", errors="replace")  # JSON may hold halves of characters
-            os.replace(temporary, path)
+        write_text(path, text, errors="replace")  # JSON may hold halves of characters
         print(f"made: {path} ({len(rows)} row{'s' * (len(rows) != 1)})", flush=True)
     print("a browser shows the first, any editor the second", flush=True)
     return made

@@ -20,6 +20,7 @@ from utils.errors import UserError, run_as_script
 from utils.pages import write_measured
 from utils.studies.runner import Runner, add_rows_flag, commands_block, read_result, study_parser
 from utils.studies.tucker import LENGTH
+from utils.writing import atomic_file
 
 TASK, METRIC = "sst2", "accuracy"
 #: What the plugins and int8 are put on: the folders of the other studies' runs.
@@ -159,7 +160,8 @@ def draw(found: Sequence[Point], file: Path) -> None:
     axes.set_ylabel("accuracy, SST-2 development set")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
-    figure.savefig(file, dpi=130, format="png")
+    with atomic_file(file) as made:
+        figure.savefig(made, dpi=130, format="png")
 
 
 def write_page(study: Study, page: Path) -> None:

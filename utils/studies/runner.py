@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.arguments import ToolParser
-from utils.errors import UserError
+from utils.errors import UserError, writing
 from utils.going_on import WHOLE, again
 
 
@@ -42,9 +42,10 @@ class Runner:
             return
         shown = f"python {command}" + (" --resume" if any(folder.glob("**/arguments.json")) else "")
         print(f"+ {shown}", flush=True)
-        self.output.mkdir(parents=True, exist_ok=True)
-        with open(self.output / "commands.txt", "a", encoding="utf-8") as log:
-            log.write(shown + "\n")
+        with writing(self.output / "commands.txt"):
+            self.output.mkdir(parents=True, exist_ok=True)
+            with open(self.output / "commands.txt", "a", encoding="utf-8") as log:
+                log.write(shown + "\n")
         whole = {WHOLE: again(()) or ""}  # what a stage that is stopped proposes
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE", **whole}
         if code := _attended([sys.executable, *shlex.split(shown)[1:]], environment):

@@ -18,6 +18,7 @@ from typing import Any
 
 from utils.arguments import MODEL, PLACE
 from utils.errors import run_as_script
+from utils.outputs import check_file, json_with
 from utils.pages import write_measured
 from utils.studies.runner import Runner, commands_block, spread, study_parser
 from utils.studies.summary import SummaryRow, write_summary
@@ -236,6 +237,8 @@ def main() -> None:
     parser.add_argument("--residual_scale", type=float, default=10.0, help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     given = parser.parse_args()
+    if given.json is not None:
+        check_file("--json", given.json, json_with("dataset", "control"))
     study = Study(given.data, given.corpus, given.backbone, Runner(given.output, given.threads), given.residual_scale)
     if given.costs:
         for dataset in given.datasets:

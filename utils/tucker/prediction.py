@@ -18,6 +18,7 @@ from utils.outputs import holds
 from utils.tucker.data import DataRequest, test_batches, test_sentences, test_sets
 from utils.tucker.evaluation import predict, predict_tags
 from utils.tucker.tasks import is_tagged
+from utils.writing import atomic_file
 
 
 def write_predictions(runtime: Runtime, model: Any, request: DataRequest, tokenizer: Any, folder: Path) -> list[str]:
@@ -46,7 +47,9 @@ def write_predictions(runtime: Runtime, model: Any, request: DataRequest, tokeni
             continue
         predictions = predict(runtime, model, task, source)
         if runtime.is_main:
-            path = write_file(task.name, _values(task, predictions), folder, row_ids)
+            path = folder / FILES[task.name].file
+            with atomic_file(path) as file:
+                write_file(task.name, _values(task, predictions), file.parent, row_ids)
             said.append(f"made: {path} ({len(predictions)} rows{_numbering(row_ids)})")
     if runtime.is_main:
         said.append(_submission(folder))
@@ -78,7 +81,9 @@ def _write_tags(runtime: Runtime, model: Any, request: DataRequest, tokenizer: A
         [(*row, names[tag]) for row, tag in zip(sentence.rows, tags, strict=True)]
         for sentence, tags in zip(sentences, predictions, strict=True)
     ]
-    path = write_conll(folder / f"{request.task.name}.txt", columns)
+    path = folder / f"{request.task.name}.txt"
+    with atomic_file(path) as file:
+        write_conll(file, columns)
     return [f"made: {path} ({len(sentences)} sentences{_scores(sentences, predictions, names)})"]
 
 
@@ -105,4 +110,7 @@ def _submission(folder: Path) -> str:
     missing = [entry.file for entry in FILES.values() if not (folder / entry.file).is_file()]
     if missing:
         return f"no submission yet, {folder} lacks {', '.join(missing)}"
-    return f"made: {write_zip(folder)} (all {len(FILES)} files, checked)"
+    archive = folder / "submission.zip"
+    with atomic_file(archive) as file:
+        write_zip(folder, file)
+    return f"made: {archive} (all {len(FILES)} files, checked)"
