@@ -22,7 +22,7 @@ _TIMES, _BESIDE = 6, 1 << 24
 _FLOATS = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
 _BYTES = ("I8", "int8")
 #: Tensors of whole numbers: positions and orders that libraries keep, int8 weights that the toolkit has rounded.
-_WHOLE = re.compile(r"(.*\.)?(\w+_ids|indices|num_batches_tracked|weight_int8)")
+_WHOLE = re.compile(r"(.*\.)?(\w+_ids|indices|num_batches_tracked|weight_int8|pruning_order\.\w+)")
 _ROUNDED = re.compile(r".*\.weight_int8")
 _LAYERS = ("num_hidden_layers", "num_layers", "num_encoder_layers")
 
