@@ -90,7 +90,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Place], list[Any]]]] = {
     "serve": ("serving.__main__", lambda p: ["--model", p.model, "--task", "sst2", "--port", "0"]),
     "paper": (
         "utils.paper.__main__",
-        lambda p: ["tucker", "--text", p.bert.text, "--data", p.bert.glue, "--backbone", p.model, "--dry-run"],
+        lambda p: [
+            *("tucker", "--text", p.bert.text, "--data", p.bert.glue, "--backbone", p.model),
+            *("--max_seq_length", "32", "--estimate"),
+        ],
     ),
 }
 
