@@ -81,14 +81,37 @@ toolkit_pip() {
     shift
     if ! "$venv/bin/python" -m pip install --disable-pip-version-check --no-input "$@" >>"$log" 2>&1; then
         grep -v '^Requirement already satisfied' "$log" | tail -n 15 >&2
+        # Packages are whole or not there, unless the disk was full: then the next call starts from nothing.
+        grep -qE 'No space left on device|Disk quota exceeded' "$log" || rm -f "$venv/installing"
         toolkit_fail "installing the environment failed (the whole log: $log); run the same command again to go on"
     fi
+}
+
+# $1: an environment. Whether every installed file has the length that its package lists, and the packages that all
+# else builds on can be imported. On a full disk pip leaves files that are cut off, and takes them for installed later.
+toolkit_check_packages() {
+    "$1/bin/python" - <<'PY'
+import sys
+from importlib import import_module
+from importlib.metadata import distributions
+
+for package in distributions():
+    for file in package.files or ():
+        path = file.locate()
+        if file.size is not None and not (path.is_file() and path.stat().st_size == file.size):
+            sys.exit(f"{path} of {package.name} is not whole")
+for name in ("numpy", "torch", "safetensors", "tokenizers", "transformers", "accelerate", "datasets"):
+    try:
+        import_module(name)
+    except Exception as error:
+        sys.exit(f"{name} cannot be imported: {type(error).__name__}: {error}".splitlines()[0])
+PY
 }
 
 # $1: repository root. Runs under a lock; each step is skipped when it is already done.
 toolkit_make_venv() {
     local root="$1" venv="$1/.venv" stamp="$1/.venv/requirements.sha256" busy="$1/.venv/installing"
-    local wanted base torch_pin
+    local wanted base torch_pin broken
     wanted="$(sha256sum "$root/requirements.txt" | cut -d' ' -f1)" || return 1
     if [[ -x "$venv/bin/python" && -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]] &&
         toolkit_recent_python "$venv/bin/python"; then
@@ -116,9 +139,14 @@ toolkit_make_venv() {
     : >"$busy" && : >"$venv/install.log" && rm -f "$stamp" || return 1
     torch_pin="$(grep -E '^torch==' "$root/requirements.txt")" || return 1
     toolkit_say "installing $torch_pin (a few minutes the first time)"
-    toolkit_pip "$venv" "$torch_pin" || { rm -f "$busy"; return 1; }
+    toolkit_pip "$venv" "$torch_pin" || return 1
     toolkit_say "installing the rest of requirements.txt"
-    toolkit_pip "$venv" -r "$root/requirements.txt" || { rm -f "$busy"; return 1; }
+    toolkit_pip "$venv" -r "$root/requirements.txt" || return 1
+    if ! broken="$(toolkit_check_packages "$venv" 2>&1)"; then
+        toolkit_fail "the environment was installed but does not work: ${broken##*$'\n'};" \
+            "run the same command again to make it anew (is the disk full?)"
+        return 1
+    fi
     echo "$wanted" >"$stamp" && rm -f "$busy" || return 1
     toolkit_say "ready: $venv"
 }
