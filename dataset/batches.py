@@ -26,6 +26,7 @@ from dataset.errors import DataError
 from dataset.features import Feature
 from dataset.fingerprint import of_files, of_rows
 from dataset.sources import Line
+from dataset.workers import batches_of, ignore_stopping
 
 T = TypeVar("T")
 Collate = Callable[[Sequence[Feature], Sequence[Feature] | None], Batch]
@@ -204,7 +205,15 @@ class StreamedBatches:
         # The plan is made here and sent to the workers in turn, which return batches in its order.
         # Its own generator: the loader would otherwise draw from torch's, and a resumed run would drift.
         own = torch.Generator().manual_seed(0)
-        yield from DataLoader(work, sampler=plan, batch_size=None, num_workers=self._num_workers, generator=own)
+        loader = DataLoader(
+            work,
+            sampler=plan,
+            batch_size=None,
+            num_workers=self._num_workers,
+            worker_init_fn=ignore_stopping,
+            generator=own,
+        )
+        yield from batches_of(loader)
 
     def _plan(self, epoch: int) -> Iterator[Sequence[Line]]:
         """Lines of every global batch."""

@@ -103,12 +103,22 @@ warm_up() {
     export WARM_PYTHON="$folder/socket"
 }
 
+# $1: a signal, $2: a process, which may have ended or not yet begun
+pass_on() {
+    [[ -z "$2" ]] || kill -s "$1" "$2" 2>/dev/null || true
+}
+
 # Runs a command that hears of SIGTERM, SIGHUP and SIGUSR1 when this shell alone gets them, as a preempted job's does:
 # without that, the shell would be gone at once and the command go on unseen. Ctrl-C reaches both; the shell waits until
 # the command has saved. A SIGHUP that nohup has this shell ignore stays ignored, by the command too.
 attended() {
-    local child asked="" again status heard=SIGTERM,SIGINT,SIGQUIT,SIGUSR1
+    local child="" asked="" again status heard=SIGTERM,SIGINT,SIGQUIT,SIGUSR1
     [[ "$(trap -p HUP)" == "trap -- '' SIGHUP" ]] || heard+=,SIGHUP
+    # First of all, so that no signal falls between the command's beginning and these.
+    trap 'asked=143 again=1; pass_on TERM "$child"' TERM
+    trap 'asked=129 again=1; pass_on HUP "$child"' HUP
+    trap 'asked=138 again=1; pass_on USR1 "$child"' USR1
+    trap 'asked=130 again=1' INT
     # In the background, bash would have it ignore SIGINT and read nothing. The variable is torchrun's.
     (
         trap - INT QUIT
@@ -119,16 +129,15 @@ attended() {
         exec "$@"
     ) <&0 &
     child=$!
-    trap 'asked=143 again=1; kill -TERM "$child" 2>/dev/null || true' TERM
-    trap 'asked=129 again=1; kill -HUP "$child" 2>/dev/null || true' HUP
-    trap 'asked=138 again=1; kill -USR1 "$child" 2>/dev/null || true' USR1
-    trap 'asked=130 again=1' INT
+    [[ -z "$asked" ]] || pass_on $((asked - 128)) "$child"
     while true; do
         again="" status=0
         wait "$child" || status=$?
         [[ -n "$again" ]] || break # else it was the signal that ended the waiting
     done
     trap - TERM INT HUP USR1
+    [[ $status != 137 ]] || echo "error: the command was killed (SIGKILL), as the system does where memory runs out:" \
+        "what it saved stays, and the same command goes on there; a smaller batch needs less memory" >&2
     [[ $status != 0 || -z "$asked" ]] || exit "$asked" # it came to its end nevertheless; what follows is not begun
     return "$status"
 }

@@ -15,7 +15,8 @@ import pytest
 
 from tests.helpers_ranks import Ended, Prepare, run_ranks
 from tests.tiny import Tiny, assert_same_run, write_sst2
-from utils.engine.watch import LOST_PROCESS_CODE, RankWatch
+from utils.engine.watch import RankWatch
+from utils.errors import LOST_PROCESS_CODE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from dataset.workers import STOPPING
 from tests.tiny import (
     Tiny,
     assert_same_run,
@@ -24,7 +25,7 @@ from tests.tiny import (
 )
 from utils.engine import Trainer
 from utils.engine.checkpoint import list_checkpoints
-from utils.engine.stop_signals import STOPPING, StopSignals
+from utils.engine.stop_signals import StopSignals
 from utils.errors import Interrupted
 
 pytestmark = pytest.mark.usefixtures("one_thread")

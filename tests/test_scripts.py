@@ -380,7 +380,8 @@ for heard in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, save)
 pathlib.Path("calls.txt").open("a").write(" ".join(sys.argv[1:]) + "\\n")
-time.sleep(60)
+while True:  # a signal just before a long sleep would be handled after it
+    time.sleep(0.1)
 """
 
 

@@ -24,7 +24,8 @@ def heard(number, frame):
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, heard)
 pathlib.Path("begun.txt").touch()
-time.sleep(60)
+while True:  # a signal just before a long sleep would be handled after it
+    time.sleep(0.1)
 """
 
 
@@ -38,15 +39,21 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The socket of a server."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A server and its socket."""
     path = tmp_path_factory.mktemp("warm") / "socket"
     server = subprocess.Popen([sys.executable, "-c", _SERVER, str(path)], cwd=ROOT, stdin=subprocess.PIPE)
     assert server.stdin is not None
     until(path.exists)
-    yield path
+    yield server, path
     server.stdin.close()
     assert server.wait(timeout=30) == 0 and not path.exists()
+
+
+@pytest.fixture
+def served(server: tuple[subprocess.Popen[bytes], Path]) -> Path:
+    """The socket of a server."""
+    return server[1]
 
 
 def words_of(socket: Path, *words: str) -> list[str]:
@@ -99,6 +106,19 @@ def test_a_process_is_told_to_end_when_its_caller_is_gone(served: Path, tmp_path
     until((tmp_path / "heard.txt").exists)
     (tmp_path / "next.py").write_text("raise SystemExit(3)")
     assert subprocess.run(words_of(served, "next.py"), cwd=tmp_path).returncode == 3
+
+
+def test_a_signal_to_all_processes_of_a_job_leaves_the_server(
+    server: tuple[subprocess.Popen[bytes], Path], tmp_path: Path
+) -> None:
+    """A scheduler's end reaches the server as well: the run that it forked is waited for, and its code is passed on."""
+    (tmp_path / "script.py").write_text(_WAITING)
+    caller = subprocess.Popen(words_of(server[1], "script.py"), cwd=tmp_path)
+    until((tmp_path / "begun.txt").exists)
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
+        server[0].send_signal(number)
+    caller.send_signal(signal.SIGTERM)
+    assert caller.wait(timeout=30) == 70 + signal.SIGTERM and server[0].poll() is None
 
 
 def test_a_process_that_is_killed_has_the_shells_status(served: Path, tmp_path: Path) -> None:

@@ -190,12 +190,13 @@ def start_run(
     prepare: Callable[[int], None] | None = None,
     at: int = 0,
     script: Callable[[Sequence[str]], None] = run,
+    daemon: bool = True,
 ) -> Any:
-    """Start the script in a process of its own."""
+    """Start the script in a process of its own; one that is no daemon may have processes that prepare its batches."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train_t5", "tests.tiny"])
     job = (list(arguments), prepare, at, torch.get_num_threads(), os.getcwd(), script)
-    process = context.Process(target=_child, args=job, daemon=True)
+    process = context.Process(target=_child, args=job, daemon=daemon)
     process.start()
     return process
 

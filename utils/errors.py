@@ -18,6 +18,7 @@ from notation.errors import NotationError
 from utils.addresses import without_secrets
 from utils.going_on import again
 from utils.heartbeat import listen
+from utils.memory import memory_ran_out, worker_that_ended
 from utils.streams import lost_output, protect
 from utils.telling import launched_rank
 from utils.warning_lines import show_warnings
@@ -26,7 +27,8 @@ T = TypeVar("T")
 
 #: Exit code of a mistake in flags, files or data (argparse uses the same).
 USER_ERROR_CODE = 2
-
+#: Of the end of a process that a run needs: another of its processes, or one that prepares batches.
+LOST_PROCESS_CODE = 3
 
 #: A launcher ends all processes within this time when the main one has ended with an error.
 _OTHERS_WAIT_S = 10.0
@@ -54,6 +56,18 @@ class WriteError(UserError):
 
     def __str__(self) -> str:
         return f"Could not write {self.args[0]}: {self.reason}."
+
+
+class OutOfMemory(UserError):
+    """Memory ran out in a training.
+
+    Attributes:
+        flags: with which the same command goes on in less, if there are any.
+    """
+
+    def __init__(self, message: str, flags: Sequence[str]) -> None:
+        super().__init__(message)
+        self.flags = flags
 
 
 class Interrupted(Exception):
@@ -170,7 +184,12 @@ def run_as_script(main: Callable[[], T], debug: bool, waits: bool = False, goes_
         raise
     except Exception as error:
         if isinstance(error, user_errors()):
-            _end_with(error, str(error), debug)
+            more = error.flags if isinstance(error, OutOfMemory) else None
+            _end_with(error, str(error), debug, more=[*goes_on, *more] if goes_on and more else None)
+        if (lost := worker_that_ended(error)) is not None:
+            _end_with(mark_own(error), lost, debug, LOST_PROCESS_CODE, goes_on)
+        if (ran_out := memory_ran_out(error)) is not None:
+            _end_with(mark_own(error), f"{ran_out}: smaller batches, shorter rows or a smaller model need less.", debug)
         if not debug and isinstance(error, RuntimeError) and (watch := _watch()) is not None:
             watch.end_if_lost(error)
         if (refusal := refusal_of(error)) is None:
@@ -181,14 +200,18 @@ def run_as_script(main: Callable[[], T], debug: bool, waits: bool = False, goes_
             heart.stop()
 
 
-def _end_with(error: Exception, sentence: str, debug: bool) -> NoReturn:
-    """Tell an error in one sentence and end the process."""
+def _end_with(
+    error: Exception, sentence: str, debug: bool, code: int = USER_ERROR_CODE, more: Sequence[str] | None = None
+) -> NoReturn:
+    """Tell an error in one sentence, and the command that goes on with `more` words, and end the process."""
     _say_goodbye(wait=False)
     if debug:
         raise error
     _let_main_process_tell(error)
     _tell(f"error: {one_line(sentence)}")
-    raise SystemExit(USER_ERROR_CODE) from None
+    if more is not None:
+        _tell_next(more)
+    raise SystemExit(code) from None
 
 
 def _tell(text: str) -> None:
@@ -209,6 +232,10 @@ def _flat(text: str) -> str:
 def _tell_stop(text: str, goes_on: Sequence[str] | None) -> None:
     """That the process was asked to stop, and from the main one the command that goes on."""
     _tell(f"stopped: {text}")
+    _tell_next(goes_on)
+
+
+def _tell_next(goes_on: Sequence[str] | None) -> None:
     if launched_rank() == "0" and (line := again(goes_on)) is not None:
         _tell(f"next: {line}")
 

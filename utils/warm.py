@@ -53,9 +53,11 @@ def ask(path: str, words: Sequence[str]) -> int:
 
 
 class Server:
-    """Runs one request after the other."""
+    """Runs one request after the other; ends with its standard input, and by no signal that stops a run."""
 
     def __init__(self, path: str) -> None:
+        for number in _SIGNALS:  # a scheduler sends them to every process of a job, and the run needs this one
+            signal.signal(number, signal.SIG_IGN)
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(path)
         self._listening.listen()
@@ -63,16 +65,15 @@ class Server:
 
     def serve(self) -> None:
         """Answer until standard input ends, which its caller holds open."""
-        with contextlib.suppress(KeyboardInterrupt):
-            waiting: list[Any] = [0, self._listening]
-            while True:
-                ready, _, _ = select.select(waiting, [], [])
-                if 0 in ready and not os.read(0, 1):
-                    break
-                if self._listening in ready:
-                    talk, _ = self._listening.accept()
-                    with talk, contextlib.suppress(OSError):  # a caller that is gone hears nothing
-                        self._answer(talk)
+        waiting: list[Any] = [0, self._listening]
+        while True:
+            ready, _, _ = select.select(waiting, [], [])
+            if 0 in ready and not os.read(0, 1):
+                break
+            if self._listening in ready:
+                talk, _ = self._listening.accept()
+                with talk, contextlib.suppress(OSError):  # a caller that is gone hears nothing
+                    self._answer(talk)
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 

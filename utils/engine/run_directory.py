@@ -38,6 +38,7 @@ class RunDirectory:
         facts: what else arguments.json is to say of the run, as the precision that `auto` stands for.
 
     Attributes:
+        arguments: as given.
         remarks: what the user should know of the directory; the engine tells it in the run's log.
 
     Raises:
@@ -57,6 +58,7 @@ class RunDirectory:
     ) -> None:
         arguments = as_recorded(arguments)
         self._facts = dict(facts or {})
+        self.arguments = arguments
         self.path, self._world_size, self._allow_changed_data = path, world_size, allow_changed_data
         self.remarks: list[str] = []
         self._changed: list[str] = []

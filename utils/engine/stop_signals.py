@@ -6,8 +6,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-#: Ctrl-C; a scheduler's end; a terminal that hangs up; a scheduler's early warning.
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+from dataset.workers import STOPPING
+
 #: Those that stay ignored where somebody ignores them already, as `nohup` does.
 _MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGUSR1)
 

@@ -28,8 +28,9 @@ from utils.engine.run_directory import RunDirectory
 from utils.engine.runtime import Runtime
 from utils.engine.shares import add_shares
 from utils.engine.stop_signals import StopSignals
-from utils.errors import Interrupted, UserError
+from utils.errors import Interrupted, OutOfMemory, UserError, mark_own
 from utils.heartbeat import doing
+from utils.memory import how_to_need_less, memory_ran_out
 from utils.writing import atomic_directory
 
 Batch = dict[str, Tensor]
@@ -114,17 +115,23 @@ class Trainer:
         try:
             with self._signals, doing("training", lambda: f"step {self.progress.step + 1} of {self._total_text()}"):
                 self._run_to_the_end(total)
+        except (RuntimeError, MemoryError, OSError) as error:
+            if (ran_out := memory_ran_out(error)) is None:
+                raise
+            where = f"{'at' if self.module.training else 'in the evaluation at'} step {self.progress.step + 1}"
+            cure, flags = how_to_need_less(self.directory.arguments, self.module.training)
+            raise mark_own(OutOfMemory(f"{ran_out} {where}: {cure}.", flags)) from error
         finally:
             self.log.close()
+        # A signal until the handlers were gone would be lost, and what follows would begin; later ones end the process.
+        self._agreed_signal = int(self.runtime.gather_numbers([self._signals.number or 0]).max())
+        self._stop_if_asked(saved=True)
         return self.progress
 
     def _run_to_the_end(self, total: float) -> None:
         self._run_epochs(total)
         self.progress.finished = True
         self._checkpoint()
-        # A signal that came since the last step would be lost with its handler, and what follows would begin.
-        self._agreed_signal = int(self.runtime.gather_numbers([self._signals.number or 0]).max())
-        self._stop_if_asked(saved=True)
         self.engine.finish()
         skipped = f", {self.progress.skipped} of them skipped" if self.progress.skipped else ""
         self.log.line(f"done: {self.progress.step} steps{skipped}, best {self.selection} {self._best()}")

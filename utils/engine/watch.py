@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-#: Exit code of a process that waited for one that is dead or hangs.
-LOST_PROCESS_CODE = 3
+from utils.errors import LOST_PROCESS_CODE
+
 #: Longest wait for another process, unless `--rank_timeout` says otherwise.
 DEFAULT_TIMEOUT_S = 1800.0
 #: Signs of life that fail to come before a process is taken for dead when a connection broke.
