@@ -26,7 +26,7 @@ from dataset.errors import DataError
 from dataset.features import Feature
 from dataset.fingerprint import of_files, of_rows
 from dataset.sources import Line
-from dataset.workers import batches_of, ignore_stopping
+from dataset.workers import batches_of, heed_parent_alone
 
 T = TypeVar("T")
 Collate = Callable[[Sequence[Feature], Sequence[Feature] | None], Batch]
@@ -210,7 +210,7 @@ class StreamedBatches:
             sampler=plan,
             batch_size=None,
             num_workers=self._num_workers,
-            worker_init_fn=ignore_stopping,
+            worker_init_fn=heed_parent_alone,
             generator=own,
         )
         yield from batches_of(loader)

@@ -1,6 +1,8 @@
 """Processes that prepare batches, and the signals that are not for them."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +26,17 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def ignore_stopping(number: int) -> None:
-    """For `worker_init_fn`: the same where a start method inherits nothing. `number` is the worker's."""
-    for one in STOPPING:
-        signal.signal(one, signal.SIG_IGN)
+def heed_parent_alone(number: int) -> None:
+    """For `worker_init_fn`: end at a SIGTERM of the parent, which ends its workers so, and at nobody else's.
+
+    Args:
+        number: the worker's.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # where the start method inherits nothing
+    threading.Thread(target=_await_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _await_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

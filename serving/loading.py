@@ -18,7 +18,7 @@ from dataset.tokens import TaggedSentence, encode_tagged
 from model import PluginConfig, find_edit
 from model.backbone import T5
 from model.compression import is_whole
-from model.delta import delta_parts, load_delta
+from model.delta import delta_parts
 from model.distillation import classify
 from model.heads import Batch, VerbalizerHead
 from model.plugin.published import load_published_plugin, original_logit_scale
@@ -32,6 +32,7 @@ from utils.loading import TASK_FILE, load_t5, read_task_file
 from utils.opening.files import family_in
 from utils.opening.places import delta_directory, model_directory
 from utils.opening.tokenizers import open_tokenizer
+from utils.opening.weights import open_delta
 from utils.tucker.loading import check_length, load_classifier
 from utils.tucker.tasks import is_tagged, task_for
 
@@ -165,7 +166,7 @@ def _load_named(model: Any, task: str, path: Path) -> None:
         load_published_plugin(model, path, task=task)
         return
     parts = [part for part in delta_parts(path, "plugin") if task and part.startswith(f"plugin-{task}-")]
-    load_delta(model, "plugin", path, parts, "" if parts else task)
+    open_delta(model, "plugin", path, parts, "" if parts else task)
 
 
 def _head(model: Any, tokenizer: Any, task: Task, source: Path, decoder_start: int | None) -> VerbalizerHead:

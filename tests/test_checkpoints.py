@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model.errors import ModelError
 from tests.helpers_engine import Bench, Regression, Rows, names
+from utils.checksums import CHECKSUMS_FILE
 from utils.engine import TrainerConfig, random_state
 from utils.engine.checkpoint import (
     Progress,
@@ -50,7 +51,7 @@ def test_atomic_directory_replaces_as_a_whole(tmp_path: Path) -> None:
     with atomic_directory(tmp_path / "best") as partial:
         (partial / "new").write_text("new")
         assert names(tmp_path / "best") == {"config.json"}
-    assert names(tmp_path) == {"best"} and names(tmp_path / "best") == {"new"}
+    assert names(tmp_path) == {"best"} and names(tmp_path / "best") == {"new", CHECKSUMS_FILE}
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("bug"), KeyboardInterrupt()])

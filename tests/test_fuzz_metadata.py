@@ -26,6 +26,7 @@ from model.weights import read_safetensors, read_torch_file
 from tests.helpers_decomposition import tiny_config
 from tests.helpers_engine import Regression, Rows
 from tests.helpers_fuzz import altered, costly_inputs, damaged, fuzz, inputs, json_files, json_values, written
+from utils.checksums import CHECKSUMS_FILE
 from utils.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from utils.engine.data_record import check_data
 from utils.engine.optimisation import build_optimizer
@@ -125,6 +126,7 @@ def test_checkpoint_position(tmp_path: Path, count: int) -> None:
     """trainer.json: what is whole is loaded, and training can go on; what is not is told by `problem_of` alike."""
     module, optimizer = trained()
     path = save_checkpoint(tmp_path, Progress(step=1, best_value=0.5), module, optimizer, keep=1)
+    (path / CHECKSUMS_FILE).unlink()  # as older ones are, whose content has to tell
     content = json.loads((path / "trainer.json").read_text())
     content["random"][0]["python"][1] = content["random"][0]["python"][1][:3] + [0] * 622  # short enough to be shown
 

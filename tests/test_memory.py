@@ -109,8 +109,9 @@ def test_a_killed_worker_is_told_in_one_sentence(tiny: Tiny, tmp_path: Path) -> 
 
 def test_a_launcher_says_that_its_command_was_killed(tmp_path: Path) -> None:
     """Which cannot say it itself; code 137, and nothing more is begun."""
-    lines = f"DRY_RUN=0; source {ROOT}/scripts/processes.sh; set -e; attended bash -c 'kill -9 $$'; echo begun"
-    done = subprocess.run(["bash", "-c", lines], cwd=tmp_path, capture_output=True, text=True, check=False)
+    lines = f"source {ROOT}/scripts/processes.sh\nset -e\nattended bash -c 'kill -9 $$'\necho begun\n"
+    (tmp_path / "launcher.sh").write_text(lines, encoding="utf-8")
+    done = subprocess.run(["bash", "launcher.sh"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 137 and "killed (SIGKILL)" in done.stderr and not done.stdout
 
 

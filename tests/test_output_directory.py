@@ -18,6 +18,7 @@ from transformers import AutoModelForSeq2SeqLM
 import utils.engine.checkpoint as checkpoint_module
 from model.errors import ModelError
 from tests.tiny import Tiny, assert_same_tensors, die_before_step, killed_run, run, tensors_under
+from utils.checksums import CHECKSUMS_FILE
 from utils.engine import RunLog
 from utils.engine.checkpoint import list_checkpoints
 from utils.errors import UserError
@@ -163,6 +164,7 @@ def test_disk_really_full(tiny: Tiny, tmp_path: Path, small_disk: Callable[[int]
         run(arguments)
     for path in list_checkpoints(disk / "run"):
         names = {"model.safetensors", "optimizer.safetensors", "random.safetensors", "trainer.json", "arguments.json"}
+        names.add(CHECKSUMS_FILE)
         assert {p.name for p in path.iterdir()} == names
         assert tensors_under(path)
     if (disk / "run" / "best").exists():

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dataset.submission import FILES, write_predictions
+from utils.checksums import CHECKSUMS_FILE, listed
 from utils.embedded.build import make_once
 from utils.engine import RunDirectory
 from utils.engine.run_files import RUN_FOLDERS
@@ -24,6 +25,7 @@ from utils.lock import release_all
 from utils.outputs import COMMANDS, REPORT_MARK, guard
 from utils.plan.commit import check_target
 from utils.tucker.prediction import check_place
+from utils.tucker.training import make_directory
 from utils.writing import atomic_directory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +43,8 @@ OTHERS = {
     "utils.api_page": "docs/api.md",
     "utils.paper": "starts the entry scripts",
     "utils.scaling": "its page, and what it measured",
-    **{f"utils.studies.{name}": "starts the entry scripts" for name in ("axes", "composition", "minidisc")},
-    **{f"utils.studies.{name}": "starts the entry scripts" for name in ("tucker", "variator")},
+    **{f"utils.studies.{name}": "starts the entry scripts" for name in ("axes", "composition", "faults", "minidisc")},
+    **{f"utils.studies.{name}": "starts the entry scripts" for name in ("serving", "tucker", "variator")},
 }
 
 
@@ -343,7 +345,10 @@ def test_a_better_model_keeps_what_somebody_put_beside_it(tmp_path: Path) -> Non
         (best / name).write_text("old")
     with atomic_directory(best) as partial:
         (partial / "model.safetensors").write_text("new")
-    assert files_below(best) == {"README.md": b"old", "figures/a.png": b"old", "model.safetensors": b"new"}
+    expected = {"README.md": b"old", "figures/a.png": b"old", "model.safetensors": b"new"}
+    found = files_below(best)
+    assert set(found) == {*expected, CHECKSUMS_FILE} and {name: found[name] for name in expected} == expected
+    assert set(listed(best) or ()) == {"model.safetensors"}
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" + "x" * 300, "\n", "a b", "é", "x" * 255])
@@ -425,6 +430,9 @@ def test_a_plan_replaces_only_what_a_plan_has_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was not written by --commit"):
         check_target(model, overwrite=True)
     (model / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match="was not written by --commit"):
+        check_target(model, overwrite=True)
+    (model / "plan.json").write_text('{"budget": "macs<=0.5x", "command": []}')
     check_target(model, overwrite=True)
     with pytest.raises(UserError, match="is there already"):
         check_target(model, overwrite=False)
@@ -445,6 +453,7 @@ def test_no_command_deletes_folders_in_a_way_of_its_own() -> None:
         "utils/engine/run_directory.py",
         "utils/pregenerate_training_data.py",
         "utils/save_data.py",
+        *(f"utils/studies/faults/{name}.py" for name in ("__main__", "bench", "rows")),
     }
     found = set()
     for path in ROOT.rglob("*.py"):
@@ -455,3 +464,96 @@ def test_no_command_deletes_folders_in_a_way_of_its_own() -> None:
         if any(ast.unparse(call.func) in ("shutil.rmtree", "rmtree") for call in calls):
             found.add("/".join(parts))
     assert found <= allowed
+
+
+# --- what is no run's, by whatever name ------------------------------------------------------------------------------
+
+#: Names that runs write, each of which somebody else may have given to a file of theirs.
+TAKEN = (
+    *("arguments.json", "data.json", "metrics.jsonl", "log.log", "result.json", "evaluation.json", "command.txt"),
+    *("schedule.json", "best/model.safetensors", "checkpoints/step-00000001/trainer.json", "predictions/RTE.tsv"),
+    *("tensorboard/events.out.tfevents.1", "iteration-1/arguments.json"),
+)
+
+
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}, {"resume": "auto"}], ids=str)
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_folder_with_the_names_of_a_run_is_none(name: str, how: dict[str, Any], tmp_path: Path) -> None:
+    """Somebody's file, alone and with an arguments.json that is not the toolkit's: refused, and nothing is touched."""
+    for number, files in enumerate(((name,), (name, "arguments.json", "metrics.jsonl", "best/config.json"))):
+        folder = tmp_path / str(number)
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text('{"lr": 0.1}')
+        before = files_below(folder)
+        with pytest.raises(UserError, match=r"holds no run of this toolkit \(there is "):
+            claim(folder, **how)
+        assert files_below(folder) == before
+
+
+@pytest.mark.parametrize("text", ["", '{"arguments": ', "\x00" * 40])
+def test_a_run_whose_record_is_damaged_can_still_be_replaced(text: str, tmp_path: Path) -> None:
+    """The lock that it has left says that it is a run; what is in it goes, what is not stays."""
+    claim(tmp_path)
+    (tmp_path / "arguments.json").write_text(text)
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    (tmp_path / "notes.txt").write_text("mine")
+    claim(tmp_path, overwrite=True)
+    assert not (tmp_path / "metrics.jsonl").exists() and (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["model-mine.safetensors", "plugin-notes.json", "tokenizer_old.json", "vocab.txt", "mine/config.json"]
+)
+@pytest.mark.parametrize("part", ["best", "checkpoints/step-00000001"])
+def test_overwrite_stops_at_what_is_in_no_list(part: str, name: str, tmp_path: Path) -> None:
+    """A file in a model or a checkpoint with a name that others of its kind have; a better model keeps it."""
+    run = a_run(tmp_path / "run")
+    for written in ("best", "checkpoints/step-00000001"):
+        with atomic_directory(run / written) as partial:
+            (partial / "model.safetensors").write_text("new")
+    file = run / part / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    with atomic_directory(run / "best") as partial:
+        (partial / "model.safetensors").write_text("better")
+    before = files_below(run)
+    with pytest.raises(UserError, match=rf"^--overwrite would delete .*{Path(name).name}, which no run has written"):
+        claim(run, overwrite=True)
+    assert {k: v for k, v in files_below(run).items() if k != ".lock"} == before
+    file.unlink()
+    claim(run, overwrite=True)
+    assert not (run / "best").exists()
+
+
+def test_a_half_written_file_of_a_model_is_the_toolkits(tmp_path: Path) -> None:
+    """What a kill leaves while choice.json of a model is written anew hinders no --overwrite."""
+    run = a_run(tmp_path / "run")
+    with atomic_directory(run / "best") as partial:
+        (partial / "choice.json").write_text("{}")
+    left = run / "best" / ".choice.json.0123abcd.partial"
+    left.mkdir()
+    for name in ("choice.json", ".lock"):
+        (left / name).write_text("{}")
+    claim(run, overwrite=True)
+    assert not (run / "best").exists()
+
+
+def test_a_plan_keeps_what_is_in_no_list(tmp_path: Path) -> None:
+    """A tokenizer of somebody's beside a committed model is no reason to delete it."""
+    with atomic_directory(tmp_path / "plan") as partial:
+        (partial / "plan.json").write_text('{"budget": "", "command": []}')
+    check_target(tmp_path / "plan", overwrite=True)
+    (tmp_path / "plan" / "tokenizer_mine.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer_mine\.json, which --commit has not written"):
+        check_target(tmp_path / "plan", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["arguments.json", "evaluation.json"])
+def test_an_evaluation_replaces_no_file_of_others(name: str, tmp_path: Path) -> None:
+    """Its own of before, it does."""
+    (tmp_path / name).write_text('{"lr": 0.1}')
+    with pytest.raises(UserError, match=rf"holds {name}, which no run has written: name another directory"):
+        make_directory(tmp_path)
+    (tmp_path / name).write_text('{"arguments": {}, "task": "mrpc", "model": "m"}')
+    make_directory(tmp_path)

@@ -216,8 +216,9 @@ def test_epochs_of_unknown_origin_are_not_touched(run: Run, tmp_path: Path) -> N
     """Such as the original's own."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "epoch_0.json").write_text("{}\n")
-    with pytest.raises(UserError, match="holds epochs of unknown origin"):
-        run("out")
+    for more in ((), ("--overwrite",)):
+        with pytest.raises(UserError, match="holds epochs of unknown origin: take another one"):
+            run("out", *more)
     assert (tmp_path / "out" / "epoch_0.json").read_text() == "{}\n"
 
 

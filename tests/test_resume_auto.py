@@ -14,6 +14,7 @@ import pytest
 from tests.helpers_engine import Bench, metrics_of, names, weights
 from tests.tiny import Tiny, assert_same_tensors, run, tensors_under
 from utils.arguments import RunArguments, parse
+from utils.checksums import CHECKSUMS_FILE
 from utils.engine import TrainerConfig
 from utils.engine.checkpoint import checkpoint_path, list_checkpoints
 from utils.engine.resume import problem_of
@@ -65,11 +66,14 @@ def test_the_flag(text: tuple[str, ...], expected: object) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_truncated_at_any_byte_is_found(bench: Bench, name: str) -> None:
-    """Every length but the whole one; only the newline at the end of a JSON file may be missing."""
+    """Every length but the whole one. Without checksums only the newline at the end of a JSON file may be missing."""
     checkpoint = list_checkpoints(bench.path)[-1]
     path = checkpoint / name
     whole = path.read_bytes()
     assert problem_of(checkpoint) is None
+    path.write_bytes(whole[:-1])
+    assert problem_of(checkpoint) is not None
+    (checkpoint / CHECKSUMS_FILE).unlink()
     needed = len(whole.rstrip(b"\n")) if path.suffix == ".json" else len(whole)
     lengths = range(needed) if needed < 2000 else [*range(0, needed, 97), *range(needed - 20, needed)]
     for length in lengths:

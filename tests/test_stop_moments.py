@@ -84,7 +84,7 @@ def test_a_signal_to_the_whole_group_saves_although_workers_hear_it(
     number: signal.Signals, tiny: Tiny, tmp_path: Path
 ) -> None:
     """What Slurm and a terminal do: a checkpoint, the code of the signal, no worker left, and the same end."""
-    flags = ("--num-workers", 2, "--save-step", 100, "--training-step", 12, "--epochs", 2)
+    flags = ("--num-workers", 2, "--save-step", 100, "--keep-checkpoints", 1, "--training-step", 12, "--epochs", 2)
     arguments = tiny.wiki(tmp_path / "run", *flags, "--resume", "auto")
     process = start_run(arguments, slow_steps, script=script, daemon=False)
     metrics = tmp_path / "run" / "metrics.jsonl"

@@ -174,6 +174,7 @@ MAY_WRITE = {
     "train_t5.py::save_best": _IN_A_BLOCK,
     "utils/archives.py::_write": _IN_A_BLOCK,
     "utils/augmentation/output.py::_open": "goes on where it stopped, under a lock; published when it is complete",
+    "utils/checksums.py::recording": _IN_A_BLOCK,
     "utils/convert_t5.py::_copy_tokenizer": _IN_A_BLOCK,
     "utils/doctor/tiny.py::make_tiny": "a temporary folder",
     "utils/fetching.py::_keep_what_is_there": "gives a file that is there another name",
@@ -197,6 +198,14 @@ MAY_WRITE = {
     "utils/opening/errors.py::silent_panics": "a temporary file of the system's",
     "utils/pregenerate/corpus.py::_flush": "the index of a corpus, which is removed at the end",
     "utils/streams.py::fill_closed": "no file, but a closed stream",
+    **{
+        f"utils/studies/faults/{place}": "a temporary folder, in which files are damaged"
+        for place in (
+            *("bench.py::__init__", "bench.py::_all", "bench.py::_child", "bench.py::_write_model"),
+            *("damage.py::_neighbour", "damage.py::_older", "damage.py::damage", "rows.py::damaged_checkpoints"),
+            *("rows.py::damaged_models", "rows.py::files_of_others", "rows.py::foreign_within"),
+        )
+    },
     "utils/studies/runner.py::run": "logs are appended to",
     "utils/tucker/training.py::save": _IN_A_BLOCK,
 }

@@ -41,7 +41,7 @@ def unpack(archive: Path, folder: Path, *, say: Callable[[str], None] = print) -
         UserError: no archive, a damaged one, or the disk is full; or one that holds a link, a device, a path that leads
             out of the folder, more than 100,000 files, or more bytes than its size makes likely. Nothing is left of it.
     """
-    with atomic_directory(folder) as partial:
+    with atomic_directory(folder, lambda path: False) as partial:
         _extract(archive, partial)
         if (partial / folder.name).is_dir():
             unpacked = partial.rename(partial.with_name("unpacked"))

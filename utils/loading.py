@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 
 from model import LoraConfig, apply_edit, find_edit
 from model.backbone import T5, family_of
-from model.delta import is_delta, load_delta, load_delta_state
+from model.delta import is_delta, load_delta_state
 from model.folders import CONFIG
 from model.modelcenter import config_from_modelcenter, convert_modelcenter
 from model.plugin.published import ORIGINAL_DECODER_START
@@ -25,7 +25,7 @@ from utils.opening.files import check_config, is_modelcenter, open_config
 from utils.opening.places import delta_directory, expanded, model_directory
 from utils.opening.sizes import held_in, no_larger_than
 from utils.opening.tokenizers import T5_TOKENS, has_tokenizer, open_tokenizer
-from utils.opening.weights import explained, load_weights
+from utils.opening.weights import explained, load_weights, open_delta
 from utils.writing import write_json
 
 #: Written beside a fine-tuned model: what its task head was trained with.
@@ -62,7 +62,7 @@ def load_t5(model_config: str, checkpoint: Path | None, tokenizer: bool = True) 
         _load_original_lora(model, state, checkpoint)
         decoder_start = ORIGINAL_DECODER_START
     elif checkpoint is not None and directory is None:
-        load_delta(model, "lora", checkpoint)
+        open_delta(model, "lora", checkpoint)
     trained = checkpoint if checkpoint is not None else Path(base)
     if (trained / TASK_FILE).is_file():
         decoder_start = read_task_file(trained, model).get("decoder_start")

@@ -106,6 +106,8 @@ def _claim(args: PregenerateArguments, corpus: Corpus, pieces: Pieces) -> None:
     }
     path = args.output_dir / SETTINGS_FILE
     there = [path for path in args.output_dir.glob("epoch_*.json") if _EPOCH_FILE.match(path.name)]
+    if there and not path.is_file():
+        raise UserError(f"--output_dir {args.output_dir} holds epochs of unknown origin: take another one.")
     if args.overwrite:
         for file in there:
             file.unlink()
@@ -119,7 +121,7 @@ def _check_same(path: Path, own: dict[str, Any], directory: Path) -> None:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(f"--output_dir {directory} holds epochs of unknown origin; {hint}") from None
+        raise UserError(f"--output_dir {directory}: {path.name} is damaged; {hint}") from None
     differing = [name for name in own if before.get(name) != own[name]]
     if differing:
         raise UserError(f"--output_dir {directory} holds epochs made with another {', '.join(differing)}; {hint}")

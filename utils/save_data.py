@@ -179,7 +179,7 @@ def _save_one(name: str, target: Path, load: Loader, commit: str | None, asked: 
         raise UserError(
             f"{name}: could not load {repository} from the Hugging Face hub ({reason}); {advice}"
         ) from error
-    with atomic_directory(target) as partial:
+    with atomic_directory(target, lambda path: False) as partial:
         data.save_to_disk(str(partial))
         values = {"repository": repository, "configuration": configuration, "revision": commit, "asked": asked}
         write_json(partial / RECORD, {**values, "sha256": _checksums(partial)})

@@ -15,12 +15,13 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
 from utils import lock
-from utils.engine.run_files import LOCK_FILE, MODEL_FILES, matches
+from utils.checksums import CHECKSUMS_FILE, recording, renewed
+from utils.engine.run_files import LOCK_FILE, MODEL_FILES, is_written
 from utils.errors import writing
 
 _OLD = ".old"
@@ -134,6 +135,17 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, to_json(value, indent=2) + "\n")
 
 
+def write_json_into(folder: Path, name: str, value: Any) -> None:
+    """Write JSON into a folder that `atomic_directory` has made, and have its list of checksums know it.
+
+    Raises:
+        WriteError: see `atomic_file`.
+    """
+    write_json(folder / name, value)
+    if (checksums := renewed(folder, name)) is not None:
+        write_json(folder / CHECKSUMS_FILE, checksums)
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON that every reader accepts: what is not a finite number becomes null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
@@ -147,20 +159,17 @@ def _finite(value: Any) -> Any:
     return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def is_of_a_model(path: Path) -> bool:
-    """Whether a path, relative to a model's folder, is one of those that are written with a model."""
-    return len(path.parts) == 1 and matches(path.name, MODEL_FILES)
-
-
 @contextmanager
-def atomic_directory(target: Path, is_own: Callable[[Path], bool] = is_of_a_model) -> Iterator[Path]:
+def atomic_directory(target: Path, is_own: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """A folder to fill, which becomes `target` when the block ends.
 
     An existing `target` is replaced, but for what is not its writer's own, which is carried over; `recover_directory`
     mends a kill between the two renames.
 
     Args:
-        is_own: whether a path, relative to `target`, is one of those that this writer makes.
+        is_own: whether a path, relative to `target`, is one of those that this writer makes and may replace. Left out,
+            the folder is that of a model or a checkpoint: it gets a list of checksums, and replaces what the list of
+            the old one names.
 
     Raises:
         WriteError: the disk is full or not writable; what stood at `target` before stands there still.
@@ -172,8 +181,10 @@ def atomic_directory(target: Path, is_own: Callable[[Path], bool] = is_of_a_mode
         yield new
         for path in new.rglob("*"):
             _set_mode(path, folder)
-        _carry_over(real, new, is_own)
-        _sync_tree(new)
+        with nullcontext() if is_own else recording(new):
+            _carry_over(real, new, is_own or (lambda path: _is_of_model(path, real)))
+            _sync_tree(new)
+        _sync_tree(new, CHECKSUMS_FILE)
         old = real.with_name(f".{real.name}{_OLD}")
         shutil.rmtree(old, ignore_errors=True)
         try:
@@ -184,6 +195,11 @@ def atomic_directory(target: Path, is_own: Callable[[Path], bool] = is_of_a_mode
         finally:
             recover_directory(real)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_of_model(path: Path, root: Path) -> bool:
+    """Whether the toolkit has written a path of an older model; one without a list has no folders within."""
+    return is_written(root / path, root, MODEL_FILES if len(path.parts) == 1 else ())
 
 
 def recover_directory(target: Path) -> None:
@@ -273,8 +289,8 @@ def _set_mode(path: Path, folder: Path) -> None:
             path.chmod(mode)
 
 
-def _sync_tree(directory: Path) -> None:
-    for path in (*directory.rglob("*"), directory):
+def _sync_tree(directory: Path, pattern: str = "*") -> None:
+    for path in (*directory.rglob(pattern), directory):
         _sync(path)
 
 

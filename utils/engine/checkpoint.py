@@ -4,6 +4,7 @@ model.safetensors      trained parameters (the frozen backbone is not repeated)
 optimizer.safetensors  optimizer state by parameter name
 random.safetensors     random states of every process, with the JSON part in trainer.json
 trainer.json           position, best value, number of processes, format version
+checksums.json         SHA-256 of all of these, written last
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from utils.engine import random_state
 from utils.engine.engines import divided_like, full, whole_shape
 from utils.engine.optimisation import trainable_parameters
 from utils.engine.random_state import RandomState
+from utils.engine.run_files import MODEL_FILES, first_other
 from utils.engine.trainer_file import problem_in
 from utils.errors import UserError
 from utils.writing import atomic_directory, recover_directory
@@ -169,7 +171,8 @@ def save_checkpoint(
         if (run_directory / "arguments.json").is_file():
             shutil.copyfile(run_directory / "arguments.json", partial / "arguments.json")
     for path in list_checkpoints(run_directory)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        if first_other(path, MODEL_FILES) is None:  # what somebody has put there stays, with the checkpoint around it
+            shutil.rmtree(path, ignore_errors=True)
     return target
 
 

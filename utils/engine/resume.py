@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from model.errors import ModelError
 from model.weights import read_json
+from utils.checksums import damage_in
 from utils.engine.checkpoint import TENSOR_FILES, list_checkpoints, read_trainer_file
 from utils.engine.names import Resume
 from utils.errors import UserError, writing
@@ -19,7 +20,8 @@ SET_ASIDE = ".unusable"
 def problem_of(checkpoint: Path) -> str | None:
     """Why a checkpoint cannot be read, in one sentence without its full stop; None if it is whole.
 
-    Of weight files only the header is read: it says how long the file must be.
+    Every file has to be as it was written. Older checkpoints have no checksums: of their weight files the header is
+    read, which says how long the file must be.
     """
     try:
         read_trainer_file(checkpoint)
@@ -36,7 +38,7 @@ def problem_of(checkpoint: Path) -> str | None:
                 pass
         except (SafetensorError, OSError) as error:
             return f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}"
-    return None
+    return damage_in(checkpoint)
 
 
 def prepare_resume(run_directory: Path, resume: Resume) -> list[str]:

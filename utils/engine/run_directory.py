@@ -14,7 +14,16 @@ from utils.engine.checkpoint import list_checkpoints, recover_checkpoints
 from utils.engine.data_record import DATA_FILE, Fingerprints, check_data
 from utils.engine.precision import Precision
 from utils.engine.resume import Resume, prepare_resume
-from utils.engine.run_files import ARGUMENTS_FILE, LOCK_FILE, foreign_below, is_left_by_others, is_run, own_files
+from utils.engine.run_files import (
+    ARGUMENTS_FILE,
+    LOCK_FILE,
+    foreign_below,
+    is_left_by_others,
+    is_marked,
+    is_model,
+    is_run,
+    own_files,
+)
 from utils.engine.same_run import differences, models_in
 from utils.errors import UserError, writing
 from utils.lock import lock_directory, note_owner
@@ -88,7 +97,7 @@ class RunDirectory:
     def _claim(self, arguments: dict[str, Any], resume: Resume, overwrite: bool) -> None:
         recorded = self.path / ARGUMENTS_FILE
         try:
-            is_there = recorded.exists()
+            is_there = recorded.exists() and (is_marked(self.path) or is_model(self.path))
             if not is_there:
                 self._check_free()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -148,7 +157,7 @@ class RunDirectory:
                     f"--overwrite would delete {foreign}, which no run has written: move it away, or name another "
                     "--output_dir."
                 )
-        for path in own:
+        for path in sorted(own, key=lambda path: path.name == ARGUMENTS_FILE):  # last: it says whose the others are
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         left = [path.name for path in sorted(self.path.iterdir()) if path.name != LOCK_FILE]
         if left:

@@ -1,11 +1,17 @@
-"""The names that runs write: only these are ever deleted, whatever else lies in a run's folder."""
+"""What runs write: only that is ever deleted, whatever else lies in a run's folder.
+
+A model and a checkpoint have a list of their files (`utils.checksums`), a run's folder has marks and names.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
+
+from utils.checksums import CHECKSUMS_FILE, listed
 
 #: Arguments, versions and seed of the run.
 ARGUMENTS_FILE = "arguments.json"
@@ -17,7 +23,7 @@ MODEL_FILES = (
     *("model*.safetensors", "model*.safetensors.index.json", "optimizer.safetensors", "random.safetensors"),
     *("plugin*.safetensors", "plugin*.json", "lora*.safetensors", "lora*.json", "pytorch_model*.bin"),
     *("tokenizer*.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", CHECKSUMS_FILE),
 )
 #: At the top of a run's folder. `command.txt` is the launchers'.
 RUN_FILES = (
@@ -45,8 +51,8 @@ OTHERS_LEAVE = (
 
 
 def is_left_by_others(name: str) -> bool:
-    """Whether a file of this name may lie in a folder that a run begins in."""
-    return any(fnmatch(name, pattern) for pattern in OTHERS_LEAVE)
+    """Whether a file of this name may lie in a folder that a run begins in; not one that the run writes itself."""
+    return any(fnmatch(name, pattern) for pattern in OTHERS_LEAVE) and not matches(name, RUN_FILES)
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -56,7 +62,24 @@ def matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run: not the model or the checkpoint of one, which have its arguments as well."""
-    return (folder / ARGUMENTS_FILE).is_file() and not (folder / "trainer.json").exists() and not is_model(folder)
+    return is_marked(folder) and not (folder / "trainer.json").exists() and not is_model(folder)
+
+
+def is_marked(folder: Path) -> bool:
+    """Whether a folder's arguments.json is the toolkit's; of a damaged one, the lock beside it says so."""
+    try:
+        values = json.loads((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return (folder / ARGUMENTS_FILE).is_file() and _has_owner(folder / LOCK_FILE)
+    return isinstance(values, dict) and isinstance(values.get("arguments"), dict)
+
+
+def _has_owner(lock: Path) -> bool:
+    """Whether a run has noted in this file who it is (`utils.lock`)."""
+    try:
+        return lock.read_bytes()[:200].startswith(b"process ")
+    except OSError:
+        return False
 
 
 def is_model(folder: Path) -> bool:
@@ -89,10 +112,25 @@ def foreign_below(folder: Path) -> Path | None:
 
 
 def first_other(folder: Path, patterns: tuple[str, ...]) -> Path | None:
-    """The first file below a folder whose name matches none of the patterns; a link never does."""
+    """The first file below a folder that is not `is_written`; a link never is."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-    patterns = (*patterns, LOCK_FILE)
-    return next((path for path in files if path.is_symlink() or not matches(path.name, patterns)), None)
+    return next((path for path in files if path.is_symlink() or not is_written(path, folder, patterns)), None)
+
+
+def is_written(path: Path, root: Path, patterns: tuple[str, ...]) -> bool:
+    """Whether a file below `root` is the toolkit's: the list of its folder names it, or of one above up to `root`.
+
+    Args:
+        patterns: of names, for folders that older versions have written, which have no list.
+    """
+    for folder in path.parents:
+        if (known := listed(folder)) is not None:
+            inside = path.relative_to(folder)
+            names, first = {*known, CHECKSUMS_FILE, LOCK_FILE}, inside.parts[0]
+            return inside.as_posix() in names or (_plain(first) != first and _plain(first) in names)
+        if folder == root:
+            break
+    return matches(path.name, (*patterns, LOCK_FILE))
 
 
 def _plain(name: str) -> str:

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from model import available_ratios, edits_of, find_edit, set_ratio
 from model.backbone import BERT, family_of
-from model.delta import load_delta
 from model.plugin.config import PluginConfig
 from model.weights import read_json
 from utils.errors import UserError
 from utils.opening.files import open_config
 from utils.opening.places import delta_directory, model_directory
-from utils.opening.weights import load_weights
+from utils.opening.weights import load_weights, open_delta
 
 #: End of an architecture's name -> the class that loads it.
 _LOADERS = {
@@ -89,7 +88,7 @@ def load_source(directory: str, ratio: int | None, task: str, plugins: Path | No
     loader = _loader(place)
     model = load_weights(getattr(transformers, loader), str(place), open_config(str(place))).model
     if plugins is not None:
-        load_delta(model, PluginConfig.kind, delta_directory(plugins, PluginConfig.kind))
+        open_delta(model, PluginConfig.kind, delta_directory(plugins, PluginConfig.kind))
     _check_ratio(model, ratio, task, needs_ratio)
     set_ratio(model.eval().requires_grad_(False), ratio or 1, task)
     return Source(model, place, loader, ratio or 1, task)

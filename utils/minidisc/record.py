@@ -11,7 +11,7 @@ from model.schedule import Choice
 from model.weights import read_json
 from utils.minidisc.arguments import ScheduleArguments
 from utils.minidisc.axes import AxisKind
-from utils.writing import atomic_file, write_json
+from utils.writing import atomic_file, write_json, write_json_into
 
 SCHEDULE_FILE = "schedule.json"
 PLOT_FILE = "schedule.png"
@@ -35,7 +35,7 @@ def choice_values(choice: Choice, metric: str, kind: AxisKind | None = None) -> 
 
 def write_choice(folder: Path, choice: Choice) -> None:
     """Keep a choice beside the weights that belong to it."""
-    write_json(folder / CHOICE_FILE, choice_values(choice, "metric"))
+    write_json_into(folder, CHOICE_FILE, choice_values(choice, "metric"))
 
 
 def read_choice(folder: Path) -> Choice:

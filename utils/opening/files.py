@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from model.backbone import BERT, ENCT5, T5, family_of
 from model.folders import CONFIG, check_folder
 from model.pretrained import check_foreign, open_pretrained
 from model.weights import check_content, read_json
+from utils.checksums import CHECKSUMS_FILE, damage_in, listed
 from utils.errors import UserError
 from utils.opening.errors import loading_errors
 from utils.opening.names import WEIGHTS, like_weights, unreadable
@@ -30,6 +32,8 @@ _SIZES = {
     "dim_head": 100_000,
     **dict.fromkeys(("dim_model", "dim_ff", "position_bias_num_buckets", "position_bias_max_distance"), 1_000_000),
 }
+#: Endings of files that people edit.
+_TEXTS = (".json", ".txt", ".jinja", ".md")
 #: What may be 0: an EncT5 for tokens has no decoder.
 _MAY_BE_NONE = ("num_decoder_layers",)
 _SWITCHES = ("output_hidden_states", "output_attentions", "return_dict", "use_return_dict")
@@ -51,14 +55,44 @@ def check_files(directory: str) -> list[Path]:
     names = _names(root)
     for name in WEIGHTS:
         if name in names:
-            return _check_weights(root / name)
+            files = _check_weights(root / name)
+            check_unchanged(root)
+            return files
     if is_modelcenter(root):
+        check_unchanged(root)
         return []
     if found := like_weights(names):
         for name in found:
             _check_link(root / name)
         raise UserError(f"{directory} cannot be used: {unreadable(found)}.")
     raise UserError(f"{directory} has a config.json and no weights (model.safetensors or pytorch_model.bin).")
+
+
+def check_unchanged(directory: Path) -> None:
+    """Refuse weights that are not as the toolkit wrote them; a config and other texts may be edited.
+
+    A checksums.json of another form is somebody else's, and says nothing.
+
+    Raises:
+        UserError: with the file, and what to do where the change was meant.
+    """
+    if listed(directory) is None:
+        return
+    weights = (path for path in sorted(directory.iterdir()) if path.is_file() and not path.name.endswith(_TEXTS))
+    files = [directory / CHECKSUMS_FILE, *weights]
+    damage = _damage_of(directory, tuple((path.name, path.stat().st_mtime_ns, path.stat().st_ino) for path in files))
+    if damage is not None:
+        raise UserError(
+            f"{damage}: take another copy or make it again; if it was changed on purpose, remove "
+            f"{directory / CHECKSUMS_FILE}."
+        )
+
+
+@lru_cache(maxsize=64)
+def _damage_of(directory: Path, files: tuple[tuple[str, int, int], ...]) -> str | None:
+    """What is damaged of some files, named with what changes when they do: each is read once in a process."""
+    names = {name for name, *_ in files}
+    return damage_in(directory, lambda name: name in names)
 
 
 def is_modelcenter(directory: Path) -> bool:

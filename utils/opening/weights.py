@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from model.delta import load_delta
 from model.pretrained import open_pretrained
 from model.weights import check_finite, not_tensors
 from utils.errors import UserError
 from utils.opening.errors import loading_errors, without_report
-from utils.opening.files import check_files
+from utils.opening.files import check_files, check_unchanged
 from utils.opening.sizes import held_in, no_larger_than
 
 #: Tensors that a model may have no place for: heads that it is loaded without, those of pre-training among them, and
@@ -59,6 +60,17 @@ def load_weights(
             ignore_mismatched_sizes=other_heads,
         )
     return Loaded(model, check_loaded(directory, model, info, may_lack))
+
+
+def open_delta(model: Any, kind: str, directory: Path, parts: Sequence[str] = (), task: str = "") -> None:
+    """Put saved plugins or LoRA onto a model; see `model.delta.load_delta`.
+
+    Raises:
+        UserError, ModelError: they are damaged, or do not fit.
+    """
+    if directory.is_dir():
+        check_unchanged(directory)
+    load_delta(model, kind, directory, parts, task)
 
 
 def check_loaded(

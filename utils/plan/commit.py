@@ -14,6 +14,7 @@ from utils.engine.run_files import MODEL_FILES, first_other
 from utils.errors import UserError
 from utils.loading import copy_task_file
 from utils.opening.tokenizers import carry_tokenizer
+from utils.outputs import json_with
 from utils.plan import PLAN_FILE
 from utils.plan.load import Opened
 from utils.plan.point import Point
@@ -30,7 +31,7 @@ def check_target(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"--commit {target} is there already: name another folder, or add --overwrite.")
-    if not (target / PLAN_FILE).is_file():
+    if not json_with("budget", "command")(target / PLAN_FILE):
         raise UserError(f"--commit {target} was not written by --commit: name another folder.")
     if (foreign := first_other(target, MODEL_FILES)) is not None:
         raise UserError(f"--overwrite would replace {foreign}, which --commit has not written: move it away.")

@@ -21,11 +21,11 @@ from transformers import (
 from dataset import Task
 from model import use_ratio
 from model.backbone import T5, family_of
-from model.delta import load_delta
 from model.plugin import PluginConfig
 from utils.errors import UserError
 from utils.loading import load_t5
 from utils.opening.files import architecture
+from utils.opening.weights import open_delta
 from utils.plan.cuts import cut
 from utils.plan.files import family_in
 from utils.plan.point import Point, Source
@@ -98,7 +98,7 @@ def load_source(source: Source, task: Task | None = None) -> Any:
     else:
         model = _as_saved(directory)
     if source.plugins is not None:
-        load_delta(model, PluginConfig.kind, source.plugins)
+        open_delta(model, PluginConfig.kind, source.plugins)
     return model
 
 

@@ -18,6 +18,7 @@ from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig
 from utils.engine.run_directory import ARGUMENTS_FILE, environment
 from utils.errors import UserError
 from utils.hints import next_lines
+from utils.outputs import json_with
 from utils.writing import write_json
 
 
@@ -78,8 +79,11 @@ def make_directory(path: Path) -> None:
     """Make a directory for results, if it is not there.
 
     Raises:
-        UserError: it cannot be made, or is a file.
+        UserError: it cannot be made, is a file, or holds files of others under the names of results.
     """
+    for name, is_ours in ((ARGUMENTS_FILE, json_with("arguments")), ("evaluation.json", json_with("task", "model"))):
+        if (path / name).exists() and not is_ours(path / name):
+            raise UserError(f"--output_dir {path} holds {name}, which no run has written: name another directory.")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

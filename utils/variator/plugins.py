@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from model import PluginConfig, apply_edit, find_edit
-from model.delta import delta_files, is_delta, load_delta, read_delta_edit
+from model.delta import delta_files, is_delta, read_delta_edit
 from model.plugin.published import PUBLISHED_SCALE, load_published_plugin, read_published_plugin
 from model.weights import read_torch_file
 from utils.errors import UserError
 from utils.opening.places import delta_directory, expanded
+from utils.opening.weights import open_delta
 from utils.variator.arguments import PluginArguments
 
 DEFAULT_RATIO = 4
@@ -41,7 +42,7 @@ def attach_plugins(model: Any, arguments: PluginArguments, path: Path | None) ->
         if isinstance(saved, PluginConfig) and arguments.compat not in (None, saved.compat):
             raise UserError(f"--compat {arguments.compat}: the plugins of {path} were trained with {saved.compat}.")
         # Only what was asked for: other ratios of the file must not pass for trained with these.
-        load_delta(model, "plugin", path, [f"plugin-k{k}" for k in asked])
+        open_delta(model, "plugin", path, [f"plugin-k{k}" for k in asked])
     edit = find_edit(model, PluginConfig)
     assert edit is not None
     _check_ratios(asked, edit.ratios, "the model")
