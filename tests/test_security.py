@@ -39,6 +39,11 @@ ALLOWED = {
     "utils/outputs.py": {"zipfile.ZipFile that is not written"},  # reads the names in a submission, and unpacks nothing
     # Starts the toolkit's own scripts, for the launcher that made its socket in a folder that nobody else can enter.
     "utils/warm.py": {"os.execv", "code"},
+    # Lists what is in a file of PyTorch, to refuse what is compressed, and unpacks nothing.
+    "model/weights.py": {"zipfile.ZipFile that is not written"},
+    "tests/test_going_on.py": {"bash -c with text that is put together"},  # functions of the launchers
+    "tests/test_launch.py": {"bash -c with text that is put together"},  # the line above it
+    "tests/test_stopped.py": {"shell=True"},  # a proposed command, pasted
     "tests/test_environment.py": {"/bin/bash -c with text that is put together"},  # functions of scripts/env.sh
     "tests/test_paper.py": {"bash -c with text that is put together"},  # the line above it
     "tests/test_next_steps.py": {"bash -c with text that is put together"},  # a proposed command, pasted
