@@ -78,11 +78,13 @@ def write_predictions(
     entry = FILES[name]
     target = Path(folder) / entry.file
     target.parent.mkdir(parents=True, exist_ok=True)
+    called = range(len(predictions)) if row_ids is None else row_ids
+    rows = [
+        f"{called[index]}\t{_word(entry, prediction, f'{name}, prediction {index}')}\n"
+        for index, prediction in enumerate(predictions)
+    ]
     with target.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(f"{HEADER}\n")
-        for index, prediction in enumerate(predictions):
-            called = index if row_ids is None else row_ids[index]
-            stream.write(f"{called}\t{_word(entry, prediction, f'{name}, prediction {index}')}\n")
+        stream.writelines([f"{HEADER}\n", *rows])
     return target
 
 

@@ -195,7 +195,7 @@ MAY_WRITE = {
     "utils/minidisc/job.py::save": _IN_A_BLOCK,
     "utils/opening/tokenizers.py::carry_tokenizer": _IN_A_BLOCK,
     "utils/plan/measure.py::_delta": "a temporary folder",
-    "utils/opening/errors.py::silent_panics": "a temporary file of the system's",
+    "utils/opening/errors.py::silent_panics": "no file, but the null device",
     "utils/pregenerate/corpus.py::_flush": "the index of a corpus, which is removed at the end",
     "utils/streams.py::fill_closed": "no file, but a closed stream",
     **{
