@@ -154,6 +154,17 @@ def edit_from_dict(values: Any) -> EditConfig:
     return _REGISTRY[kind].from_dict(values)
 
 
+def edits_from(descriptions: Any) -> list[EditConfig]:
+    """The edits of a config's entry `compression`, in its order.
+
+    Raises:
+        ModelError: it is no list of edits.
+    """
+    if not isinstance(descriptions, list | tuple):
+        raise ModelError(f"config.json has a {type(descriptions).__name__} as compression, expected a list of edits.")
+    return [edit_from_dict(values) for values in descriptions]
+
+
 def edits_of(model: PreTrainedModel) -> list[EditConfig]:
     """The edits that `model` carries, in stacking order (empty for a dense model)."""
     return [edit_from_dict(values) for values in getattr(model.config, "compression", None) or []]
@@ -252,9 +263,7 @@ def build_edits(model: PreTrainedModel, descriptions: Any) -> None:
     Raises:
         ModelError: it is none, or an edit does not go with this model, or it becomes too large.
     """
-    if not isinstance(descriptions, list | tuple):
-        raise ModelError(f"config.json has a {type(descriptions).__name__} as compression, expected a list of edits.")
-    edits = [edit_from_dict(values) for values in descriptions]
+    edits = edits_from(descriptions)
     check_stacking([e.kind for e in edits])
     for edit in edits:
         edit.fitted(model).build(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from model.weights import read_json
 from serving.arguments import ServingArguments
 from serving.predictor import Predictor, ServedTask
 from utils.engine.precision import choose_precision
+from utils.engine.run_directory import recorded_arguments
 from utils.engine.run_files import ARGUMENTS_FILE
 from utils.errors import UserError
 from utils.loading import TASK_FILE, load_t5, read_task_file
@@ -190,9 +191,7 @@ def _task_of(directory: Path) -> str | None:
 
 def _recorded(directory: Path, name: str) -> Any:
     """An argument of the run that made a directory."""
-    path = directory / ARGUMENTS_FILE
-    arguments: Mapping[str, Any] = read_json(path).get("arguments", {}) if path.is_file() else {}
-    return arguments.get(name) if isinstance(arguments, dict) else None
+    return recorded_arguments(directory).get(name)
 
 
 def _recorded_length(directory: Path, name: str) -> int | None:

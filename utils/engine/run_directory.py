@@ -208,7 +208,21 @@ def recorded_precision(run_directory: Path) -> Precision | None:
     return found if found in get_args(Precision) else None
 
 
+def recorded_arguments(folder: Path) -> dict[str, Any]:
+    """What the flags of the run were that made a folder; nothing where it has no record of them.
+
+    Raises:
+        ModelError: the record is damaged.
+    """
+    path = folder / ARGUMENTS_FILE
+    return _arguments_in(read_json(path)) if path.is_file() else {}
+
+
+def _arguments_in(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = recorded.get("arguments")
+    return arguments if isinstance(arguments, dict) else {}
+
+
 def _precision_in(recorded: Mapping[str, Any]) -> Any:
     """What a record says that `--precision` stood for."""
-    arguments = recorded.get("arguments")
-    return recorded.get("precision") or (arguments.get("precision") if isinstance(arguments, dict) else None)
+    return recorded.get("precision") or _arguments_in(recorded).get("precision")

@@ -15,7 +15,7 @@ from model.backbone import BERT, family_of
 from model.plugin.config import PluginConfig
 from model.weights import read_json
 from utils.errors import UserError
-from utils.opening.files import open_config
+from utils.opening.files import architecture_in, open_config
 from utils.opening.places import delta_directory, model_directory
 from utils.opening.weights import load_weights, open_delta
 
@@ -95,13 +95,12 @@ def load_source(directory: str, ratio: int | None, task: str, plugins: Path | No
 
 
 def _loader(directory: Path) -> str:
-    names = read_json(directory / "config.json").get("architectures")
-    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    name = architecture_in(read_json(directory / "config.json"))
     for ending, loader in _LOADERS.items():
         if name.endswith(ending):
             return loader
     raise UserError(
-        f"{directory / 'config.json'}: architectures is {names!r}, expected one whose name ends in "
+        f"{directory / 'config.json'}: architectures is {name!r}, expected one whose name ends in "
         f"{', '.join(_LOADERS)}, so that the head is known."
     )
 

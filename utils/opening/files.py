@@ -150,7 +150,12 @@ def open_config(directory: str) -> Any:
 
 def architecture(config: Any) -> str:
     """The name of the class that a model was saved in; "" where its config does not say it."""
-    names = getattr(config, "architectures", None)
+    return architecture_in({"architectures": getattr(config, "architectures", None)})
+
+
+def architecture_in(values: Mapping[str, Any]) -> str:
+    """The same of what a config.json says."""
+    names = values.get("architectures")
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
 
 

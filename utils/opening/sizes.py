@@ -12,6 +12,7 @@ from typing import NamedTuple
 from model.compression import structures_of_at_most
 from model.folders import CONFIG
 from model.pretrained import parameters_of_at_most
+from model.pruning.surgery import ORDER
 from model.weights import describe_safetensors, describe_torch_file, read_json
 from utils.errors import UserError
 
@@ -22,7 +23,7 @@ _TIMES, _BESIDE = 6, 1 << 24
 _FLOATS = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
 _BYTES = ("I8", "int8")
 #: Tensors of whole numbers: positions and orders that libraries keep, int8 weights that the toolkit has rounded.
-_WHOLE = re.compile(r"(.*\.)?(\w+_ids|indices|num_batches_tracked|weight_int8|pruning_order\.\w+)")
+_WHOLE = re.compile(rf"(.*\.)?(\w+_ids|indices|num_batches_tracked|weight_int8|{ORDER}\.\w+)")
 _ROUNDED = re.compile(r".*\.weight_int8")
 _LAYERS = ("num_hidden_layers", "num_layers", "num_encoder_layers")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from model.backbone import family_of
-from model.compression import EditConfig, edit_from_dict
+from model.compression import EditConfig, edits_from
 from model.decomposition import DecompositionConfig, is_original
 from model.decomposition.embeddings import EmbeddingConfig
 from model.pruning import LayerDropConfig, PruningConfig
 from model.weights import read_json
 from utils.minidisc.stages import RESULT_FILE
+from utils.opening.files import check_config
 from utils.plan.point import CONFIG
 from utils.plan.recorded import Metric
 
@@ -29,7 +30,7 @@ def family_in(directory: Path) -> str:
 
 def edits_in(directory: Path) -> list[EditConfig]:
     """The edits that a saved model carries, in order."""
-    return [edit_from_dict(values) for values in read_json(directory / CONFIG).get("compression") or []]
+    return edits_from(read_json(directory / CONFIG).get("compression") or [])
 
 
 def is_whole(directory: Path) -> bool:
@@ -48,8 +49,10 @@ def run_of(path: Path, directory: Path) -> Path:
 def depth_in(directory: Path) -> int:
     """How many layers the encoder has; 0 where the config does not say it."""
     kept = next((len(edit.layers) for edit in edits_in(directory) if isinstance(edit, LayerDropConfig)), None)
-    values = read_json(directory / CONFIG)
-    return int(values.get("num_hidden_layers", values.get("num_layers", 0))) if kept is None else kept
+    if kept is not None:
+        return kept
+    values = check_config(str(directory))
+    return int(values.get("num_hidden_layers") or values.get("num_layers") or 0)
 
 
 def task_of(run: Path, metric: Metric | None) -> str:

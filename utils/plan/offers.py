@@ -16,9 +16,10 @@ from model.backbone import BERT, T5
 from model.decomposition.config import RANKS
 from model.weights import read_json
 from utils.arguments import RunArguments
-from utils.engine.run_directory import ARGUMENTS_FILE
+from utils.engine.run_directory import ARGUMENTS_FILE, recorded_arguments
 from utils.hints import beside, command
 from utils.next_steps import bert_settings
+from utils.opening.files import architecture_in
 from utils.plan.files import edits_in, family_in
 from utils.plan.point import CONFIG, Point
 from utils.tool_steps import after_model
@@ -66,10 +67,9 @@ def origin_of(point: Point, task: str | None = None, data: str | None = None) ->
 
 def _origin(run: Path, task: str, data: str | None = None, said: str = "") -> Origin:
     file = next((place / ARGUMENTS_FILE for place in (run, run / "best") if (place / ARGUMENTS_FILE).is_file()), None)
-    found = read_json(file).get("arguments", {}) if file is not None else {}
-    recorded = found if isinstance(found, dict) else {}
+    recorded = {} if file is None else recorded_arguments(file.parent)
     name = task or recorded.get("task_name") or recorded.get("dataset") or said
-    rows = data or recorded.get("data_dir") or recorded.get("data_path") or ""
+    rows = data or next((r for key in ("data_dir", "data_path") if isinstance(r := recorded.get(key), str) and r), "")
     is_there = is_hub(str(rows)) or (bool(rows) and Path(rows).exists())
     return Origin(run, str(name), str(rows) if is_there else "", recorded)
 
@@ -207,8 +207,7 @@ def _without(words: Sequence[str], *flags: str) -> list[str]:
 
 
 def _is_classifier(directory: Path) -> bool:
-    names = read_json(directory / CONFIG).get("architectures") or [""]
-    return str(names[0]).endswith(_CLASSIFIERS)
+    return architecture_in(read_json(directory / CONFIG)).endswith(_CLASSIFIERS)
 
 
 def _can_predict(directory: Path) -> bool:

@@ -6,16 +6,15 @@ Only small files are read here; no model is loaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from model.delta import is_delta, read_delta_edit
 from model.plugin import PluginConfig
-from model.weights import read_json
 from notation import Axis
-from utils.engine.run_files import ARGUMENTS_FILE
+from utils.engine.run_directory import recorded_arguments
 from utils.errors import UserError
 from utils.minidisc.axes import STAGES
 from utils.minidisc.record import SCHEDULE_FILE
@@ -128,7 +127,7 @@ def _settings_of(path: Path, directory: Path, wanted: Wanted) -> list[Point]:
 
 def _plugins_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """The folder of plugins that lie beside no model, and the recorded arguments of their run; of a validation too."""
-    recorded = read_json(path / ARGUMENTS_FILE).get("arguments", {}) if (path / ARGUMENTS_FILE).is_file() else {}
+    recorded = recorded_arguments(path)
     for folder in (path, path / "best"):
         if is_delta(folder, PluginConfig.kind) and not (folder / CONFIG).is_file():
             return folder, recorded
@@ -139,13 +138,16 @@ def _plugins_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+def _backbone_in(recorded: Mapping[str, Any]) -> str | None:
+    """The model that a run's plugins were put onto."""
+    named = (recorded.get(key) for key in ("checkpoint", "model_config"))
+    return next((name for name in named if isinstance(name, str) and name), None)
+
+
 def _plugin_points(path: Path, plugins: tuple[Path, dict[str, Any]], wanted: Wanted) -> list[Point]:
     folder, recorded = plugins
-    base = wanted.backbone or recorded.get("checkpoint") or recorded.get("model_config")
     run = path.parent if folder == path and folder.name == "best" else path
-    if base is None and (run / ARGUMENTS_FILE).is_file():
-        values = read_json(run / ARGUMENTS_FILE).get("arguments", {})
-        base = values.get("checkpoint") or values.get("model_config")
+    base = wanted.backbone or _backbone_in(recorded) or _backbone_in(recorded_arguments(run))
     directory = Path(model_directory(base)) if base is not None and expanded(base).exists() else None
     if directory is None or not (directory / CONFIG).is_file():
         raise UserError(

@@ -12,10 +12,9 @@ from torch import nn
 from dataset import BatchSource
 from model import QuantizationConfig, find_edit
 from model.compression import edits_of
-from model.weights import read_json
 from utils.arguments import RunArguments
 from utils.engine import RunDirectory, Runtime, Trainer, TrainerConfig
-from utils.engine.run_directory import ARGUMENTS_FILE, environment
+from utils.engine.run_directory import ARGUMENTS_FILE, environment, recorded_arguments
 from utils.errors import UserError
 from utils.hints import next_lines
 from utils.outputs import json_with
@@ -94,7 +93,7 @@ def record_call(folder: Path, arguments: dict[str, Any]) -> None:
     """arguments.json of an evaluation in a folder of its own; that of a run which trained here, or below, stays."""
     trained = [*folder.glob("result.json"), *folder.glob(f"*/{ARGUMENTS_FILE}")]
     recorded = folder / ARGUMENTS_FILE
-    if trained or (recorded.is_file() and read_json(recorded).get("arguments", {}).get("stage") is not None):
+    if trained or (recorded.is_file() and recorded_arguments(folder).get("stage") is not None):
         return
     write_json(recorded, {"arguments": arguments, **environment(), "seed": arguments.get("random_seed")})
 
