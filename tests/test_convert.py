@@ -149,6 +149,7 @@ def test_sources_that_cannot_be_read_are_one_sentence(
     (tmp_path / "source").mkdir()
     if config is not None:
         (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+        torch.save({"shared.weight": torch.zeros(4, 8)}, tmp_path / "source" / "pytorch_model.pt")
     with pytest.raises((UserError, ModelError), match=words):
         run(monkeypatch, tmp_path / "source", tmp_path / "target")
     assert not (tmp_path / "target").exists()
