@@ -103,7 +103,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m utils.download",
         description="Fetches the plugins or the corpus of the original release, or a BERT.",
     )
-    commands = parser.add_subparsers(dest="what", required=True)
+    commands = parser.add_subparsers(dest="what", metavar="plugin|corpus|bert", required=True)
     plugin = commands.add_parser("plugin", aliases=["plugins"], help="the pre-trained plugins (ratio 4)")
     plugin.add_argument("--size", choices=("base", "large"), default="base", help="of the T5 (default: base)")
     plugin.set_defaults(run=fetch_plugin)
