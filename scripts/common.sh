@@ -20,7 +20,8 @@ EXTRA=()
 
 say() { echo "$*"; }
 
-# A number of positional words, then flags; --dry-run and --overwrite may stand among the words. $1: usage text, $2: how many words (2, or 0-3), the rest: the command line.
+# A number of positional words, then flags; --dry-run and --overwrite may stand among the words.
+# $1: usage text, $2: how many words (2, or 0-3), the rest: the command line.
 # Sets WORDS, DRY_RUN, OVERWRITE and EXTRA.
 parse_command_line() {
     local usage="$1" count="$2"

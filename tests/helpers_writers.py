@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import os
+import shutil
 import tarfile
 import tempfile
 import threading
@@ -65,10 +68,17 @@ class Writer:
 @functools.cache
 def _scratch() -> Path:
     """A folder for what is read, as long as the tests run."""
-    return Path(_holder.name)
+    return _SCRATCH
 
 
-_holder = tempfile.TemporaryDirectory(prefix="writers-")
+def _remove_scratch(owner: int) -> None:
+    """At the end of the process that made it, not of those that were forked from it."""
+    if os.getpid() == owner:
+        shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+_SCRATCH = Path(tempfile.mkdtemp(prefix="writers-"))
+atexit.register(_remove_scratch, os.getpid())
 _LINES = "".join(f"{number} some words that are written to a disk\n" for number in range(400))
 
 

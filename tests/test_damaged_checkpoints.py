@@ -137,6 +137,15 @@ def test_a_config_may_be_edited_and_files_added(best: Path, tmp_path: Path) -> N
     _load(copy)
 
 
+def test_a_model_that_a_library_has_saved_anew_opens(best: Path, tmp_path: Path) -> None:
+    """`save_pretrained` into a folder of ours writes no list: the old one, of other weights, says nothing any more."""
+    copy = shutil.copytree(best, tmp_path / "copy") / "best"
+    model = AutoModelForSeq2SeqLM.from_pretrained(copy)
+    torch.nn.init.zeros_(model.shared.weight)
+    model.save_pretrained(copy)
+    assert not load_weights(AutoModelForSeq2SeqLM, str(copy)).model.shared.weight.any()
+
+
 def test_a_file_that_is_written_anew_is_listed_anew(tmp_path: Path) -> None:
     """`write_json_into` keeps the list true, and makes none where there is none."""
     with atomic_directory(tmp_path / "best") as folder:

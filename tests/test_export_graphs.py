@@ -132,7 +132,7 @@ def test_a_file_that_computes_something_else_is_told_by_the_exit_code(
     with pytest.raises(SystemExit) as end:
         run("dense", "torch", tmp_path)
     assert end.value.code == tool.TOO_FAR and "largest difference is 0.5" in capsys.readouterr().err
-    record = json.loads((tmp_path / "dense.torch.json").read_text())
+    record = json.loads((tmp_path / "dense.pt2.json").read_text())
     assert record["max_difference"] == pytest.approx(0.5) and not record["within_tolerance"]
 
 

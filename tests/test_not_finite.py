@@ -19,6 +19,7 @@ from model.finite import NotFiniteError, check_outputs, check_weights
 from tests.helpers_engine import Bench
 from tests.tiny import Tiny, run
 from tests.tiny_bert import TinyBert, run_task
+from utils.checksums import CHECKSUMS_FILE
 from utils.engine import RunLog, TrainerConfig
 from utils.engine.checkpoint import list_checkpoints
 from utils.errors import UserError
@@ -124,6 +125,7 @@ def test_the_tensor_is_named() -> None:
 def spoiled(folder: Path, target: Path, part: str, value: float) -> str:
     """A copy of a saved model, with one number of the first tensor whose name holds `part` replaced; gives its name."""
     shutil.copytree(folder, target)
+    (target / CHECKSUMS_FILE).unlink(missing_ok=True)
     state = load_file(target / "model.safetensors")
     name = next(name for name in state if part in name)
     state[name].view(-1)[0] = value

@@ -98,7 +98,7 @@ def test_an_interrupt_leaves_complete_epochs_only(run: Run, monkeypatch: pytest.
     with pytest.raises(Interrupted, match="complete epochs stay") as stop:
         run("out")
     assert stop.value.exit_code == 130
-    directory = Path(str(stop.value).split(" stay in ")[1].split(";")[0])
+    directory = Path(str(stop.value).split(" stay in ")[1].removesuffix("."))
     assert sorted(path.name for path in directory.iterdir()) == [
         "epoch_0.json",
         "epoch_0_metrics.json",

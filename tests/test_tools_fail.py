@@ -39,7 +39,7 @@ def unwritable_dataset(*_: Any) -> Any:
 
     class Half:
         def save_to_disk(self, path: str) -> None:
-            Path(path).mkdir(exist_ok=True)
+            Path(path).mkdir(parents=True, exist_ok=True)
             (Path(path) / "data-0.arrow").write_bytes(b"half")
             full()
 

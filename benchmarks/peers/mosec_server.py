@@ -31,7 +31,7 @@ class Inference(mosec.Worker):
 def main() -> None:
     """Serve until SIGTERM."""
     given = arguments()
-    os.environ[_GIVEN] = json.dumps(vars(given))  # mosec makes the worker in a process of its own
+    os.environ[_GIVEN] = json.dumps(vars(given), allow_nan=False)  # mosec makes the worker in a process of its own
     sys.argv += ["--address", "127.0.0.1", "--port", str(given.port), "--capacity", str(given.queue_rows)]
     sys.argv += ["--timeout", str(given.request_timeout_s * 1000), "--log-level", "error"]
     server = mosec.Server()

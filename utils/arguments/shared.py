@@ -89,7 +89,9 @@ class OptimisationArguments:
         None,
         "Learning rate after the warm-up; default: linear on text, constant on tasks.",
     )
-    warmup_step: int = flag(1, "Steps of linear warm-up: from a learning rate of 0 at the first step to lr at step warm-up + 1.", least=0)
+    warmup_step: int = flag(
+        1, "Steps of linear warm-up: from a learning rate of 0 at the first step to lr at step warm-up + 1.", least=0
+    )
     max_bad_steps: int = flag(
         1,
         "Stop at so many steps in a row whose loss or gradients are not finite, with the batch saved; fewer change "

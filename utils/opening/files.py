@@ -71,21 +71,29 @@ def check_files(directory: str) -> list[Path]:
 def check_unchanged(directory: Path) -> None:
     """Refuse weights that are not as the toolkit wrote them; a config and other texts may be edited.
 
-    A checksums.json of another form is somebody else's, and says nothing.
+    A checksums.json of another form is somebody else's, and says nothing. So does one that is older than both a
+    weight file and the config: `save_pretrained` has written the model anew since, without a list.
 
     Raises:
         UserError: with the file, and what to do where the change was meant.
     """
     if listed(directory) is None:
         return
-    weights = (path for path in sorted(directory.iterdir()) if path.is_file() and not path.name.endswith(_TEXTS))
+    weights = [path for path in sorted(directory.iterdir()) if path.is_file() and not path.name.endswith(_TEXTS)]
     files = [directory / CHECKSUMS_FILE, *weights]
+    config, *others = (_changed_ns(path) for path in (directory / CONFIG, *files))
+    if others[0] < config and others[0] < max(others[1:], default=0):
+        return
     damage = _damage_of(directory, tuple((path.name, path.stat().st_mtime_ns, path.stat().st_ino) for path in files))
     if damage is not None:
         raise UserError(
             f"{damage}: take another copy or make it again; if it was changed on purpose, remove "
             f"{directory / CHECKSUMS_FILE}."
         )
+
+
+def _changed_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 @lru_cache(maxsize=64)
