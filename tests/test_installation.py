@@ -65,7 +65,7 @@ def test_scripts_say_that_torch_is_broken(script: str, tmp_path: Path) -> None:
     """Instead of a traceback: exit code 2 and one sentence, from the real script with a torch that cannot load."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(f"raise ImportError({SYMBOL!r})\n")
-    words = _WORDS[script].format(here=tmp_path).split()
+    words = _WORDS[script].format(at=tmp_path).split()
     ended = subprocess.run(
         [sys.executable, "-c", _START.format(path=str(tmp_path), script=script, words=words)],
         capture_output=True,
@@ -80,9 +80,9 @@ def test_scripts_say_that_torch_is_broken(script: str, tmp_path: Path) -> None:
 #: As `python SCRIPT --help`, with a folder before all others on the path.
 #: What each script takes: broken libraries are told once the flags are understood.
 _WORDS = {
-    "train_t5.py": "--task_name sst2 --data_dir {here} --model_config {here} --output_dir o",
-    "general_distill.py": "--pregenerated_data {here} --teacher_model {here} --student_model {here} --output_dir o",
-    "task_distill.py": "--task_name sst2 --data_dir {here} --teacher_model {here} --student_model {here} --output_dir o",
+    "train_t5.py": "--task_name sst2 --data_dir {at} --model_config {at} --output_dir o",
+    "general_distill.py": "--pregenerated_data {at} --teacher_model {at} --student_model {at} --output_dir o",
+    "task_distill.py": "--task_name sst2 --data_dir {at} --teacher_model {at} --student_model {at} --output_dir o",
 }
 _START = """
 import runpy, sys
