@@ -122,7 +122,11 @@ def parse_serve_load(arguments: Sequence[str] | None = None) -> argparse.Namespa
     )
     made.add_argument("--model", required=True, reads=MODEL, help="directory of a fine-tuned T5")
     made.add_argument(
-        "--plugins", nargs="+", required=True, reads=Reading(named=True), help="as `python -m serving` takes them"
+        "--plugins",
+        nargs="+",
+        default=[],
+        reads=Reading(named=True),
+        help="as `python -m serving` takes them; default: those that the model carries",
     )
     made.add_argument(
         "--data_dir", dest="data", required=True, reads=Reading(words=("hub",)), help="folder of the GLUE data"

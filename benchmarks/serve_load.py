@@ -1,6 +1,6 @@
 """The server under a load in steps: at a fixed ratio of 1, and with the ratio that follows the load.
 
-python -m benchmarks.serve_load --model DIR --plugins DIR --data_dir data/glue --page docs/results/serving.md
+python -m benchmarks.serve_load --model DIR --data_dir data/glue --page docs/results/serving.md
 
 Both servers run on this machine, one after the other, and get the same requests at the same moments, whether or not
 earlier ones are answered (open loop). The steps are shares of what the fixed server can do, which is measured first.
@@ -97,7 +97,8 @@ def server(given: argparse.Namespace, *more: str) -> Iterator[str]:
         UserError: it does not start, or does not end with exit code 0.
     """
     command = [sys.executable, "-m", "serving", "--model", given.model, "--task_name", given.task, "--port", "0", *more]
-    command += ["--plugins", *given.plugins, "--threads", str(given.threads), "--queue_rows", str(given.queue_rows)]
+    command += ["--threads", str(given.threads), "--queue_rows", str(given.queue_rows)]
+    command += ["--plugins", *given.plugins] if given.plugins else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:

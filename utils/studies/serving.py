@@ -33,9 +33,9 @@ def run(runner: Runner, data: Path, backbone: str, seed: int) -> None:
     runner.run(plugins, f"task_distill.py {adaptation} {common} --output_dir {plugins}")
     measured = f"--task_name {TASK} --data_dir {data} --threads {runner.threads} --seed {seed}"
     others = f"--peers_dir {runner.output / 'environments'}"
-    for name, flags in (("load", f"--plugins {plugins / 'best'}"), ("peers", others)):
+    for name, model, flags in (("load", plugins, ""), ("peers", teacher, others)):
         file = _measured(runner, name)
-        command = f"-m benchmarks.serve_{name} --model {teacher / 'best'} {flags} {measured} --json {file}"
+        command = f"-m benchmarks.serve_{name} --model {model / 'best'} {flags} {measured} --json {file}"
         file.parent.mkdir(parents=True, exist_ok=True)
         runner.run(file.parent, command, file.name)
 
