@@ -491,6 +491,17 @@ def test_a_folder_with_the_names_of_a_run_is_none(name: str, how: dict[str, Any]
         assert files_below(folder) == before
 
 
+@pytest.mark.parametrize("name", ["evaluation.json", "result.json", "data.json", "schedule.json"])
+def test_a_file_of_somebody_by_the_name_of_a_record_stays(name: str, tmp_path: Path) -> None:
+    """It is no object in JSON, as every record is: neither this call nor the run after it deletes it."""
+    run = a_run(tmp_path / "run")
+    (run / name).write_text("mine")
+    before = files_below(run) | {".lock": b""}
+    with pytest.raises(UserError, match=rf"--overwrite would delete .*{name}, which no run has written"):
+        claim(run, overwrite=True)
+    assert files_below(run) | {".lock": b""} == before
+
+
 @pytest.mark.parametrize("text", ["", '{"arguments": ', "\x00" * 40])
 def test_a_run_whose_record_is_damaged_can_still_be_replaced(text: str, tmp_path: Path) -> None:
     """The lock that it has left says that it is a run; what is in it goes, what is not stays."""

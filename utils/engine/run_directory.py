@@ -18,6 +18,7 @@ from utils.engine.run_files import (
     ARGUMENTS_FILE,
     LOCK_FILE,
     foreign_below,
+    foreign_records,
     is_left_by_others,
     is_marked,
     is_model,
@@ -149,14 +150,18 @@ class RunDirectory:
             )
 
     def _empty(self) -> None:
-        """Delete what the run of before has written; what lies beside it stays, and within it is a reason to refuse."""
+        """Delete what the run of before has written; what lies beside it stays.
+
+        What lies within it, or has the name of a record that the next run writes, is a reason to refuse.
+        """
         own = own_files(self.path)
-        for path in own:
-            if path.is_dir() and (foreign := foreign_below(path)) is not None:
-                raise UserError(
-                    f"--overwrite would delete {foreign}, which no run has written: move it away, or name another "
-                    "--output_dir."
-                )
+        foreign = foreign_records(self.path)
+        foreign += [path for path in map(foreign_below, filter(Path.is_dir, own)) if path is not None]
+        if foreign:
+            raise UserError(
+                f"--overwrite would delete {', '.join(map(str, foreign))}, which no run has written: move it away, or "
+                "name another --output_dir."
+            )
         for path in sorted(own, key=lambda path: path.name == ARGUMENTS_FILE):  # last: it says whose the others are
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         left = [path.name for path in sorted(self.path.iterdir()) if path.name != LOCK_FILE]

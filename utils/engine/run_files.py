@@ -89,6 +89,7 @@ def is_model(folder: Path) -> bool:
 
 def own_files(folder: Path) -> list[Path]:
     """What lies at the top of a run's folder and was written by the run: files, folders, and stages of a schedule."""
+    others = foreign_records(folder)
 
     def is_own(path: Path) -> bool:
         if path.is_symlink():
@@ -96,9 +97,25 @@ def own_files(folder: Path) -> list[Path]:
         if path.is_dir():
             is_half_written = _plain(path.name) != path.name and matches(path.name, RUN_FILES)
             return is_half_written or matches(path.name, tuple(RUN_FOLDERS)) or is_run(path)
-        return matches(path.name, RUN_FILES)
+        return matches(path.name, RUN_FILES) and path not in others
 
     return [path for path in sorted(folder.iterdir()) if is_own(path)]
+
+
+def foreign_records(folder: Path) -> list[Path]:
+    """Files at the top of a run's folder with the name of a record, and not the form; its mark `is_marked` judges."""
+    names = [name for name in RUN_FILES if name.endswith(".json") and name != ARGUMENTS_FILE]
+    return [path for name in names if (path := folder / name).is_file() and not _is_record(path)]
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file could be one of a run's records, which are written whole: an object in JSON."""
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except OSError:
+        return True
+    except (ValueError, RecursionError):
+        return False
 
 
 def foreign_below(folder: Path) -> Path | None:
