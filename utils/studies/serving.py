@@ -58,7 +58,11 @@ def main() -> None:
         if given.backbone is None:
             raise UserError("--backbone is needed, but for --report.")
         run(runner, given.data, given.backbone, given.seed)
-    write_page(runner, given.page, {str(given.data): "GLUE_DIR", str(given.backbone): "BERT_DIR"})
+    write_page(
+        runner,
+        given.page,
+        {str(given.data): "GLUE_DIR", str(given.backbone): "BERT_DIR", str(given.output): "OUTPUT_DIR"},
+    )
 
 
 def write_page(runner: Runner, page: Path, placeholders: dict[str, str]) -> None:
