@@ -84,7 +84,6 @@ def _check(args: AugmentationArguments) -> None:
         (args.N is not None and args.N < 0, f"--N {args.N}: expected 0 or more."),
         (not 0 <= args.p <= 1, f"--p {args.p}: expected 0 to 1."),
         (not 0 <= args.mask_share <= 1, f"--mask_share {args.mask_share}: expected 0 to 1."),
-        (args.batch_size < 1, f"--batch_size {args.batch_size}: expected 1 or more."),
         (
             args.glove_embs is not None and not args.glove_embs.is_file(),
             f"--glove_embs {args.glove_embs}: there is no such file.",
