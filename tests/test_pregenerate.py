@@ -228,13 +228,13 @@ def test_epochs_of_unknown_origin_are_not_touched(run: Run, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--epochs_to_generate 0", "--epochs_to_generate 0: expected 1"),
+        ("--epochs_to_generate 0", "--epochs_to_generate must be at least 1, found 0"),
         ("--max_seq_len 4", "--max_seq_length 4: expected 5"),
-        ("--short_seq_prob 1.5", "--short_seq_prob 1.5: expected 0 to 1"),
+        ("--short_seq_prob 1.5", "--short_seq_prob must be at least 0 and at most 1, found 1.5"),
         ("--masked_lm_prob nan", "--masked_lm_prob: expected a finite number, found .nan."),
         ("--max_predictions_per_seq 0", "--max_predictions_per_seq 0"),
         ("--do_whole_word_mask --masked_lm_prob 0", "no effect with --masked_lm_prob 0"),
-        ("--num_workers -1", "--num_workers -1"),
+        ("--num_workers -1", "--num_workers must be at least 0, found -1"),
         ("--max_seq 128", "did you mean --max_seq_length"),
         ("--line_filter maybe", "--line_filter"),
     ],

@@ -50,7 +50,9 @@ class AugmentationArguments:
     M: int = flag(15, "Most candidates per word.", least=1)
     p: float = flag(0.4, "Probability that a word with candidates is replaced.", least=0, most=1)
     N: int | None = flag(
-        None, "New rows per row; default: " + ", ".join(f"{name} {count}" for name, count in SAMPLES.items()) + "."
+        None,
+        "New rows per row; default: " + ", ".join(f"{name} {count}" for name, count in SAMPLES.items()) + ".",
+        least=0,
     )
     candidates: Literal["mlm", "embeddings"] = flag(
         "mlm", "embeddings: nearest word vectors for all words; needs no masked-language-model head."
@@ -58,7 +60,10 @@ class AugmentationArguments:
     seed: int = flag(42, "Seed of the draws.", least=0, most=LARGEST)
     batch_size: int = flag(64, "Sentences that go through the model together.", least=1)
     mask_share: float = flag(
-        0.15, "Largest share of a sentence that is masked at once, as in BERT's pre-training; 0: one word at a time."
+        0.15,
+        "Largest share of a sentence that is masked at once, as in BERT's pre-training; 0: one word at a time.",
+        least=0,
+        most=1,
     )
     output: Path | None = flag(None, "The file to write; default: train_aug.tsv in the task's folder.")
     debug: bool = flag(False, "Show the traceback of an error.")
@@ -79,15 +84,5 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> AugmentationArgum
 
 
 def _check(args: AugmentationArguments) -> None:
-    for problem, sentence in (
-        (args.M < 1, f"--M {args.M}: expected 1 or more."),
-        (args.N is not None and args.N < 0, f"--N {args.N}: expected 0 or more."),
-        (not 0 <= args.p <= 1, f"--p {args.p}: expected 0 to 1."),
-        (not 0 <= args.mask_share <= 1, f"--mask_share {args.mask_share}: expected 0 to 1."),
-        (
-            args.glove_embs is not None and not args.glove_embs.is_file(),
-            f"--glove_embs {args.glove_embs}: there is no such file.",
-        ),
-    ):
-        if problem:
-            raise UserError(sentence)
+    if args.glove_embs is not None and not args.glove_embs.is_file():
+        raise UserError(f"--glove_embs {args.glove_embs}: there is no such file.")

@@ -43,10 +43,12 @@ class PregenerateArguments:
     )
     output_dir: Path = flag(MISSING, "Directory for epoch_N.json and epoch_N_metrics.json.")
     do_lower_case: bool = flag(False, "Make all text lower case; left out: as the tokenizer was saved.")
-    epochs_to_generate: int = flag(3, "Epochs, each with other masks, lengths and pairs. Complete ones are kept.")
+    epochs_to_generate: int = flag(
+        3, "Epochs, each with other masks, lengths and pairs. Complete ones are kept.", least=1
+    )
     max_seq_len: int = flag(128, "Most tokens of an instance, special ones included.", name="max_seq_length")
-    short_seq_prob: float = flag(0.1, "Share of instances that aim at a random shorter length.")
-    masked_lm_prob: float = flag(0.15, "Share of tokens to mask; 0 masks none.")
+    short_seq_prob: float = flag(0.1, "Share of instances that aim at a random shorter length.", least=0, most=1)
+    masked_lm_prob: float = flag(0.15, "Share of tokens to mask; 0 masks none.", least=0, most=1)
     max_predictions_per_seq: int = flag(20, "Most masked tokens of an instance.")
     do_whole_word_mask: bool = flag(False, "Mask all pieces of a word or none.")
     one_seq: bool = flag(False, "One segment per instance, no next-sentence pairs.")
@@ -56,7 +58,7 @@ class PregenerateArguments:
         "off: neither filter nor clean.",
     )
     split_sentences: bool = flag(False, "Cut lines into sentences, where they are paragraphs (as wikiextractor's are).")
-    num_workers: int = flag(0, "Processes; 0: one per core. The files are the same for any number.")
+    num_workers: int = flag(0, "Processes; 0: one per core. The files are the same for any number.", least=0)
     seed: int = flag(42, "Seed of everything random.", least=0, most=LARGEST)
     overwrite: bool = flag(False, "Delete the epochs that --output_dir holds and start anew.")
     debug: bool = flag(False, "Show the traceback of an error.")
@@ -79,10 +81,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> PregenerateArgume
 def _check(args: PregenerateArguments) -> None:
     shortest = 4 if args.one_seq else 5
     for problem, sentence in (
-        (args.epochs_to_generate < 1, f"--epochs_to_generate {args.epochs_to_generate}: expected 1 or more."),
         (args.max_seq_len < shortest, f"--max_seq_length {args.max_seq_len}: expected {shortest} or more."),
-        (not 0 <= args.short_seq_prob <= 1, f"--short_seq_prob {args.short_seq_prob}: expected 0 to 1."),
-        (not 0 <= args.masked_lm_prob <= 1, f"--masked_lm_prob {args.masked_lm_prob}: expected 0 to 1."),
         (
             args.max_predictions_per_seq < 1,
             f"--max_predictions_per_seq {args.max_predictions_per_seq}: expected 1 or more "
@@ -92,7 +91,6 @@ def _check(args: PregenerateArguments) -> None:
             args.do_whole_word_mask and args.masked_lm_prob == 0,
             "--do_whole_word_mask has no effect with --masked_lm_prob 0: leave one of them out.",
         ),
-        (args.num_workers < 0, f"--num_workers {args.num_workers}: expected 0 or more."),
     ):
         if problem:
             raise UserError(sentence)
